@@ -1,0 +1,444 @@
+"""What the stages hand to each other: networks, data, tasks, groups of channels, engines' files and results.
+
+Tensor-carrying artefacts are frozen dataclasses; results that end up in JSON are frozen pydantic records.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from secateur.errors import DataError, LoadError
+
+Batch = tuple[Any, Any]
+"""One batch: inputs (a tensor or a tuple of tensors, batch first) and targets (whatever the loss takes)."""
+
+
+class Record(BaseModel):
+    """A result that is stored as JSON; immutable and closed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+# --------------------------------------------------------------------------------------------- tasks and data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A figure of merit, one value a sample: ``per_sample(outputs, targets) -> [batch]``; the mean is reported."""
+
+    per_sample: Callable[[Any, Any], Tensor]
+    higher_is_better: bool = True
+    unit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a network is trained for.
+
+    ``loss(outputs, targets)`` gives one loss a sample, shape [batch], in nats where it is a log-likelihood.
+    ``distill(outputs, teacher_outputs, temperature)`` gives one loss a sample, shape [batch].
+    ``sampled_loss(outputs, temperature, generator)`` draws labels from the network's own softened predictions and
+    gives the softened loss against them, shape [batch]; absent where predictions are not distributions.
+    ``illustrate(inputs, targets, outputs, compressed_outputs)`` draws one sample (no batch axis on any argument) as
+    an RGB picture, uint8 [height, width, 3]; optional.
+    """
+
+    name: str
+    loss: Callable[[Any, Any], Tensor]
+    metrics: Mapping[str, Metric]
+    primary: str
+    distill: Callable[[Any, Any, float], Tensor]
+    sampled_loss: Callable[[Any, float, torch.Generator], Tensor] | None = None
+    illustrate: Callable[[Any, Any, Any, Any], np.ndarray] | None = None
+
+    def __post_init__(self) -> None:
+        if self.primary not in self.metrics:
+            raise LoadError(
+                f"task {self.name}", f"primary metric {self.primary!r}", f"one of {sorted(self.metrics)}",
+                "Name one of the task's metrics.",
+            )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Map-style data sets whose items are ``(inputs, target)``, inputs a tensor or a tuple of tensors without batch axis.
+
+    ``facts`` are figures about the data that the report prints (for example the best attainable value of a metric).
+    ``fingerprint`` identifies the content for caching; without it the first and last items are hashed.
+    """
+
+    train: Dataset[Any]
+    test: Dataset[Any]
+    calibration: Dataset[Any] | None = None
+    description: str = ""
+    facts: Mapping[str, float] = field(default_factory=dict)
+    fingerprint: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("train", "test", "calibration"):
+            dataset = getattr(self, name)
+            if dataset is not None and len(dataset) == 0:
+                raise DataError(
+                    f"data.{name}", "an empty data set", "at least one sample", "Check the folder and the split."
+                )
+
+
+# --------------------------------------------------------------------------------------------- networks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A network with the inputs it is called on.
+
+    ``example_inputs`` is a tuple of tensors, batch axis first, that ``module(*example_inputs)`` accepts.
+    ``kept`` maps the name of every group that was ever cut to the original indices of its surviving channels, int64.
+    """
+
+    module: nn.Module
+    example_inputs: tuple[Tensor, ...]
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def clone(self) -> "Model":
+        """Copy the network so that training the copy leaves this one as it is."""
+        return replace(self, module=copy.deepcopy(self.module))
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the first parameter, cpu where there is none."""
+        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
+
+
+def as_tuple(inputs: Any) -> tuple[Tensor, ...]:
+    """Return inputs as the tuple of positional arguments of ``module.forward``."""
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+
+
+# --------------------------------------------------------------------------------------------- channel structure
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Slice:
+    """Where a group's channels live in one tensor: channel i owns ``indices[i]`` along ``axis`` of ``tensor``.
+
+    ``tensor`` is the name of a parameter or buffer; ``indices`` is int64 [num_channels, entries per channel].
+    """
+
+    tensor: str
+    axis: int
+    indices: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reader:
+    """A convolution or linear layer that consumes a group: channel i arrives at ``positions[i]`` of its input channels.
+
+    ``weight`` names the reading layer's weight; ``positions`` is int64 [num_channels, entries per channel]. Multiplying
+    these input channels by zero in every reader is the same function as cutting the channel.
+    """
+
+    weight: str
+    positions: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """Channels that are interchangeable: cutting any one of them removes the same number of entries from each tensor.
+
+    ``least`` is the smallest width that leaves a working network, ``multiple`` the step in which widths may change
+    (the final width is a multiple of it, or the uncut width). ``block`` names the residual stream or module that the
+    group belongs to.
+    """
+
+    name: str
+    num_channels: int
+    block: str
+    slices: tuple[Slice, ...]
+    readers: tuple[Reader, ...]
+    least: int = 1
+    multiple: int = 1
+
+
+class Pinned(Record):
+    """Channels that are never cut, and why. ``tensor`` is the parameter, ``operator`` the ATen operator that pins it."""
+
+    tensor: str
+    num_channels: int
+    reason: str
+    operator: str
+    module: str
+
+
+# --------------------------------------------------------------------------------------------- results
+
+
+class GroupRedundancy(Record):
+    """How much of a group is superfluous. ``spectrum`` is half the Gram's eigenvalues in nats, descending."""
+
+    name: str
+    block: str
+    num_channels: int
+    num_effective: int
+    spectrum: tuple[float, ...]
+
+    @property
+    def redundancy(self) -> float:
+        """The superfluous share of the channels, in [0, 1)."""
+        return 1 - self.num_effective / self.num_channels
+
+
+class Redundancy(Record):
+    """The redundancy of a network: what could go at most if every group kept only its effective filters."""
+
+    tau: float
+    labels: str
+    num_samples: int
+    groups: tuple[GroupRedundancy, ...]
+    macs: int
+    macs_effective: int
+    parameters: int
+    parameters_effective: int
+
+    @property
+    def maximum_compression(self) -> dict[str, float]:
+        """Largest removable share of filters, MACs and parameters, each in [0, 1)."""
+        total = sum(g.num_channels for g in self.groups)
+        left = sum(g.num_effective for g in self.groups)
+        return {
+            "filters": 1 - left / total if total else 0.0,
+            "macs": 1 - self.macs_effective / self.macs,
+            "parameters": 1 - self.parameters_effective / self.parameters,
+        }
+
+
+class PruneRound(Record):
+    """One round of pruning: what was asked, what was reached, and the proof that the cut is exact."""
+
+    target_macs: int | None
+    target_parameters: int | None
+    macs: int
+    parameters: int
+    widths: dict[str, int]
+    cut_error: float
+    loss_before: float
+    loss_after_cut: float
+    loss_after_recovery: float
+
+
+class PruneResult(Record):
+    """The whole of pruning. Widths map every group's name to its number of channels."""
+
+    macs_before: int
+    macs_after: int
+    parameters_before: int
+    parameters_after: int
+    widths_before: dict[str, int]
+    widths_after: dict[str, int]
+    floors: dict[str, int]
+    blocks: dict[str, str]
+    rounds: tuple[PruneRound, ...]
+    pinned: tuple[Pinned, ...]
+
+
+class FinetuneEpoch(Record):
+    """One epoch of fine-tuning. Losses are means over the epoch's samples."""
+
+    epoch: int
+    loss: float
+    task_loss: float
+    distillation_loss: float
+    feature_loss: float
+    learning_rate: float
+    metrics: dict[str, float]
+
+
+class FinetuneResult(Record):
+    """The history of fine-tuning and which epoch's weights were kept."""
+
+    epochs: tuple[FinetuneEpoch, ...]
+    best_epoch: int
+
+
+class Interval(Record):
+    """An estimate with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+    confidence: float = 0.95
+
+
+class Evaluation(Record):
+    """Metrics of a network on the test set: the mean, and the value of every sample in the set's order."""
+
+    num_samples: int
+    metrics: dict[str, float]
+    per_sample: dict[str, tuple[float, ...]]
+
+
+class Parity(Record):
+    """How far two runtimes' outputs are apart on the same inputs."""
+
+    reference: str
+    candidate: str
+    num_batches: int
+    worst_absolute: float
+    worst_relative: float
+    tolerance: float
+
+
+class ExportResult(Record):
+    """An ONNX file. ``path`` is relative to the folder it was exported into."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+    opset: int
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    input_shapes: tuple[tuple[int, ...], ...]
+    dynamic_batch: bool
+    parity: Parity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """An ONNX file on disk with its description."""
+
+    path: Path
+    result: ExportResult
+
+
+class EngineResult(Record):
+    """An engine that was built, or why not. ``options`` are the settings that it was built with."""
+
+    backend: str
+    backend_version: str
+    status: Literal["built", "skipped"]
+    reason: str = ""
+    device: str = ""
+    options: dict[str, str] = {}
+    path: str | None = None
+    sha256: str | None = None
+    size_bytes: int | None = None
+    build_s: float | None = None
+    parity: Parity | None = None
+
+
+class Machine(Record):
+    """The facts about a machine without which a latency means nothing."""
+
+    cpu: str
+    num_cores: int
+    memory_bytes: int
+    gpus: tuple[str, ...]
+    governor: str
+    frequency_mhz: float | None
+    load_before: float
+    load_after: float
+    container: str
+    system: str
+    versions: dict[str, str]
+    commit: str
+
+
+class LatencySummary(Record):
+    """A latency distribution in seconds; percentiles by nearest rank."""
+
+    num_samples: int
+    mean_s: float
+    p50_s: float
+    p90_s: float
+    p95_s: float
+    p99_s: float
+    coefficient_of_variation: float
+    throughput_per_s: float
+
+
+class Comparison(Record):
+    """A paired latency comparison of a baseline and a candidate; the speed-up is baseline over candidate.
+
+    ``samples_s`` keeps every timed block's median in order, by side, by instance: [instance][block].
+    """
+
+    backend: str
+    batch_size: int
+    num_threads: int
+    num_instances: int
+    num_blocks: int
+    num_iterations: int
+    baseline: LatencySummary
+    candidate: LatencySummary
+    speedup: Interval
+    resolution: float | None
+    outcome: Literal["faster", "slower", "equivalent", "unresolved"]
+    stopped_by: str
+    warnings: tuple[str, ...]
+    samples_s: dict[str, tuple[tuple[float, ...], ...]]
+    machine: Machine
+
+
+def realised_fraction(mac_ratio: float, speedup: float) -> float | None:
+    """Return ln(measured speed-up) / ln(MAC speed-up): 1 where the whole promise came true; None without a promise."""
+    return math.log(speedup) / math.log(mac_ratio) if mac_ratio > 1 else None
+
+
+class GateResult(Record):
+    """One gate's line and what was measured against it; the interval is a point where nothing was sampled."""
+
+    quantity: str
+    at_least: float | None
+    at_most: float | None
+    measured: Interval
+    verdict: Literal["pass", "fail", "undecided"]
+
+
+class Verdict(Record):
+    """All gates together: fail if one fails, else undecided if one is, else pass."""
+
+    verdict: Literal["pass", "fail", "undecided"]
+    gates: tuple[GateResult, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 pass, 1 fail, 3 undecided (2 is kept for runs that could not be made)."""
+        return {"pass": 0, "fail": 1, "undecided": 3}[self.verdict]
+
+
+class Summary(Record):
+    """Everything the report says, from one run."""
+
+    name: str
+    task: str
+    primary: str
+    data: str
+    facts: dict[str, float]
+    redundancy: Redundancy
+    prune: PruneResult
+    finetune: FinetuneResult
+    evaluations: dict[str, Evaluation]
+    exports: dict[str, ExportResult]
+    engines: dict[str, tuple[EngineResult, ...]]
+    comparison: Comparison
+    verdict: Verdict
+    durations_s: dict[str, float]
+    recipe: dict[str, Any]
+    version: str
+
+    @property
+    def mac_ratio(self) -> float:
+        """MACs before over MACs after."""
+        return self.prune.macs_before / self.prune.macs_after
+
+    @property
+    def realised(self) -> float | None:
+        """The share of the promised speed-up that was measured, see `realised_fraction`."""
+        return realised_fraction(self.mac_ratio, self.comparison.speedup.value)
