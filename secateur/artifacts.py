@@ -277,11 +277,17 @@ class Interval(Record):
 
 
 class Evaluation(Record):
-    """Metrics of a network on the test set: the mean, and the value of every sample in the set's order."""
+    """Metrics of a network on the test set: the mean, and the value of every sample in the set's order.
+
+    ``higher_is_better`` and ``units`` repeat what the task's metrics declare; a metric that is absent there is taken as
+    higher-is-better and without unit, as `Metric` itself is by default.
+    """
 
     num_samples: int
     metrics: dict[str, float]
     per_sample: dict[str, tuple[float, ...]]
+    higher_is_better: dict[str, bool] = {}
+    units: dict[str, str] = {}
 
 
 class Parity(Record):
