@@ -1,0 +1,163 @@
+"""Reading recipes: YAML and ``--set`` overrides in, a `Recipe` out, or an error that names line, key and what is allowed."""
+
+import difflib
+import json
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from secateur.errors import RecipeError
+from secateur.recipe import Recipe
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and validate a recipe.
+
+    Args:
+        path: the YAML file.
+        overrides: ``dotted.key=value`` strings, the value read as YAML; they win over the file.
+
+    Raises:
+        RecipeError: no such file, no YAML, an unknown key, a value that is not allowed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(
+            str(path), f"no readable file ({error.strerror})", "a recipe in YAML",
+            "Check the path, or write a first recipe with `secateur init`.",
+        ) from error  # fmt: skip
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            str(path), "a file that is not text", "a recipe in YAML (UTF-8)", "Check the path."
+        ) from error
+    try:
+        values = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise RecipeError(
+            str(path), f"YAML that cannot be read: {' '.join(str(error).split())}", "valid YAML",
+            "Look at the indentation and the colons of that line.",
+        ) from error  # fmt: skip
+    if not isinstance(values, dict):
+        raise RecipeError(
+            str(path), f"{type(values).__name__} at the top", "a mapping with name, model, data, task and prune",
+            "Write a first recipe with `secateur init`.",
+        )  # fmt: skip
+    for override in overrides:
+        _override(values, override)
+    return validate_recipe(values, str(path), root)
+
+
+def validate_recipe(values: dict[str, Any], where: str, root: yaml.Node | None = None) -> Recipe:
+    """Validate the values of a recipe; ``root`` gives the lines of the file they were read from."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, where, root) from error
+
+
+def recipe_schema() -> str:
+    """Return the JSON Schema of recipes, for editors that complete and check YAML."""
+    schema = Recipe.model_json_schema()
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise RecipeError(
+            f"--set {override}", "no key=value", "a dotted key, =, a value", "For example --set prune.macs=0.5."
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(
+            f"--set {override}", f"a value that is no YAML: {text!r}", "a YAML value", "Quote it."
+        ) from error
+    node = values
+    for part in parts[:-1]:
+        below = node.setdefault(part, {})
+        if isinstance(below, str) and ":" in below:  # the short form of a call: give it its long one
+            below = node[part] = {"function": below}
+        if not isinstance(below, dict):
+            raise RecipeError(
+                f"--set {override}", f"{part!r} is {below!r} in the recipe", "a section", "Set the whole key instead."
+            )
+        node = below
+    node[parts[-1]] = value
+
+
+def _explain(error: ValidationError, where: str, root: yaml.Node | None) -> RecipeError:
+    """Turn pydantic's list of problems into one message, every problem with line, key and what is allowed."""
+    problems: dict[str, tuple[str, str]] = {}
+    for problem in error.errors():
+        location = tuple(part for part in problem["loc"] if not _is_branch(part))
+        key = ".".join(str(part) for part in location) or "the recipe"
+        line = _line(root, location)
+        place = f"{key} (line {line})" if line else key
+        kind = problem["type"]
+        if kind == "extra_forbidden":
+            allowed = sorted(_fields_at(location[:-1]))
+            close = difflib.get_close_matches(str(location[-1]), allowed, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            problems[place] = (f"unknown key {place}", f"one of {', '.join(allowed)}{hint}")
+        elif kind == "missing":
+            problems.setdefault(place, (f"no {key}", f"a value for {key}"))
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            problems.setdefault(place, (f"{place} = {problem['input']!r}", message[0].lower() + message[1:]))
+    found = "; ".join(found for found, _ in problems.values())
+    wanted = "; ".join(wanted for _, wanted in problems.values())
+    return RecipeError(where, found, wanted, "`secateur schema` prints every key with its meaning.")
+
+
+def _is_branch(part: int | str) -> bool:
+    """Tell whether a part of pydantic's location names a validator or a member of a union and not a key."""
+    return isinstance(part, str) and (
+        "[" in part or part in {"Call", "CustomTask"} or part.startswith(("literal", "function-", "lax-or-strict"))
+    )
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the pydantic models that an annotation admits."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in (typing.Annotated, typing.Union, types.UnionType, list, tuple):
+        return [model for part in typing.get_args(annotation) for model in _models_in(part)]
+    return []
+
+
+def _fields_at(location: tuple[int | str, ...]) -> set[str]:
+    """Return the keys that are allowed at a place in the recipe."""
+    models: list[type[BaseModel]] = [Recipe]
+    for part in location:
+        if isinstance(part, str):
+            models = [
+                below
+                for model in models
+                if part in model.model_fields
+                for below in _models_in(model.model_fields[part].annotation)
+            ]
+    return {name for model in models for name in model.model_fields}
+
+
+def _line(node: yaml.Node | None, location: tuple[int | str, ...]) -> int | None:
+    """Return the line, counted from 1, of a key in the file; None where an override or a default put it."""
+    line = None
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            match = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if match is None:
+                return line
+            line, node = match[0].start_mark.line + 1, match[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line

@@ -1,0 +1,215 @@
+"""The run folder: steps named by the hash of everything they depend on, written whole or not at all.
+
+    <run>/steps/<name>-<hash>/     a finished step: its files and step.json
+    <run>/partial/<name>-<hash>/   a step under way; what it can resume from (checkpoints) survives a kill
+    <run>/manifest.json            the steps of the latest run in order, with hashes and seconds
+    <run>/lock                     held while a run is writing
+
+A step's folder is renamed into place only when it is complete, so a finished step is never half written.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from secateur import __version__
+from secateur.artifacts import Record
+from secateur.errors import StorageError
+
+
+class StepRecord(Record):
+    """What is known of a finished step."""
+
+    name: str
+    key: str
+    settings: dict[str, Any]
+    inputs: tuple[str, ...]
+    duration_s: float
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A finished step: its record, its folder and whether it was found there."""
+
+    record: StepRecord
+    folder: Path
+    reused: bool
+
+    @property
+    def key(self) -> str:
+        """The hash that later steps name as their input."""
+        return self.record.key
+
+
+def content_hash(value: Any) -> str:
+    """Return the SHA-256 of a JSON-like value in canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_jsonable)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no canonical form")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder. Use `open_run`, which holds the lock."""
+
+    folder: Path
+    fresh: bool = False
+    steps: list[Step] = field(default_factory=list)
+
+    def step(
+        self, name: str, settings: Mapping[str, Any], inputs: tuple[str, ...], compute: Callable[[Path], None]
+    ) -> Step:
+        """Return the finished step, computing it unless it is there already.
+
+        Args:
+            name: the step's name, the same in every run.
+            settings: everything of the recipe that the result depends on.
+            inputs: keys of the steps (or fingerprints of the data) that it reads.
+            compute: writes the step's files into the folder it is given, which may hold what an interrupted
+                attempt at the very same step left there.
+
+        Raises:
+            StorageError: the folder cannot be written; steps that are finished stay.
+        """
+        plain = json.loads(json.dumps(dict(settings), default=_jsonable))
+        key = content_hash({"name": name, "settings": plain, "inputs": inputs, "version": __version__})
+        done = self.folder / "steps" / f"{name}-{key[:12]}"
+        found = None if self.fresh else _read_record(done)
+        if found is not None and found.key == key:
+            step = Step(record=found, folder=done, reused=True)
+        else:
+            step = self._compute(name, plain, inputs, compute, key, done)
+        self.steps.append(step)
+        self._write_manifest()
+        return step
+
+    def _compute(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        inputs: tuple[str, ...],
+        compute: Callable[[Path], None],
+        key: str,
+        done: Path,
+    ) -> Step:
+        partial = self.folder / "partial" / done.name
+        started = time.monotonic()
+        with storage_errors(partial):
+            if self.fresh:
+                shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True, exist_ok=True)
+            compute(partial)
+            record = StepRecord(
+                name=name, key=key, settings=settings, inputs=inputs,
+                duration_s=time.monotonic() - started, version=__version__,
+            )  # fmt: skip
+            write_text(partial / "step.json", record.model_dump_json(indent=1))
+            shutil.rmtree(done, ignore_errors=True)
+            done.parent.mkdir(parents=True, exist_ok=True)
+            partial.replace(done)
+        return Step(record=record, folder=done, reused=False)
+
+    def _write_manifest(self) -> None:
+        rows = [
+            {
+                "name": step.record.name, "key": step.key, "folder": str(step.folder.relative_to(self.folder)),
+                "reused": step.reused, "duration_s": step.record.duration_s,
+            }
+            for step in self.steps
+        ]  # fmt: skip
+        with storage_errors(self.folder):
+            write_text(self.folder / "manifest.json", json.dumps({"version": __version__, "steps": rows}, indent=1))
+
+
+@contextlib.contextmanager
+def open_run(folder: Path, *, fresh: bool = False) -> Iterator[Run]:
+    """Open a run folder for writing, alone.
+
+    Raises:
+        StorageError: the folder cannot be created, or another run is writing there.
+    """
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StorageError(
+                str(folder), "another run writing there", "a run folder of one's own",
+                "Wait for it, or give the recipe another name.",
+            ) from error  # fmt: skip
+        yield Run(folder=folder, fresh=fresh)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole: under another name first, synced to disk, then renamed."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+_REMEDIES = {
+    errno.ENOSPC: "Free some space and run the same command again; finished steps are kept.",
+    errno.EDQUOT: "Free some of the quota and run the same command again; finished steps are kept.",
+    errno.EACCES: "Choose a folder that may be written with --set folder=PATH.",
+    errno.EROFS: "Choose a folder that may be written with --set folder=PATH.",
+    errno.ENOTDIR: "A file stands where a folder is needed; choose another with --set folder=PATH.",
+    errno.EEXIST: "A file stands where a folder is needed; choose another with --set folder=PATH.",
+    errno.EIO: "See to the disk and run the same command again; finished steps are kept.",
+}
+
+
+@contextlib.contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """Turn a disk's refusals into a `StorageError` that says what to do; other errors pass."""
+    try:
+        yield
+    except Exception as error:
+        number = _storage_errno(error)
+        if number is None:
+            raise
+        place = getattr(error, "filename", None) or folder
+        raise StorageError(
+            str(place), os.strerror(number), "a writable run folder with space left", _REMEDIES[number]
+        ) from error
+
+
+def _storage_errno(error: Exception) -> int | None:
+    """Return the error number of a refusal by the disk; safetensors and torch hide theirs in the text."""
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        return error.errno
+    if "No space left on device" in str(error) or "PytorchStreamWriter failed" in str(error):
+        return errno.ENOSPC
+    return None
+
+
+def _read_record(folder: Path) -> StepRecord | None:
+    """Return the record of a finished step; None where there is none or it cannot be read, so that it is redone."""
+    path = folder / "step.json"
+    try:
+        return StepRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

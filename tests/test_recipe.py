@@ -1,0 +1,130 @@
+"""Recipes: what is wrong is named with its line and what is allowed; overrides win; the template and schema are current."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from secateur.errors import RecipeError
+from secateur.recipe import Recipe
+from secateur.recipe_file import read_recipe, recipe_schema
+from secateur.recipe_template import recipe_template, write_template
+
+SMALL = """\
+name: small
+model: package.module:build
+data: package.module:data
+task: classification
+prune:
+  macs: 0.5
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_and_short_forms(tmp_path: Path) -> None:
+    recipe = read_recipe(write(tmp_path, SMALL))
+    assert recipe.model.function == "package.module:build"
+    assert recipe.model.arguments == {}
+    assert recipe.prune.macs == 0.5
+    assert recipe.prune.rounds == 3
+
+
+def test_a_recipe_survives_its_own_json(tmp_path: Path) -> None:
+    recipe = read_recipe(write(tmp_path, SMALL))
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("finetune: {epoch: 3}", r"unknown key finetune.epoch \(line 7\).*did you mean 'epochs'"),
+        ("prunes: 1", r"unknown key prunes \(line 7\).*one of build, data, estimate.*did you mean 'prune'"),
+        ("finetune: {optimizer: lion}", r"finetune.optimizer \(line 7\) = 'lion'.*'adamw' or 'sgd'"),
+        ("estimate: {samples: -1}", r"estimate.samples \(line 7\) = -1.*greater than or equal to 2"),
+        ("export: {opset: 9}", "greater than or equal to 18"),
+        ("measure: {backend: tflite}", "'onnxruntime', 'openvino', 'tensorrt' or 'tensorrt_rtx'"),
+        ("gates: [{quantity: speedup, atleast: 2}]", "unknown key gates.0.atleast.*did you mean 'at_least'"),
+        ("gates: [{quantity: speedup}]", "no bound"),
+    ],
+)
+def test_a_wrong_key_or_value_names_its_place_and_what_is_allowed(tmp_path: Path, change: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(write(tmp_path, SMALL + change + "\n"))
+
+
+@pytest.mark.parametrize("budget", ["{}", "{macs: 0.5, parameters: 0.5}"])
+def test_exactly_one_budget(tmp_path: Path, budget: str) -> None:
+    text = SMALL.replace("prune:\n  macs: 0.5", f"prune: {budget}")
+    with pytest.raises(RecipeError, match="give exactly one budget: macs or parameters"):
+        read_recipe(write(tmp_path, text))
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="found no model; wanted a value for model"):
+        read_recipe(write(tmp_path, SMALL.replace("model: package.module:build\n", "")))
+
+
+def test_overrides_win_and_reach_into_short_forms(tmp_path: Path) -> None:
+    path = write(tmp_path, SMALL)
+    recipe = read_recipe(path, ["prune.macs=0.25", "model.arguments.width=3", "finetune.optimizer=sgd"])
+    assert recipe.prune.macs == 0.25
+    assert recipe.model.function == "package.module:build"
+    assert recipe.model.arguments == {"width": 3}
+    assert recipe.finetune.optimizer == "sgd"
+
+
+@pytest.mark.parametrize("override", ["prune.macs", "=3", "prune..macs=1", "name.x=1", "prune.macs=[1"])
+def test_bad_overrides_are_refused(tmp_path: Path, override: str) -> None:
+    with pytest.raises(RecipeError, match="--set"):
+        read_recipe(write(tmp_path, SMALL), [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "cannot be read"), ("- 1", "list at the top"), ("", "NoneType at the top")]
+)
+def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(write(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="No such file.*secateur init"):
+        read_recipe(tmp_path / "nowhere.yaml")
+
+
+def test_the_template_is_a_recipe_with_the_defaults(tmp_path: Path) -> None:
+    write_template(tmp_path / "recipe.yaml")
+    recipe = read_recipe(tmp_path / "recipe.yaml")
+    default = Recipe.model_validate(
+        {"name": "my-network", "model": recipe.model, "data": recipe.data, "task": "classification",
+         "prune": {"macs": 0.5}, "gates": recipe.gates}
+    )  # fmt: skip
+    assert recipe == default
+    assert recipe_template().count("EDIT ") == 3
+
+
+def test_the_template_does_not_overwrite(tmp_path: Path) -> None:
+    write_template(tmp_path / "recipe.yaml")
+    with pytest.raises(RecipeError, match="a file of that name"):
+        write_template(tmp_path / "recipe.yaml")
+
+
+def test_every_key_is_explained() -> None:
+    for key, value in Recipe.model_json_schema()["properties"].items():
+        assert value.get("description") or "$ref" in value, key
+
+
+def test_the_published_schema_is_current() -> None:
+    published = Path(__file__).parents[1] / "docs" / "recipe.schema.json"
+    assert published.read_text() == recipe_schema(), "run `secateur schema > docs/recipe.schema.json`"
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")), ids=lambda p: p.name)
+def test_the_recipes_are_valid(path: Path) -> None:
+    assert read_recipe(path).name == path.stem
+    assert yaml.safe_load(path.read_text())["name"] == path.stem
