@@ -1,0 +1,100 @@
+"""Reach the input of any convolution or linear layer, however the network calls it."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FunctionType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from secateur.errors import TraceError
+
+Transform = Callable[[Tensor], Tensor]
+
+READING_FUNCTIONS = frozenset(
+    {
+        functional.conv1d,
+        functional.conv2d,
+        functional.conv3d,
+        functional.conv_transpose1d,
+        functional.conv_transpose2d,
+        functional.conv_transpose3d,
+        functional.linear,
+    }
+)
+
+
+def channel_axis(weight: Tensor) -> int:
+    """Return the axis of a layer's input that carries its input channels: -1 for linear, -2 ... -4 for convolutions."""
+    return 1 - weight.ndim
+
+
+def weights_of(module: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Return the network's parameters of these names; raise TraceError where there is none of a name."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    for name in names:
+        if name not in parameters:
+            raise TraceError(
+                type(module).__name__, f"no parameter {name!r}", "the name of a layer's weight",
+                "Trace the network again: these groups belong to another one.",
+            )  # fmt: skip
+    return {name: parameters[name] for name in names}
+
+
+class _Taps(TorchFunctionMode):
+    """Pass the input of each layer whose weight is listed through that weight's function."""
+
+    def __init__(self, names: Mapping[int, list[str]], transforms: Mapping[str, Transform], seen: set[str]) -> None:
+        super().__init__()
+        self._names = names
+        self._transforms = transforms
+        self._seen = seen
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in READING_FUNCTIONS:
+            weight = args[1] if len(args) > 1 else kwargs.get("weight")
+            names = self._names.get(id(weight), [])
+            self._seen.update(names)
+            # One weight under several names is one layer: it is tapped once.
+            for name in names[:1]:
+                if args:
+                    args = (self._transforms[name](args[0]), *args[1:])
+                else:
+                    kwargs["input"] = self._transforms[name](kwargs["input"])
+        elif func is functional.multi_head_attention_forward:
+            # The mode is off inside the functions it sees; attention is the one that holds linear layers of its own.
+            with self:
+                return _attention(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+# The same attention, except that it does not hand itself to the mode again.
+_attention = FunctionType(
+    functional.multi_head_attention_forward.__code__,
+    {**functional.multi_head_attention_forward.__globals__, "has_torch_function": lambda _: False},
+    argdefs=functional.multi_head_attention_forward.__defaults__,
+)
+
+
+@contextmanager
+def tap_readers(module: nn.Module, transforms: Mapping[str, Transform]) -> Iterator[set[str]]:
+    """Pass the inputs of the layers of these weights through functions, within the context.
+
+    ``transforms`` maps the name of a parameter of ``module`` to ``function(inputs) -> inputs``; the axis of the input
+    channels is `channel_axis` of the weight. A layer is recognised by the identity of its weight, so nn modules, bare
+    ``torch.nn.functional`` calls, layers that are called twice and multi-head attention are all seen. Contexts nest;
+    the inner one's functions come first. Yields the set of weights met so far: what is not in it after a forward is
+    applied in some other way (for example through a parametrisation), and was not tapped.
+    """
+    weights = weights_of(module, transforms)
+    aliases: dict[int, list[str]] = {}
+    for name in transforms:
+        aliases.setdefault(id(weights[name]), []).append(name)
+    seen: set[str] = set()
+    with _Taps(aliases, transforms, seen):
+        yield seen
