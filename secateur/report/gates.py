@@ -1,0 +1,224 @@
+"""Gates: lines that measured quantities must keep to, and the verdict over them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import ConfigDict, Field, model_validator
+
+from secateur.artifacts import (
+    Comparison,
+    EngineResult,
+    Evaluation,
+    ExportResult,
+    GateResult,
+    Interval,
+    PruneResult,
+    Record,
+    Verdict,
+    realised_fraction,
+)
+from secateur.errors import DataError, RecipeError
+from secateur.report.bootstrap import bootstrap_means, median_interval, percentile_interval
+
+ORIGINAL = "original"
+COMPRESSED = "compressed"
+"""The keys of the two networks in every mapping of evaluations, exports and engines."""
+
+QUANTITIES: dict[str, str] = {
+    "speedup": "measured latency before over after",
+    "mac_ratio": "multiply-adds before over after",
+    "parameter_ratio": "parameters before over after",
+    "size_ratio": "bytes of the ONNX file before over after",
+    "realised": "share of the multiply-adds' promise that the stopwatch confirms, ln(speedup) / ln(mac_ratio)",
+    "parity": "worst absolute difference between two runtimes on the same inputs",
+    "latency_s": "median latency after compression, in seconds",
+}
+"""What every run measures, beside each metric ``<metric>`` and its loss ``<metric>_drop``."""
+
+Line = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+class Gate(Record):
+    """A line that a quantity must keep to: at least, at most, or between the two."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    quantity: str
+    """What is held against the line: speedup, mac_ratio, parameter_ratio, size_ratio, realised, parity, latency_s,
+    a metric's name, or its name followed by _drop (how much worse it became)."""
+    at_least: Line | None = None
+    """The smallest value that passes."""
+    at_most: Line | None = None
+    """The largest value that passes."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        # ValueError, not a SecateurError: the recipe's reader collects these with their place in the file.
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("a gate with at_least, at_most or both")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(f"at_least no larger than at_most (nothing lies above {self.at_least:g} and below "
+                             f"{self.at_most:g})")  # fmt: skip
+        return self
+
+
+def allowed_quantities(metrics: Iterable[str]) -> tuple[str, ...]:
+    """Return every name that a gate may use for a task with these metrics.
+
+    Raises `RecipeError` where a metric bears the name of a quantity that every run measures.
+    """
+    names = list(QUANTITIES)
+    for metric in metrics:
+        for name in (metric, f"{metric}_drop"):
+            if name in names:
+                raise RecipeError(
+                    f"metric {metric}", f"the name {name!r} twice",
+                    "metrics that are named differently from the quantities of every run", "Rename the metric.",
+                )  # fmt: skip
+            names.append(name)
+    return tuple(names)
+
+
+def check_gates(gates: Sequence[Gate], metrics: Iterable[str]) -> None:
+    """Refuse gates on unknown quantities before anything is computed; raises `RecipeError` with the allowed names."""
+    _refuse_unknown(gates, allowed_quantities(metrics))
+
+
+def quantities(
+    *,
+    prune: PruneResult,
+    evaluations: Mapping[str, Evaluation],
+    exports: Mapping[str, ExportResult],
+    engines: Mapping[str, Sequence[EngineResult]],
+    comparison: Comparison,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Return everything that a gate can be put on, each with its interval; counts and sizes are points.
+
+    Mappings are keyed ``original`` and ``compressed``. Metrics are resampled over the test samples, drops in pairs, so
+    that a hard sample is hard for both networks. A drop is positive where the compressed network is worse, whichever
+    way the metric points. ``realised`` is an undefined interval, which no gate passes, where no MACs were saved.
+    """
+    mac_ratio = prune.macs_before / prune.macs_after
+    measured = {
+        "speedup": comparison.speedup,
+        "mac_ratio": _point(mac_ratio),
+        "parameter_ratio": _point(prune.parameters_before / prune.parameters_after),
+        "size_ratio": _point(exports[ORIGINAL].size_bytes / exports[COMPRESSED].size_bytes),
+        "realised": _realised(mac_ratio, comparison.speedup),
+        "parity": _point(_worst_parity(exports, engines)),
+        "latency_s": median_interval(
+            comparison.candidate.p50_s, comparison.samples_s["candidate"], num_resamples=num_resamples, seed=seed
+        ),
+    }
+    original, compressed = evaluations[ORIGINAL], evaluations[COMPRESSED]
+    allowed_quantities(compressed.metrics)
+    return measured | metric_intervals(original, compressed, num_resamples=num_resamples, seed=seed)
+
+
+def metric_intervals(
+    original: Evaluation, compressed: Evaluation, *, num_resamples: int = 10_000, seed: int = 0
+) -> dict[str, Interval]:
+    """Return ``<metric>`` of the compressed network and ``<metric>_drop`` for every metric both were evaluated on."""
+    names = [name for name in compressed.metrics if name in original.metrics]
+    if not names:
+        return {}
+    after = samples("compressed", compressed, names)
+    before = samples("original", original, names)
+    if before.shape != after.shape:
+        raise DataError(
+            "paired evaluations", f"{len(before)} samples before and {len(after)} after", "the same test samples",
+            "Evaluate both networks on the same set, in its order.",
+        )  # fmt: skip
+    sign = np.array([1.0 if compressed.higher_is_better.get(name, True) else -1.0 for name in names])
+    columns = np.concatenate([after, sign * (before - after)], axis=1)
+    draws = bootstrap_means(columns, num_resamples, seed)
+    labels = [*names, *(f"{name}_drop" for name in names)]
+    means = columns.mean(axis=0)
+    found = {label: percentile_interval(float(means[i]), draws[:, i]) for i, label in enumerate(labels)}
+    return {label: found[label] for name in names for label in (name, f"{name}_drop")}
+
+
+def samples(who: str, evaluation: Evaluation, names: Sequence[str]) -> np.ndarray:
+    """Return an evaluation's samples as float64 [sample, metric]; `DataError` where one is missing or not finite."""
+    missing = [name for name in names if not evaluation.per_sample.get(name)]
+    if missing:
+        raise DataError(
+            f"evaluation of the {who} network", f"no samples of {', '.join(missing)}", "one value a test sample",
+            "Keep the values of every sample with the mean.",
+        )  # fmt: skip
+    lengths = {name: len(evaluation.per_sample[name]) for name in names}
+    if len(set(lengths.values())) > 1:
+        raise DataError(
+            f"evaluation of the {who} network", f"metrics of different lengths {lengths}", "one value a test sample",
+            "Give a value for every sample and metric.",
+        )  # fmt: skip
+    values = np.array([evaluation.per_sample[name] for name in names], dtype=np.float64).T
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        row, column = bad[0]
+        raise DataError(
+            f"evaluation of the {who} network", f"{names[column]} of sample {row} = {values[row, column]}",
+            "finite values", "Look at that sample and at the metric's definition on it.",
+        )  # fmt: skip
+    return values
+
+
+def judge(measured: Mapping[str, Interval], gates: Sequence[Gate]) -> Verdict:
+    """Hold every gate against its interval: the whole interval on the right side passes, the whole on the wrong fails.
+
+    An interval that straddles a line is undecided. Together: fail if one fails, else undecided if one is, else pass;
+    without gates nothing was required, which passes. Raises `RecipeError` where a gate names an unknown quantity.
+    """
+    _refuse_unknown(gates, tuple(measured))
+    results = tuple(
+        GateResult(
+            quantity=gate.quantity,
+            at_least=gate.at_least,
+            at_most=gate.at_most,
+            measured=measured[gate.quantity],
+            verdict=_side(measured[gate.quantity], gate),
+        )
+        for gate in gates
+    )
+    found = {result.verdict for result in results}
+    if "fail" in found:
+        return Verdict(verdict="fail", gates=results)
+    return Verdict(verdict="undecided" if "undecided" in found else "pass", gates=results)
+
+
+def _side(interval: Interval, gate: Gate) -> Literal["pass", "fail", "undecided"]:
+    """Compare ends with lines; comparisons with an undefined value are all false, so it is undecided."""
+    least = -np.inf if gate.at_least is None else gate.at_least
+    most = np.inf if gate.at_most is None else gate.at_most
+    if interval.high < least or interval.low > most:
+        return "fail"
+    return "pass" if interval.low >= least and interval.high <= most else "undecided"
+
+
+def _point(value: float) -> Interval:
+    return Interval(value=value, low=value, high=value)
+
+
+def _realised(mac_ratio: float, speedup: Interval) -> Interval:
+    """Transform the speed-up's interval; the logarithm keeps the order of its ends."""
+    value = realised_fraction(mac_ratio, speedup.value)
+    low, high = (realised_fraction(mac_ratio, end) if end > 0 else -np.inf for end in (speedup.low, speedup.high))
+    if value is None or low is None or high is None:
+        return Interval(value=np.nan, low=-np.inf, high=np.inf, confidence=speedup.confidence)
+    return Interval(value=value, low=low, high=high, confidence=speedup.confidence)
+
+
+def _worst_parity(exports: Mapping[str, ExportResult], engines: Mapping[str, Sequence[EngineResult]]) -> float:
+    built = [engine.parity for results in engines.values() for engine in results if engine.parity is not None]
+    return max(parity.worst_absolute for parity in [*(export.parity for export in exports.values()), *built])
+
+
+def _refuse_unknown(gates: Sequence[Gate], allowed: Sequence[str]) -> None:
+    for gate in gates:
+        if gate.quantity not in allowed:
+            raise RecipeError(
+                "gates", f"the quantity {gate.quantity!r}", f"one of {', '.join(allowed)}", "Correct the gate's name."
+            )

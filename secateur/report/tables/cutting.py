@@ -1,0 +1,80 @@
+"""What was cut: redundancy, widths, rounds, and what was never cut."""
+
+from collections.abc import Mapping
+
+from secateur.artifacts import PruneResult, Redundancy
+from secateur.report.formatting import count, percent, significant
+from secateur.report.tables.table import Table
+
+
+def redundancy_table(redundancy: Redundancy) -> Table:
+    """List every group's effective filters and the share that is superfluous."""
+    rows = tuple(
+        (g.name, g.block, str(g.num_channels), str(g.num_effective), percent(g.redundancy)) for g in redundancy.groups
+    )
+    header = ("Group", "Block", "Channels", "Effective", "Superfluous")
+    return Table(title="Redundancy", header=header, rows=rows, right=frozenset({2, 3, 4}))
+
+
+def compression_table(redundancy: Redundancy) -> Table:
+    """List the largest compression that the estimate allows."""
+    most = redundancy.maximum_compression
+    filters = sum(g.num_channels for g in redundancy.groups), sum(g.num_effective for g in redundancy.groups)
+    rows = (
+        ("Filters", str(filters[0]), str(filters[1]), percent(most["filters"])),
+        ("MACs", count(redundancy.macs), count(redundancy.macs_effective), percent(most["macs"])),
+        (
+            "Parameters",
+            count(redundancy.parameters),
+            count(redundancy.parameters_effective),
+            percent(most["parameters"]),
+        ),
+    )
+    header = ("", "Now", "Effective", "Superfluous")
+    return Table(title="Largest compression", header=header, rows=rows, right=frozenset({1, 2, 3}))
+
+
+def widths_table(prune: PruneResult) -> Table:
+    """List every group's width before and after, with its floor."""
+    return plan_table(prune.widths_before, prune.widths_after, prune.floors, prune.blocks)
+
+
+def plan_table(
+    before: Mapping[str, int], after: Mapping[str, int], floors: Mapping[str, int], blocks: Mapping[str, str]
+) -> Table:
+    """List the widths that a plan asks for, before anything is cut."""
+    rows = tuple(
+        (name, blocks.get(name, ""), str(width), str(after[name]), str(floors.get(name, "")),
+         percent(after[name] / width))
+        for name, width in before.items()
+    )  # fmt: skip
+    header = ("Group", "Block", "Before", "After", "Floor", "Kept")
+    return Table(title="Widths", header=header, rows=rows, right=frozenset({2, 3, 4, 5}))
+
+
+def rounds_table(prune: PruneResult) -> Table:
+    """List the rounds: budget asked and reached, loss along the way, and the proof that each cut was exact."""
+    rows = []
+    for number, done in enumerate(prune.rounds, start=1):
+        if done.target_macs is not None:
+            target = f"{count(done.target_macs)} MACs"
+        else:
+            target = f"{count(done.target_parameters)} parameters" if done.target_parameters is not None else "none"
+        losses = (significant(x) for x in (done.loss_before, done.loss_after_cut, done.loss_after_recovery))
+        row = (str(number), target, count(done.macs), count(done.parameters), *losses, significant(done.cut_error, 2))
+        rows.append(row)
+    return Table(
+        title="Rounds of pruning",
+        header=(
+            "Round", "Budget", "MACs", "Parameters", "Loss before", "after cut", "after recovery", "Cut differs by",
+        ),
+        rows=tuple(rows),
+        right=frozenset({2, 3, 4, 5, 6, 7}),
+    )  # fmt: skip
+
+
+def pinned_table(prune: PruneResult) -> Table:
+    """List the channels that were never cut, and why."""
+    rows = tuple((p.tensor, str(p.num_channels), p.reason, p.operator, p.module) for p in prune.pinned)
+    header = ("Tensor", "Channels", "Reason", "Operator", "Module")
+    return Table(title="Channels never cut", header=header, rows=rows, right=frozenset({1}))
