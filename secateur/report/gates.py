@@ -53,7 +53,7 @@ class Gate(Record):
     """The largest value that passes."""
 
     @model_validator(mode="after")
-    def _bounds(self) -> Self:
+    def _bounds(self) -> "Gate":
         # ValueError, not a SecateurError: the recipe's reader collects these with their place in the file.
         if self.at_least is None and self.at_most is None:
             raise ValueError("a gate with at_least, at_most or both")
