@@ -1,0 +1,5 @@
+from secateur.pipeline.structure.cut import cut
+from secateur.pipeline.structure.structure import Structure
+from secateur.pipeline.structure.trace import trace
+
+__all__ = ["Structure", "cut", "trace"]

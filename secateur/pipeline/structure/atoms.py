@@ -1,0 +1,195 @@
+"""From labels to groups: connected components are atoms, atoms with the same entries are interchangeable."""
+
+import math
+import os.path
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from secateur.artifacts import Group, Pinned, Reader, Slice
+from secateur.pipeline.structure.labels import Flow, Pin
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Entries:
+    """Entries along one axis of a tensor, with the atom that owns each: sorted by atom, then by index, unique."""
+
+    atoms: np.ndarray
+    indices: np.ndarray
+
+    def counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the atoms and how many entries each owns."""
+        return np.unique(self.atoms, return_counts=True)
+
+
+def assemble(flow: Flow, protected: Mapping[str, str], multiple: int) -> tuple[tuple[Group, ...], tuple[Pinned, ...]]:
+    """Return the groups in order of execution, and what is pinned.
+
+    ``protected`` maps tensors whose channels the caller keeps to the reason; ``multiple`` is the wanted step of widths.
+    """
+    for (tensor, axis), ties in flow.ties.items():
+        if tensor in protected and ((tensor, axis) in flow.producers or len(flow.shapes[tensor]) == 1):
+            flow.operator, flow.module = "", tensor.rpartition(".")[0]
+            flow.pin(np.concatenate([labels for labels, _ in ties]), protected[tensor])
+    _merge_shared(flow)
+    atom = _components(flow)
+    pin_of_atom = _pin_of_atom(flow, atom)
+    is_free = pin_of_atom < 0
+    is_free[atom[0]] = False
+
+    owned = {key: _entries(ties, atom, is_free) for key, ties in flow.ties.items()}
+    owned = {key: entries for key, entries in owned.items() if entries.atoms.size}
+    read = {weight: _entries(reads, atom, is_free) for weight, reads in flow.reads.items()}
+    read = {weight: entries for weight, entries in read.items() if entries.atoms.size}
+    producer = _first_producer(flow, atom)
+    group_of_atom = _signatures(owned, atom.max() + 1)
+    group_of_atom[~is_free | (producer[0] < 0)] = -1
+
+    slices = {key: _by_group(entries, group_of_atom, producer[1]) for key, entries in owned.items()}
+    readers = {weight: _by_group(entries, group_of_atom, producer[1]) for weight, entries in read.items()}
+    members = np.unique(group_of_atom[group_of_atom >= 0])
+    two = np.unique(atom[np.concatenate(flow.at_least_two)]) if flow.at_least_two else np.zeros(0, dtype=np.int64)
+    narrow = set(group_of_atom[two].tolist())
+    found = []
+    for g in members:
+        own = tuple(Slice(tensor=t, axis=a, indices=parts[g]) for (t, a), parts in slices.items() if g in parts)
+        own = tuple(sorted(own, key=lambda s: (s.tensor, s.axis)))
+        reads = tuple(Reader(weight=w, positions=parts[g]) for w, parts in readers.items() if g in parts)
+        order = int(producer[0][group_of_atom == g].min())
+        found.append((order, [(s.tensor, s.axis, s.indices.shape[1]) for s in own], own, reads, g in narrow))
+    found.sort(key=lambda item: item[:2])
+    return tuple(_named(flow, found, multiple)), tuple(_report(flow, atom, pin_of_atom))
+
+
+def _merge_shared(flow: Flow) -> None:
+    """Merge labels that own the same entry of a tensor; those that share one with label 0 are pinned."""
+    flow.operator = "shared parameter"
+    for (tensor, _axis), ties in flow.ties.items():
+        labels = np.concatenate([pair[0] for pair in ties])
+        indices = np.concatenate([pair[1] for pair in ties])
+        order = np.lexsort((labels, indices))
+        labels, indices = labels[order], indices[order]
+        same = indices[1:] == indices[:-1]
+        one, two = labels[:-1][same], labels[1:][same]
+        flow.edges.append((one[one != 0], two[one != 0]))
+        flow.module = tensor.rpartition(".")[0]
+        flow.pin(two[one == 0], "its layer also works on channels that are fixed")
+
+
+def _components(flow: Flow) -> np.ndarray:
+    """Return the atom of every label."""
+    one = np.concatenate([pair[0] for pair in flow.edges] or [np.zeros(0, dtype=np.int64)])
+    two = np.concatenate([pair[1] for pair in flow.edges] or [np.zeros(0, dtype=np.int64)])
+    n = flow.num_labels
+    graph = coo_array((np.ones(one.size, dtype=np.int64), (one, two)), shape=(n, n))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def _pin_of_atom(flow: Flow, atom: np.ndarray) -> np.ndarray:
+    """Return the number of the first pin on every atom, -1 where there is none."""
+    pin_of_atom = np.full(atom.max() + 1, -1)
+    for k in reversed(range(len(flow.pins))):
+        pin_of_atom[atom[flow.pins[k].labels]] = k
+    return pin_of_atom
+
+
+def _entries(pairs: list[tuple[np.ndarray, np.ndarray]], atom: np.ndarray, is_free: np.ndarray) -> Entries:
+    """Replace labels by atoms and leave out what is pinned and what is said twice."""
+    atoms = atom[np.concatenate([labels for labels, _ in pairs])]
+    indices = np.concatenate([indices for _, indices in pairs])
+    free = is_free[atoms]
+    unique = np.unique(np.stack([atoms[free], indices[free]]), axis=1)
+    return Entries(atoms=unique[0], indices=unique[1])
+
+
+def _first_producer(flow: Flow, atom: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for every atom the number of its first producer (-1: none) and the first of its labels there."""
+    last = np.iinfo(np.int64).max
+    number, first = np.full(atom.max() + 1, last), np.full(atom.max() + 1, last)
+    for k, labels in enumerate(flow.producers.values()):
+        fresh = number[atom[labels]] == last
+        np.minimum.at(first, atom[labels[fresh]], labels[fresh])
+        number[atom[labels[fresh]]] = k
+    number[number == last] = -1
+    return number, first
+
+
+def _signatures(owned: Mapping[tuple[str, int], Entries], num_atoms: int) -> np.ndarray:
+    """Number the atoms so that equal numbers mean equally many entries in each tensor (partition refinement)."""
+    number = np.zeros(num_atoms, dtype=np.int64)
+    following = 1
+    for entries in owned.values():
+        atoms, counts = entries.counts()
+        _, refined = np.unique(np.stack([number[atoms], counts]), axis=1, return_inverse=True)
+        number[atoms] = following + refined.reshape(-1)
+        following += refined.max() + 1
+    return number
+
+
+def _by_group(entries: Entries, group_of_atom: np.ndarray, order: np.ndarray) -> dict[int, np.ndarray]:
+    """Cut the entries up by group: int64 [channel, entry], channels in the order of their first producer's rows."""
+    groups = group_of_atom[entries.atoms]
+    sorting = np.lexsort((entries.indices, entries.atoms, order[entries.atoms], groups))
+    groups, atoms, indices = groups[sorting], entries.atoms[sorting], entries.indices[sorting]
+    names, starts = np.unique(groups, return_index=True)
+    ends = np.append(starts[1:], groups.size)
+    return {
+        int(g): indices[i:j].reshape(np.unique(atoms[i:j]).size, -1)
+        for g, i, j in zip(names, starts, ends, strict=True)
+        if g >= 0
+    }
+
+
+def _named(flow: Flow, found: list[tuple], multiple: int) -> list[Group]:
+    """Name the groups after the module of their first producer."""
+    paths = [tensor.removesuffix(".weight") for tensor, _ in flow.producers]
+    produced = {tensor for tensor, _ in flow.producers}
+    groups, used = [], dict[str, int]()
+    for order, _, own, reads, narrow in found:
+        path = paths[order]
+        used[path] = used.get(path, 0) + 1
+        name = path if used[path] == 1 else f"{path}#{used[path]}"
+        width = len(own[0].indices)
+        makers = [s.tensor.rpartition(".")[0].rpartition(".")[0] for s in own
+                  if s.tensor in produced and s.axis in _producing_axes(flow, s.tensor)]  # fmt: skip
+        block = ".".join(os.path.commonprefix([maker.split(".") for maker in makers])) or name
+        step = step_for(width, multiple)
+        least = min(width, -(-(2 if narrow else 1) // step) * step)
+        groups.append(
+            Group(name=name, num_channels=width, block=block, slices=own, readers=reads, least=least, multiple=step)
+        )
+    return groups
+
+
+def _producing_axes(flow: Flow, tensor: str) -> set[int]:
+    return {axis for name, axis in flow.producers if name == tensor}
+
+
+def step_for(width: int, multiple: int) -> int:
+    """Return the step in which a group of this width may change.
+
+    The wanted multiple where the width is at least that; a group that is narrower cannot be aligned to it at all, and
+    takes the largest divisor of the multiple that is at most half its width, so that it is not silently left alone.
+    """
+    if width >= multiple:
+        return multiple
+    return next((d for d in range(width // 2, 0, -1) if math.gcd(d, multiple) == d), 1)
+
+
+def _report(flow: Flow, atom: np.ndarray, pin_of_atom: np.ndarray) -> list[Pinned]:
+    """Say which producers' channels are pinned: by the first pin that reached them."""
+    report = []
+    for (tensor, _axis), labels in flow.producers.items():
+        pins, counts = np.unique(pin_of_atom[atom[labels]], return_counts=True)
+        merged: dict[tuple[str, str, str], int] = {}
+        for k, count in zip(pins, counts, strict=True):
+            if k >= 0:
+                pin: Pin = flow.pins[k]
+                key = (pin.reason, pin.operator, pin.module)
+                merged[key] = merged.get(key, 0) + int(count)
+        report += [Pinned(tensor=tensor, num_channels=n, reason=r, operator=o, module=m)
+                   for (r, o, m), n in merged.items()]  # fmt: skip
+    return report

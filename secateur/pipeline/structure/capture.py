@@ -1,0 +1,107 @@
+"""Capture a network as a flat graph of ATen operators without touching it."""
+
+import copy
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from secateur.errors import TraceError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Captured:
+    """An exported graph with what the parameters and buffers in it are called in the network.
+
+    ``names`` maps a placeholder to its parameter or buffer, where tied ones share the name that comes first;
+    ``outputs`` are the names of the nodes that the caller sees or that outlive the call.
+    """
+
+    program: ExportedProgram
+    names: dict[str, str]
+    user_inputs: frozenset[str]
+    outputs: frozenset[str]
+    output_shapes: tuple[tuple[int, ...], ...]
+
+
+def capture(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> Captured:
+    """Export a copy of the network in evaluation mode.
+
+    Raises TraceError where the network computes in a way that a graph cannot hold.
+    """
+    where = f"network {type(module).__name__}"
+    duplicate = copy_of(module).eval()
+    aliases = canonical_names(duplicate)
+    # In evaluation mode without gradients PyTorch's transformer layers hide behind one fused operator.
+    for parameter in duplicate.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(True)
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.enable_grad():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(duplicate, example_inputs, strict=False)
+    except Exception as error:  # torch.export raises whatever the network's own code or the compiler raises
+        message = str(error).strip() or "no message"
+        raise TraceError(
+            f"{where}, forward on example inputs {[tuple(x.shape) for x in example_inputs]}",
+            f"{type(error).__name__}: {message.splitlines()[0][:300]}",
+            "a forward pass that torch.export can capture",
+            "Check that the example inputs fit; replace Python branches and loops that depend on tensor values by "
+            "torch.where or masks, and move work on numpy or files out of forward.",
+        ) from error
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    kept = {*signature.user_outputs, *signature.buffers_to_mutate, *signature.user_inputs_to_mutate}
+    return Captured(
+        program=program,
+        names={placeholder: aliases[name] for placeholder, name in names.items()},
+        user_inputs=frozenset(n for n in signature.user_inputs if isinstance(n, str)),
+        outputs=frozenset(n for n in kept if isinstance(n, str)),
+        output_shapes=_output_shapes(program),
+    )
+
+
+def _output_shapes(program: ExportedProgram) -> tuple[tuple[int, ...], ...]:
+    """List the shapes of the tensors among the outputs that the caller sees."""
+    nodes = {node.name: node for node in program.graph.nodes}
+    seen = [nodes[n].meta.get("val") for n in program.graph_signature.user_outputs if isinstance(n, str)]
+    return tuple(tuple(int(size) for size in v.shape) for v in seen if isinstance(v, Tensor))
+
+
+def copy_of(module: nn.Module) -> nn.Module:
+    """Copy a network; networks that refuse raise TraceError."""
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:  # deepcopy runs the network's own code
+        raise TraceError(
+            f"network {type(module).__name__}", f"{type(error).__name__}: {error}", "a network that copy.deepcopy copies",
+            "Detach tensors that are stored as attributes, and keep files and generators out of the network.",
+        ) from error  # fmt: skip
+
+
+def tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Map every name of a parameter or buffer to it; tied ones appear under each of their names."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
+def canonical_names(module: nn.Module) -> dict[str, str]:
+    """Map every name of a parameter or buffer to the first name of the same tensor."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in tensors(module).items()}
+
+
+def flat_outputs(outputs: Any) -> list[Tensor]:
+    """List the tensors among a network's outputs, however they are nested."""
+    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of the first parameter or buffer, cpu where there is none."""
+    return next((tensor.device for tensor in tensors(module).values()), torch.device("cpu"))

@@ -1,0 +1,58 @@
+"""Operators that combine values entry by entry: what meets is cut together."""
+
+import numpy as np
+
+from secateur.pipeline.structure.call import Call, labels_of
+from secateur.pipeline.structure.labels import Labels, Value
+
+
+def elementwise(call: Call) -> Value | tuple[Value, ...]:
+    """Merge the labels that meet, as broadcasting lets them meet.
+
+    An operand that is one entry long on the axis along which the others' labels vary (a spatial gate on all channels, a
+    scalar) does not couple these channels: its own label, if it has one, is pinned instead.
+    """
+    shape = call.shapes[0]
+    operands = [_aligned(v, labels_of(call.flow, v), len(shape)) for v in call.values()]
+    extents = [extent for _, extent in operands]
+    extent = tuple(max(sizes) for sizes in zip(*extents, strict=True)) if shape else ()
+    varying = [frozenset(a for a, size in enumerate(labels.shape) if size > 1) for labels, _ in operands]
+    axes = frozenset().union(*varying)
+    if not axes:
+        return call.returning(_single(call, [labels for labels, _ in operands], len(shape)), extent)
+    if any(v and v != axes for v in varying):
+        return call.pinned("channels on different axes meet, as in an outer product")
+    meeting = []
+    for labels, own in operands:
+        if labels.size == 1 and all(own[a] == 1 for a in axes):
+            call.flow.pin(labels.reshape(-1), "one channel is spread over many")
+        else:
+            meeting.append(labels)
+    merged = call.flow.merge(*meeting)
+    return tuple(call.returning(merged, extent) for _ in call.shapes) if len(call.shapes) > 1 else call.returning(
+        merged, extent
+    )  # fmt: skip
+
+
+def _aligned(value: Value, labels: Labels, rank: int) -> tuple[Labels, tuple[int, ...]]:
+    """Pad labels and extent with leading ones, as broadcasting does."""
+    lead = (1,) * (rank - len(value.shape))
+    return labels.reshape(lead + labels.shape), lead + value.extent
+
+
+def _single(call: Call, operands: list[Labels], rank: int) -> Labels:
+    """Merge operands whose labels vary along no axis: a lone channel takes no harm from constants."""
+    labelled = [labels for labels in operands if labels.any()]
+    return call.flow.merge(*labelled) if labelled else np.zeros((1,) * rank, dtype=np.int64)
+
+
+def prelu(call: Call) -> Value | tuple[Value, ...]:
+    """Tie the slopes, one a channel, to the channels."""
+    value, weight = call.tensor("self"), call.tensor("weight")
+    if max(weight.shape, default=1) == 1:
+        return call.returning(labels_of(call.flow, value), value.extent)
+    if weight.tensor is None or value.varying() - {1}:
+        return call.pinned("the slopes are not a parameter of one entry a channel")
+    along = value.along(1)
+    call.flow.tie(weight.tensor, 0, along, np.arange(along.size))
+    return call.returning(value.labels, value.extent)

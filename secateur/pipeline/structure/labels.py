@@ -1,0 +1,133 @@
+"""Channel labels and what is learnt about them while they flow through the graph.
+
+Every producer of channels (a row of a convolution or linear layer) has an integer label of its own. A value in the
+graph carries an array of labels of the activation's rank, of size 1 along every axis on which the labels do not vary,
+so that a feature map of 512 channels costs 512 integers. Label 0 stands for what is never cut: network inputs,
+constants, zero padding along channels.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Labels = np.ndarray
+"""int64, size 1 along every axis on which the labels do not vary."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Value:
+    """A tensor in the graph as its labels.
+
+    ``shape`` is the activation's shape; ``extent`` is the shape with 1 along axes that were expanded from size 1, so a
+    gate that was spread over channels is still known to be one channel. ``tensor`` names the parameter or buffer
+    where the value is one.
+    """
+
+    labels: Labels
+    shape: tuple[int, ...]
+    extent: tuple[int, ...]
+    tensor: str | None = None
+
+    def along(self, axis: int) -> Labels:
+        """Return one label for each position along ``axis``, [size]; the labels must not vary along other axes."""
+        return np.broadcast_to(self.labels.reshape(-1), (self.shape[axis],))
+
+    def varying(self) -> set[int]:
+        """Return the axes along which labels vary."""
+        return {axis for axis, size in enumerate(self.labels.shape) if size > 1}
+
+
+def fixed(shape: tuple[int, ...]) -> Value:
+    """Make a value that is never cut."""
+    return Value(labels=np.zeros((1,) * len(shape), dtype=np.int64), shape=shape, extent=shape)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pin:
+    """Labels that are never cut, and why."""
+
+    labels: Labels
+    reason: str
+    operator: str
+    module: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """Multiply-adds of one sample: ``coefficient`` times the current lengths of the weight's first two axes.
+
+    Without a weight the coefficient is the whole cost, a constant.
+    """
+
+    coefficient: int
+    weight: str | None = None
+
+
+@dataclass(kw_only=True, eq=False)
+class Flow:
+    """The record that operators write while labels flow: which labels merge, are pinned, own entries, are read.
+
+    ``operator`` and ``module`` say where in the graph the flow is; pins take their origin from them.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    operator: str = ""
+    module: str = ""
+    num_labels: int = 1
+    edges: list[tuple[Labels, Labels]] = field(default_factory=list)
+    pins: list[Pin] = field(default_factory=list)
+    ties: dict[tuple[str, int], list[tuple[Labels, np.ndarray]]] = field(default_factory=dict)
+    reads: dict[str, list[tuple[Labels, np.ndarray]]] = field(default_factory=dict)
+    fresh: dict[tuple[str, int], Labels] = field(default_factory=dict)
+    producers: dict[tuple[str, int], Labels] = field(default_factory=dict)
+    products: list[Product] = field(default_factory=list)
+    at_least_two: list[Labels] = field(default_factory=list)
+
+    def rows(self, tensor: str, axis: int, *, producer: bool) -> Labels:
+        """Return the labels of a tensor's entries along ``axis``: the same ones however often it is used."""
+        key = (tensor, axis)
+        if key not in self.fresh:
+            count = self.shapes[tensor][axis]
+            self.fresh[key] = np.arange(self.num_labels, self.num_labels + count, dtype=np.int64)
+            self.num_labels += count
+            self.tie(tensor, axis, self.fresh[key], np.arange(count))
+        if producer:
+            self.producers.setdefault(key, self.fresh[key])
+        return self.fresh[key]
+
+    def tie(self, tensor: str, axis: int, labels: Labels, indices: np.ndarray) -> None:
+        """Note that ``labels[i]`` owns entry ``indices[i]`` along an axis of a parameter or buffer."""
+        self.ties.setdefault((tensor, axis), []).append((labels, indices))
+
+    def read(self, weight: str, labels: Labels) -> None:
+        """Note that ``labels[i]`` arrives at input channel i of the layer with this weight."""
+        self.reads.setdefault(weight, []).append((labels, np.arange(len(labels))))
+
+    def pin(self, labels: Labels, reason: str) -> None:
+        """Never cut these labels."""
+        found = labels[labels != 0]
+        if found.size:
+            self.pins.append(Pin(labels=found, reason=reason, operator=self.operator, module=self.module))
+
+    def freeze(self, tensor: str, reason: str) -> None:
+        """Never cut a parameter or buffer that is used in a way that is not followed."""
+        for axis, size in enumerate(self.shapes[tensor]):
+            self.tie(tensor, axis, np.zeros(size, dtype=np.int64), np.arange(size))
+        self.pin(np.concatenate([v for (name, _), v in self.fresh.items() if name == tensor] or [np.zeros(0)]), reason)
+
+    def merge(self, *arrays: Labels) -> Labels:
+        """Cut together the labels that meet at the same place of these arrays; what meets label 0 is pinned."""
+        merged = arrays[0]
+        for other in arrays[1:]:
+            one, two = np.broadcast_arrays(merged, other)
+            differ = one != two
+            both = differ & (one != 0) & (two != 0)
+            self.edges.append((one[both], two[both]))
+            alone = differ & ~both
+            self.pin(np.maximum(one[alone], two[alone]), "meets channels that are fixed: inputs, constants or padding")
+            merged = np.where(one != 0, one, two)
+        return merged
+
+    def multiply(self, coefficient: int, weight: str | None = None) -> None:
+        """Count multiply-adds."""
+        self.products.append(Product(coefficient=coefficient, weight=weight))

@@ -1,0 +1,113 @@
+"""Layers with parameters: they tie channels to entries of their parameters."""
+
+import math
+
+import numpy as np
+
+from secateur.pipeline.structure.call import Call, labels_of
+from secateur.pipeline.structure.labels import Labels, Value, fixed
+
+
+def convolution(call: Call) -> Value | tuple[Value, ...]:
+    """Tie a convolution's input and output channels to its weight and bias.
+
+    Weights are [out, in / groups, ...], transposed ones [in, out / groups, ...]. In a grouped convolution the channels at
+    the same position of all groups are cut together, so that every group loses equally many; in a depthwise one
+    (one input channel a group) input channel i is cut with the outputs that are computed from it.
+    """
+    value, weight, bias = call.tensor("input", "self"), call.tensor("weight"), call.value("bias")
+    groups = int(call.arguments.get("groups") or 1)
+    transposed = "transpose" in call.name or bool(call.arguments.get("transposed"))
+    spatial = len(weight.shape) - 2
+    side = value.shape if transposed else call.shapes[0]
+    positions = math.prod(side) // side[1 if len(side) > spatial + 1 else 0] // call.per_sample
+    kernel = math.prod(weight.shape[2:])
+    if weight.tensor is None or len(value.shape) != spatial + 2 or (bias is not None and bias.tensor is None):
+        call.flow.multiply(positions * kernel * weight.shape[0] * weight.shape[1])
+        return call.pinned("the convolution's weight is computed, or its input has no batch axis")
+    call.flow.multiply(positions * kernel, weight.tensor)
+    inputs = channels(call, value, 1)
+    num_in, num_out = value.shape[1], call.shapes[0][1]
+    axis_in, axis_out = (0, 1) if transposed else (1, 0)
+    flow, name = call.flow, weight.tensor
+
+    if groups == num_in > 1:
+        # The group's one weight axis holds inputs (transposed) or outputs; either way it shrinks with the inputs.
+        outputs = flow.rows(name, 0, producer=True)
+        flow.merge(outputs.reshape(groups, -1), inputs.reshape(groups, 1))
+        outputs = np.repeat(outputs, num_out // groups) if transposed else outputs
+        flow.at_least_two.append(outputs)
+    else:
+        position = np.arange(num_in)
+        flow.tie(name, axis_in, inputs, position if transposed else position % (num_in // groups))
+        if transposed and groups > 1:
+            flow.merge(*inputs.reshape(groups, -1))
+        flow.read(name, inputs)
+        rows = flow.rows(name, axis_out, producer=True)
+        outputs = np.tile(rows, groups) if transposed else rows
+        if groups > 1:
+            flow.merge(*outputs.reshape(groups, -1))
+            flow.at_least_two.append(inputs)
+    if bias is not None and bias.tensor is not None:
+        flow.tie(bias.tensor, 0, outputs, np.arange(num_out))
+    return call.returning(outputs.reshape((1, -1) + (1,) * spatial))
+
+
+def linear(call: Call) -> Value | tuple[Value, ...]:
+    """Tie a linear layer's input and output features to its weight [out, in] and bias."""
+    value, weight, bias = call.tensor("input"), call.tensor("weight"), call.value("bias")
+    rows = math.prod(value.shape[:-1]) // call.per_sample
+    if weight.tensor is None or len(weight.shape) != 2 or (bias is not None and bias.tensor is None):
+        call.flow.multiply(rows * math.prod(weight.shape))
+        return call.pinned("the linear layer's weight is computed")
+    call.flow.multiply(rows, weight.tensor)
+    inputs = channels(call, value, len(value.shape) - 1)
+    call.flow.tie(weight.tensor, 1, inputs, np.arange(inputs.size))
+    call.flow.read(weight.tensor, inputs)
+    outputs = call.flow.rows(weight.tensor, 0, producer=True)
+    if bias is not None and bias.tensor is not None:
+        call.flow.tie(bias.tensor, 0, outputs, np.arange(outputs.size))
+    return call.returning(outputs.reshape((1,) * (len(call.shapes[0]) - 1) + (-1,)))
+
+
+def norm_by_channel(call: Call) -> Value | tuple[Value, ...]:
+    """Tie batch or instance norm's parameters and running statistics to the channels they belong to."""
+    value = call.tensor("input")
+    inputs = channels(call, value, 1)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        tensor = call.value(name)
+        if tensor is None:
+            continue
+        if tensor.tensor is None:
+            return call.pinned("the norm's parameters are computed")
+        call.flow.tie(tensor.tensor, 0, inputs, np.arange(inputs.size))
+    result = call.returning(inputs.reshape((1, -1) + (1,) * (len(value.shape) - 2)))
+    return (result, *(fixed(shape) for shape in call.shapes[1:])) if len(call.shapes) > 1 else result
+
+
+def layer_norm(call: Call) -> Value | tuple[Value, ...]:
+    """Pin channels that are normalised together; pass on those that are not."""
+    value = call.tensor("input")
+    first = len(value.shape) - len(call.arguments["normalized_shape"])
+    labels = labels_of(call.flow, value)
+    if any(size > 1 for size in labels.shape[first:]):
+        return call.pinned("channels are normalised together")
+    return call.returning(labels, value.extent)
+
+
+def embedding(call: Call) -> Value | tuple[Value, ...]:
+    """Tie the columns of an embedding table to the features of its result."""
+    weight = call.tensor("weight")
+    if weight.tensor is None:
+        return call.pinned("the embedding table is computed")
+    columns = call.flow.rows(weight.tensor, 1, producer=True)
+    return call.returning(columns.reshape((1,) * (len(call.shapes[0]) - 1) + (-1,)))
+
+
+def channels(call: Call, value: Value, axis: int) -> Labels:
+    """Return one label a channel; where labels vary along another axis too, all of them are pinned."""
+    labels = labels_of(call.flow, value)
+    if any(size > 1 for a, size in enumerate(labels.shape) if a != axis):
+        call.flow.pin(labels.reshape(-1), "channels lie on an axis that the layer does not read as channels")
+        return np.zeros(value.shape[axis], dtype=np.int64)
+    return np.broadcast_to(labels.reshape(-1), (value.shape[axis],))

@@ -1,0 +1,252 @@
+"""Operators that move entries: they act on the labels just as they act on the data."""
+
+import math
+
+import numpy as np
+
+from secateur.pipeline.structure.call import Call, labels_of
+from secateur.pipeline.structure.labels import Labels, Value
+
+
+def identity(call: Call) -> Value | tuple[Value, ...]:
+    """Return the labels as they are."""
+    value = call.values()[0]
+    if call.shapes[0] != value.shape:
+        return call.pinned("an operator changes the shape unexpectedly")
+    return call.returning(labels_of(call.flow, value), value.extent)
+
+
+def permute(call: Call) -> Value:
+    """Reorder axes."""
+    value = call.tensor("self")
+    rank = len(value.shape)
+    order = list(range(rank))
+    if "dims" in call.arguments:
+        order = [d % rank for d in call.arguments["dims"]]
+    elif "dim0" in call.arguments or call.name == "t":
+        one, two = call.arguments.get("dim0", 0) % max(rank, 1), call.arguments.get("dim1", 1) % max(rank, 1)
+        order[one], order[two] = order[two], order[one]
+    elif "source" in call.arguments:
+        source = [d % rank for d in np.atleast_1d(call.arguments["source"])]
+        target = [d % rank for d in np.atleast_1d(call.arguments["destination"])]
+        rest = iter(d for d in range(rank) if d not in source)
+        order = [source[target.index(d)] if d in target else next(rest) for d in range(rank)]
+    else:
+        order[-2:] = reversed(order[-2:])
+    labels = labels_of(call.flow, value)
+    return call.returning(labels.transpose(order), tuple(value.extent[d] for d in order))
+
+
+def view(call: Call) -> Value | tuple[Value, ...]:
+    """Merge and split axes. Splitting an axis whose labels vary ties the rows, so that all of them lose equally many."""
+    value = call.tensor("self")
+    labels, target = labels_of(call.flow, value), call.shapes[0]
+    old_axes = [a for a, size in enumerate(value.shape) if size != 1]
+    new_axes = [a for a, size in enumerate(target) if size != 1]
+    sizes = [labels.shape[a] for a in old_axes]
+    if labels.size == 0 or 0 in target:
+        return call.pinned("an empty tensor")
+    out_sizes, out_extent = [1] * len(target), list(target)
+    part_sizes: list[int] = []  # the labels' shape: expanded in parts where they vary, 1 elsewhere
+    part_targets: list[list[int]] = []
+    for old, new in _parts([value.shape[a] for a in old_axes], [target[a] for a in new_axes]):
+        if any(sizes[i] > 1 for i in old):
+            part_sizes += [value.shape[old_axes[i]] for i in old]
+            part_targets.append([target[new_axes[j]] for j in new])
+        else:
+            part_sizes += [1] * len(old)
+            part_targets.append([1] * len(new))
+            if all(value.extent[old_axes[i]] == 1 for i in old):
+                for j in new:
+                    out_extent[new_axes[j]] = 1
+    flat = np.broadcast_to(labels.reshape([labels.shape[a] for a in old_axes]), part_sizes)
+    for a, size in zip(new_axes, [n for part in part_targets for n in part], strict=True):
+        out_sizes[a] = size
+    result = collapsed(flat.reshape(out_sizes))
+    return call.returning(_equal_rows(call, result, part_targets, new_axes), tuple(out_extent))
+
+
+def _parts(old: list[int], new: list[int]) -> list[tuple[list[int], list[int]]]:
+    """Match runs of axes with equal products: [4, 6, 5] to [24, 5] is ([0, 1], [0]), ([2], [1])."""
+    parts, i, j = [], 0, 0
+    while i < len(old):
+        one, two, size_old, size_new = [i], [j], old[i], new[j]
+        while size_old != size_new:
+            if size_old < size_new:
+                i += 1
+                one.append(i)
+                size_old *= old[i]
+            else:
+                j += 1
+                two.append(j)
+                size_new *= new[j]
+        parts.append((one, two))
+        i, j = i + 1, j + 1
+    return parts
+
+
+def _equal_rows(call: Call, labels: Labels, part_targets: list[list[int]], new_axes: list[int]) -> Labels:
+    """Tie the labels across all but the last of the axes that one axis was split into."""
+    position = 0
+    for part in part_targets:
+        axes = [a for a in new_axes[position : position + len(part)] if labels.shape[a] > 1]
+        position += len(part)
+        for axis in axes[:-1]:
+            rows = [labels.take([k], axis) for k in range(labels.shape[axis])]
+            call.flow.merge(*rows)
+    return labels
+
+
+def collapsed(labels: Labels) -> Labels:
+    """Reduce to size 1 the axes along which labels do not vary."""
+    for axis, size in enumerate(labels.shape):
+        first = labels.take([0], axis)
+        if size > 1 and bool((labels == first).all()):
+            labels = first
+    return labels
+
+
+def expand(call: Call) -> Value:
+    """Repeat axes of size 1; the extent remembers that they are one entry long."""
+    value = call.tensor("self")
+    labels = labels_of(call.flow, value)
+    lead = (1,) * (len(call.shapes[0]) - len(value.shape))
+    return call.returning(labels.reshape(lead + labels.shape), lead + value.extent)
+
+
+def repeat(call: Call) -> Value:
+    """Tile the labels along the axes on which they vary."""
+    value = call.tensor("self")
+    times = call.arguments["repeats"] if "repeats" in call.arguments else call.arguments["dims"]
+    labels = labels_of(call.flow, value)
+    lead = max(len(times) - labels.ndim, 0)
+    labels = labels.reshape((1,) * lead + labels.shape)
+    times = (1,) * (labels.ndim - len(times)) + tuple(times)
+    return call.returning(np.tile(labels, [n if size > 1 else 1 for n, size in zip(times, labels.shape, strict=True)]))
+
+
+def repeat_interleave(call: Call) -> Value | tuple[Value, ...]:
+    """Repeat every label in place."""
+    value, dim, times = call.tensor("self"), call.arguments["dim"], call.arguments["repeats"]
+    if dim is None or not isinstance(times, int):
+        return call.pinned("entries are repeated unequally")
+    labels = labels_of(call.flow, value)
+    return call.returning(np.repeat(labels, times, axis=dim) if labels.shape[dim] > 1 else labels)
+
+
+def concatenate(call: Call) -> Value | tuple[Value, ...]:
+    """Join labels along an axis; where they are stacked, along a new one."""
+    values = [v for v in call.values() if v.shape != (0,)]
+    rank = len(call.shapes[0])
+    axis = int(call.arguments.get("dim") or 0) % rank
+    arrays = [labels_of(call.flow, v) for v in values]
+    counts = [v.shape[axis] if call.name != "stack" else 1 for v in values]
+    if call.name == "stack":
+        arrays = [np.expand_dims(a, axis) for a in arrays]
+    if not any(a.any() for a in arrays):
+        return call.returning(np.zeros((1,) * rank, dtype=np.int64))
+    others = [tuple(1 if a == axis else s for a, s in enumerate(array.shape)) for array in arrays]
+    common = np.broadcast_shapes(*others)
+    full = [np.broadcast_to(array, [n if a == axis else s for a, s in enumerate(common)])
+            for array, n in zip(arrays, counts, strict=True)]  # fmt: skip
+    return call.returning(collapsed(np.concatenate(full, axis)))
+
+
+def pad(call: Call) -> Value | tuple[Value, ...]:
+    """Pad with label 0 along axes of channels: padded positions are never cut."""
+    value, amounts = call.tensor("self"), list(call.arguments.get("pad") or call.arguments["padding"])
+    mode = call.arguments.get("mode") or ("constant" if "constant" in call.name else call.name)
+    labels, rank = labels_of(call.flow, value), len(value.shape)
+    widths = [(0, 0)] * rank
+    for k in range(len(amounts) // 2):
+        widths[rank - 1 - k] = (int(amounts[2 * k]), int(amounts[2 * k + 1]))
+    # Axes of size 1 may carry a lone label; only where all labels are zero is the axis known to hold none.
+    touched = [a for a, w in enumerate(widths) if w != (0, 0) and labels.shape[a] > 1]
+    if touched and (mode != "constant" or min(min(widths[a]) for a in touched) < 0):
+        return call.pinned("channels are padded with other channels or cropped")
+    labels = np.pad(labels, [w if a in touched else (0, 0) for a, w in enumerate(widths)])
+    return call.returning(labels)
+
+
+def chunk(call: Call) -> tuple[Value, ...]:
+    """Split an axis; channels at the same position of every chunk are cut together, so all chunks stay equally long."""
+    value = call.tensor("self")
+    axis = int(call.arguments.get("dim") or 0) % len(value.shape)
+    labels = labels_of(call.flow, value)
+    if labels.shape[axis] == 1:
+        return tuple(Value(labels=labels, shape=shape, extent=shape) for shape in call.shapes)
+    sizes = [shape[axis] for shape in call.shapes]
+    parts = np.split(labels, np.cumsum(sizes)[:-1], axis)
+    if len(set(sizes)) > 1:
+        return call.pinned("channels are split into unequal parts")
+    call.flow.merge(*parts)
+    return tuple(Value(labels=collapsed(p), shape=s, extent=s) for p, s in zip(parts, call.shapes, strict=True))
+
+
+def take_slice(call: Call) -> Value | tuple[Value, ...]:
+    """Slice an axis. Bounds are fixed numbers: the channels between a bound and the end it counts from are pinned."""
+    value = call.tensor("self")
+    axis = int(call.arguments.get("dim") or 0) % len(value.shape)
+    labels, size = labels_of(call.flow, value), value.shape[axis]
+    if labels.shape[axis] == 1:
+        return call.returning(labels, tuple(min(e, s) for e, s in zip(value.extent, call.shapes[0], strict=True)))
+    start, end = call.arguments.get("start"), call.arguments.get("end")
+    start, end = start or 0, size if end is None else end
+    if call.arguments.get("step", 1) != 1:
+        return call.pinned("channels are taken with a stride")
+    for bound in (start, end):
+        fixed_part = slice(0, bound if bound < size else 0) if bound >= 0 else slice(max(size + bound, 0), size)
+        call.flow.pin(
+            labels.take(range(size)[fixed_part], axis).reshape(-1), "a slice has a fixed bound among channels"
+        )
+    return call.returning(collapsed(labels.take(range(size)[start:end], axis)))
+
+
+def select(call: Call) -> Value | tuple[Value, ...]:
+    """Take one entry of an axis, which then is gone; a channel that is picked by number is pinned."""
+    value = call.tensor("self")
+    axis = int(call.arguments["dim"]) % len(value.shape)
+    labels = labels_of(call.flow, value)
+    if labels.shape[axis] > 1:
+        return call.pinned("a channel is picked by its number")
+    return call.returning(labels.squeeze(axis), tuple(e for a, e in enumerate(value.extent) if a != axis))
+
+
+def unbind(call: Call) -> tuple[Value, ...]:
+    """Take an axis apart into its entries."""
+    value = call.tensor("self")
+    axis = int(call.arguments.get("dim") or 0) % len(value.shape)
+    labels = labels_of(call.flow, value)
+    if labels.shape[axis] > 1:
+        return call.pinned("channels are taken apart one by one")
+    return tuple(Value(labels=labels.squeeze(axis), shape=s, extent=s) for s in call.shapes)
+
+
+def flip(call: Call) -> Value:
+    """Reverse axes."""
+    value = call.tensor("self")
+    return call.returning(np.flip(labels_of(call.flow, value), call.arguments["dims"]), value.extent)
+
+
+def pixel_shuffle(call: Call) -> Value | tuple[Value, ...]:
+    """Move blocks of r * r channels into space; each block is cut as one."""
+    value, labels = call.tensor("self"), labels_of(call.flow, call.tensor("self"))
+    blocks = call.arguments["upscale_factor"] ** 2
+    axis = len(value.shape) - 3
+    if math.prod(labels.shape) != labels.shape[axis]:
+        return call.pinned("labels vary over space")
+    if labels.size == 1:
+        return call.returning(labels)
+    rows = labels.reshape(-1, blocks)
+    call.flow.merge(*np.split(rows, blocks, 1))
+    return call.returning(rows[:, :1].reshape((1,) * axis + (-1, 1, 1)))
+
+
+def pixel_unshuffle(call: Call) -> Value | tuple[Value, ...]:
+    """Move space into r * r copies of every channel."""
+    value, labels = call.tensor("self"), labels_of(call.flow, call.tensor("self"))
+    axis = len(value.shape) - 3
+    if math.prod(labels.shape) != labels.shape[axis]:
+        return call.pinned("labels vary over space")
+    times = call.arguments["downscale_factor"] ** 2 if labels.size > 1 else 1
+    return call.returning(np.repeat(labels, times, axis))

@@ -1,0 +1,63 @@
+"""Put tensors of other sizes into a network and bring the modules' own numbers into line."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from secateur.pipeline.structure.capture import tensors
+
+
+def replace_tensors(module: nn.Module, replacements: Mapping[str, Tensor]) -> None:
+    """Replace parameters and buffers of the network in place; tied ones stay tied.
+
+    A replaced parameter trains if its predecessor did. Numbers of channels and features are set from the new shapes.
+    """
+    by_id = {id(old): name for name, old in tensors(module).items() if name in replacements}
+    fresh: dict[int, Tensor] = {}
+    owners: dict[str, nn.Module] = {}
+    for name, old in tensors(module).items():
+        if id(old) not in by_id:
+            continue
+        if id(old) not in fresh:
+            new = replacements[by_id[id(old)]]
+            if isinstance(old, nn.Parameter):
+                new = nn.Parameter(new.detach().clone(), requires_grad=old.requires_grad)
+            fresh[id(old)] = new
+        path, _, attribute = name.rpartition(".")
+        owner = module.get_submodule(path)
+        if isinstance(old, nn.Parameter):
+            owner._parameters[attribute] = fresh[id(old)]  # type: ignore[assignment]
+        else:
+            owner._buffers[attribute] = fresh[id(old)]
+        owners[path] = owner
+    for owner in owners.values():
+        _set_numbers(owner)
+
+
+def _set_numbers(owner: nn.Module) -> None:
+    """Set a layer's numbers from the shapes of its tensors, as its forward and its repr use them.
+
+    Numbers that a user's own module keeps are not guessed at: a trial run tells whether its forward depends on them.
+    """
+    if isinstance(owner, _ConvNd):
+        rows, columns = owner.weight.shape[:2]
+        if owner.groups == owner.in_channels > 1:  # depthwise: outputs a group stay as many as they were
+            transposed = isinstance(owner, _ConvTransposeNd)
+            multiplier = owner.out_channels // owner.groups
+            owner.groups = owner.in_channels = rows if transposed else rows // multiplier
+            owner.out_channels = owner.groups * multiplier
+        elif isinstance(owner, _ConvTransposeNd):
+            owner.in_channels, owner.out_channels = rows, columns * owner.groups
+        else:
+            owner.in_channels, owner.out_channels = columns * owner.groups, rows
+    elif isinstance(owner, nn.Linear):
+        owner.out_features, owner.in_features = owner.weight.shape
+    elif isinstance(owner, _NormBase):
+        held = [t for t in (owner.weight, owner.running_mean) if isinstance(t, Tensor)]
+        owner.num_features = held[0].shape[0]
+    elif isinstance(owner, nn.PReLU):
+        owner.num_parameters = owner.weight.shape[0]
+    elif isinstance(owner, nn.Embedding):
+        owner.embedding_dim = owner.weight.shape[1]

@@ -1,0 +1,59 @@
+"""What can be cut from a network and what each cut saves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from secateur.artifacts import Group, Pinned
+from secateur.errors import TraceError
+from secateur.pipeline.costs import CostTerms
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Structure:
+    """The groups of channels of one network, with its costs as functions of their widths.
+
+    ``shapes`` are those of the network's parameters and buffers, by every name they have; ``output_shapes`` those of the
+    tensors among its outputs on the example inputs.
+    """
+
+    groups: tuple[Group, ...]
+    pinned: tuple[Pinned, ...]
+    example_inputs: tuple[Tensor, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    output_shapes: tuple[tuple[int, ...], ...]
+    mac_terms: CostTerms
+    parameter_terms: CostTerms
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Map every group's name to its number of channels."""
+        return {group.name: group.num_channels for group in self.groups}
+
+    def macs(self, widths: Mapping[str, int] | None = None) -> int:
+        """Return the multiply-adds of one sample at these widths; groups that are not named keep theirs."""
+        return self._total(self.mac_terms, widths)
+
+    def parameters(self, widths: Mapping[str, int] | None = None) -> int:
+        """Return the number of parameters at these widths; groups that are not named keep theirs."""
+        return self._total(self.parameter_terms, widths)
+
+    def cost_terms(self, kind: Literal["macs", "parameters"]) -> CostTerms:
+        """Return a cost as a bilinear form of the widths."""
+        return {"macs": self.mac_terms, "parameters": self.parameter_terms}[kind]
+
+    def group(self, name: str) -> Group:
+        """Return the group of this name, or raise TraceError listing the names there are."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise TraceError(
+            "structure", f"no group {name!r}", f"one of {sorted(self.widths)}", "Name a group of this network."
+        )
+
+    def _total(self, terms: CostTerms, widths: Mapping[str, int] | None) -> int:
+        for name in widths or {}:
+            self.group(name)
+        return terms.total(terms.vector({**self.widths, **(widths or {})}))

@@ -1,0 +1,66 @@
+"""Find what must be cut together in a network."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from secateur.errors import TraceError
+from secateur.pipeline.structure.atoms import assemble
+from secateur.pipeline.structure.bill import mac_terms, parameter_terms
+from secateur.pipeline.structure.capture import canonical_names, capture, device_of, tensors
+from secateur.pipeline.structure.follow import follow
+from secateur.pipeline.structure.structure import Structure
+
+
+def trace(
+    module: nn.Module, example_inputs: tuple[Tensor, ...], *, keep: Sequence[str] = (), multiple: int = 1
+) -> Structure:
+    """Find the groups of channels that can be cut from a network, and what is pinned and why.
+
+    Channels are labels that flow through the network's ATen graph: moved by what moves data, merged where they meet,
+    tied to the parameters that make and read them; connected labels are cut together. An operator that is not followed
+    pins the channels that touch it, so the remainder is honest and no cut is wrong.
+
+    ``example_inputs`` have a batch axis first. ``keep`` names modules (a dotted path covers what is below it) or module
+    classes whose own channels are never cut; they may still lose inputs. ``multiple`` is the step in which widths may
+    change, see `step_for`. The network is left as it was. Raises TraceError where the graph cannot be captured or a
+    name in ``keep`` fits nothing.
+    """
+    if multiple < 1:
+        raise TraceError("trace", f"multiple={multiple}", "a step of at least 1 channel", "Use 1 for any width.")
+    protected = _protected(module, keep)
+    device = device_of(module)
+    inputs = tuple(x.to(device) for x in example_inputs)
+    captured = capture(module, inputs)
+    first = canonical_names(module)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors(module).items()}
+    batch_size = inputs[0].shape[0] if inputs and inputs[0].ndim else 1
+    flow = follow(captured, shapes, batch_size)
+    groups, pinned = assemble(flow, {first[name]: reason for name, reason in protected.items()}, multiple)
+    parameters = [name for name, _ in module.named_parameters()]
+    return Structure(
+        groups=groups, pinned=pinned, example_inputs=example_inputs, shapes=shapes,
+        output_shapes=captured.output_shapes,
+        mac_terms=mac_terms(groups, shapes, flow.products),
+        parameter_terms=parameter_terms(groups, shapes, parameters),
+    )  # fmt: skip
+
+
+def _protected(module: nn.Module, keep: Sequence[str]) -> Mapping[str, str]:
+    """Map the tensors of the modules that are named to the reason why they are kept."""
+    modules = dict(module.named_modules(remove_duplicate=False))
+    classes = {type(m).__name__ for m in modules.values()}
+    names = list(tensors(module))
+    found: dict[str, str] = {}
+    for wanted in keep:
+        paths = [p for p, m in modules.items() if p == wanted or type(m).__name__ == wanted]
+        if not paths or not wanted:
+            close = difflib.get_close_matches(wanted, [*modules, *classes], n=5, cutoff=0.4)
+            raise TraceError(
+                "trace, keep", f"{wanted!r}", "the dotted path of a module or the name of a module class",
+                f"Close names: {', '.join(filter(None, close)) or 'none'}.",
+            )  # fmt: skip
+        for path in paths:
+            found |= {name: "kept by the user" for name in names if name.startswith(f"{path}." if path else "")}
+    return found
