@@ -31,8 +31,7 @@ def _checked_inputs(index: int, item: Any) -> tuple[Tensor, ...]:
         raise DataError(
             f"item {index}", type(item).__name__, "a pair (inputs, target)", "Return both from __getitem__."
         )
-    inputs = as_tuple(item[0])
-    for tensor in inputs:
+    for tensor in item[0] if isinstance(item[0], (tuple, list)) else (item[0],):
         if not isinstance(tensor, Tensor):
             raise DataError(
                 f"item {index}", f"an input of type {type(tensor).__name__}", "tensors",
@@ -202,4 +201,6 @@ def evaluate(module: nn.Module, task: Task, dataset: Dataset[Any], batch_size: i
         num_samples=len(next(iter(values.values()))),
         metrics={name: math.fsum(samples) / len(samples) for name, samples in values.items()},
         per_sample={name: tuple(samples) for name, samples in values.items()},
+        higher_is_better={name: metric.higher_is_better for name, metric in task.metrics.items()},
+        units={name: metric.unit for name, metric in task.metrics.items()},
     )

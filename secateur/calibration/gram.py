@@ -34,7 +34,7 @@ class GateGram:
     labels: str = "true"
 
     def saliency(self, name: str) -> Float64[Tensor, " num_channels"]:
-        """Return half the diagonal, M_ii / 2: the loss that removing channel i costs (Theis et al. 2018, 1801.05787)."""
+        """Return M_ii / 2, the loss that removing channel i costs (Theis et al. 2018, arXiv 1801.05787, eq. 9)."""
         return self.gram[name].diagonal() / 2
 
     def save(self, path: Path) -> None:

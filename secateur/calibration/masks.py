@@ -32,8 +32,8 @@ def masked(module: nn.Module, groups: Sequence[Group], keep: Mapping[str, Tensor
     """Run the network as if channels were cut, within the context.
 
     ``keep`` maps group names to a mask [num_channels] or to the int64 indices of the channels that stay; groups that
-    are not in it stay whole. The removed channels are zero where layers read them, which is the same function as the cut
-    network (gates of Theis et al. 2018, arXiv 1801.05787, on the readers' side).
+    are not in it stay whole. The removed channels are zero where layers read them, which is the same function as the
+    cut network (the gates of Theis et al. 2018, arXiv 1801.05787, on the readers' side).
     """
     removed: dict[str, list[np.ndarray]] = {}
     for group in groups:
