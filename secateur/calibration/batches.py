@@ -41,7 +41,7 @@ def _checked_inputs(index: int, item: Any) -> tuple[Tensor, ...]:
             raise DataError(
                 f"item {index}", "an input with NaN or infinity", "finite inputs", "Repair or drop the item."
             )
-    return inputs
+    return as_tuple(item[0])
 
 
 def collate(items: Iterable[tuple[int, Any]]) -> Batch:
