@@ -1,7 +1,6 @@
 """From labels to groups: connected components are atoms, atoms with the same entries are interchangeable."""
 
 import math
-import os.path
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -34,6 +33,7 @@ def assemble(flow: Flow, protected: Mapping[str, str], multiple: int) -> tuple[t
         if tensor in protected and ((tensor, axis) in flow.producers or len(flow.shapes[tensor]) == 1):
             flow.operator, flow.module = "", tensor.rpartition(".")[0]
             flow.pin(np.concatenate([labels for labels, _ in ties]), protected[tensor])
+    _pin_two_ways(flow)
     _merge_shared(flow)
     atom = _components(flow)
     pin_of_atom = _pin_of_atom(flow, atom)
@@ -62,6 +62,16 @@ def assemble(flow: Flow, protected: Mapping[str, str], multiple: int) -> tuple[t
         found.append((order, [(s.tensor, s.axis, s.indices.shape[1]) for s in own], own, reads, g in narrow))
     found.sort(key=lambda item: item[:2])
     return tuple(_named(flow, found, multiple)), tuple(_report(flow, atom, pin_of_atom))
+
+
+def _pin_two_ways(flow: Flow) -> None:
+    """Pin weights that are used both as they are and transposed: no one axis holds their input channels."""
+    flow.operator = "shared parameter"
+    for tensor in [t for t, axis in flow.producers if axis == 0 and (t, 1) in flow.producers and t in flow.reads]:
+        flow.module = tensor.rpartition(".")[0]
+        for axis in (0, 1):
+            for labels, _ in flow.ties[tensor, axis]:
+                flow.pin(labels, "its weight is used both as it is and transposed")
 
 
 def _merge_shared(flow: Flow) -> None:
@@ -155,13 +165,23 @@ def _named(flow: Flow, found: list[tuple], multiple: int) -> list[Group]:
         width = len(own[0].indices)
         makers = [s.tensor.rpartition(".")[0].rpartition(".")[0] for s in own
                   if s.tensor in produced and s.axis in _producing_axes(flow, s.tensor)]  # fmt: skip
-        block = ".".join(os.path.commonprefix([maker.split(".") for maker in makers])) or name
+        block = _shared_path(makers) or name
         step = step_for(width, multiple)
         least = min(width, -(-(2 if narrow else 1) // step) * step)
         groups.append(
             Group(name=name, num_channels=width, block=block, slices=own, readers=reads, least=least, multiple=step)
         )
     return groups
+
+
+def _shared_path(paths: list[str]) -> str:
+    """Return the dotted path that all these paths begin with."""
+    shared = []
+    for steps in zip(*(path.split(".") for path in paths), strict=False):
+        if len(set(steps)) > 1:
+            break
+        shared.append(steps[0])
+    return ".".join(shared)
 
 
 def _producing_axes(flow: Flow, tensor: str) -> set[int]:

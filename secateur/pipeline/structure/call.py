@@ -26,7 +26,7 @@ class Call:
         return next((v for n in names if isinstance(v := self.arguments.get(n), Value)), None)
 
     def tensor(self, *names: str) -> Value:
-        """Return the first of these arguments that is a tensor; an operator's rule asks only for what its schema has."""
+        """Return the first of these arguments that is a tensor; a rule asks only for what its schema has."""
         found = self.value(*names)
         if found is None:
             raise KeyError(f"{self.name} has none of the tensors {names}")

@@ -18,23 +18,25 @@ class Captured:
     """An exported graph with what the parameters and buffers in it are called in the network.
 
     ``names`` maps a placeholder to its parameter or buffer, where tied ones share the name that comes first;
-    ``outputs`` are the names of the nodes that the caller sees or that outlive the call.
+    ``used`` are those that the graph reads. ``outputs`` are the names of the nodes that the caller sees or that outlive
+    the call; ``output_shapes`` those of the tensors that the caller sees.
     """
 
     program: ExportedProgram
     names: dict[str, str]
+    used: frozenset[str]
     user_inputs: frozenset[str]
     outputs: frozenset[str]
     output_shapes: tuple[tuple[int, ...], ...]
 
 
-def capture(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> Captured:
-    """Export a copy of the network in evaluation mode.
+def capture(module: nn.Module, example_inputs: tuple[Tensor, ...], *, training: bool = False) -> Captured:
+    """Export a copy of the network in evaluation (or training) mode.
 
     Raises TraceError where the network computes in a way that a graph cannot hold.
     """
     where = f"network {type(module).__name__}"
-    duplicate = copy_of(module).eval()
+    duplicate = copy_of(module).train(training)
     aliases = canonical_names(duplicate)
     # In evaluation mode without gradients PyTorch's transformer layers hide behind one fused operator.
     for parameter in duplicate.parameters():
@@ -59,6 +61,7 @@ def capture(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> Captured:
     return Captured(
         program=program,
         names={placeholder: aliases[name] for placeholder, name in names.items()},
+        used=frozenset(aliases[names[n.name]] for n in program.graph.nodes if n.name in names and n.users),
         user_inputs=frozenset(n for n in signature.user_inputs if isinstance(n, str)),
         outputs=frozenset(n for n in kept if isinstance(n, str)),
         output_shapes=_output_shapes(program),
@@ -78,7 +81,8 @@ def copy_of(module: nn.Module) -> nn.Module:
         return copy.deepcopy(module)
     except Exception as error:  # deepcopy runs the network's own code
         raise TraceError(
-            f"network {type(module).__name__}", f"{type(error).__name__}: {error}", "a network that copy.deepcopy copies",
+            f"network {type(module).__name__}", f"{type(error).__name__}: {error}",
+            "a network that copy.deepcopy can copy",
             "Detach tensors that are stored as attributes, and keep files and generators out of the network.",
         ) from error  # fmt: skip
 

@@ -19,8 +19,8 @@ Kept = Mapping[str, np.ndarray]
 def cut(module: nn.Module, structure: Structure, keep: Mapping[str, Tensor]) -> nn.Module:
     """Return a copy of the network that has only the channels in ``keep``; the one given is left as it was.
 
-    ``keep`` maps the names of groups to a bool mask [num_channels] or to int64 indices of the channels that stay; groups
-    that are not named stay whole. The cut network is run once on the structure's example inputs, and the shapes of its
+    ``keep`` maps the names of groups to a bool mask [num_channels] or to int64 indices of the channels that stay;
+    groups that are not named stay whole. The cut network is run once on the structure's example inputs, and the shapes of its
     outputs must not have changed. Raises TraceError for a ``keep`` that does not fit the structure, for a network other
     than the one that was traced, and where the cut network does not run.
     """
@@ -97,7 +97,8 @@ def _mask(group: Group, stays: Tensor) -> np.ndarray:
         mask[given] = True
     else:
         raise TraceError(
-            where, f"{given.dtype} of shape {given.shape}", "a bool mask or int64 indices", "Convert the scores to a mask."
+            where, f"{given.dtype} of shape {given.shape}", "a bool mask or int64 indices",
+            "Turn scores into a mask."
         )  # fmt: skip
     left = int(mask.sum())
     if left < group.least:

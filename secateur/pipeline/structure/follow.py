@@ -1,6 +1,5 @@
 """Run the captured graph on labels instead of data."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,12 +14,11 @@ from secateur.pipeline.structure.operators import apply
 Env = dict[Node, Value | tuple[Value, ...]]
 
 
-def follow(captured: Captured, shapes: Mapping[str, tuple[int, ...]], batch_size: int) -> Flow:
-    """Return what the labels have learnt on their way through the graph.
+def follow(captured: Captured, flow: Flow, batch_size: int) -> None:
+    """Write into ``flow`` what the labels learn on their way through the graph.
 
-    ``shapes`` are those of all parameters and buffers; ``batch_size`` is the example inputs' first axis.
+    ``batch_size`` is the length of the example inputs' first axis.
     """
-    flow = Flow(shapes=dict(shapes))
     env: Env = {}
     batched: set[Node] = set()
     for node in captured.program.graph.nodes:
@@ -44,7 +42,6 @@ def follow(captured: Captured, shapes: Mapping[str, tuple[int, ...]], batch_size
         if node.name in captured.outputs and node in env:
             for value in _flat(env[node]):
                 flow.pin(labels_of(flow, value).reshape(-1), "output of the network")
-    return flow
 
 
 def _call(flow: Flow, node: Node, env: Env, batch_size: int) -> Value | tuple[Value, ...] | None:

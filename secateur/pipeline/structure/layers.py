@@ -11,8 +11,8 @@ from secateur.pipeline.structure.labels import Labels, Value, fixed
 def convolution(call: Call) -> Value | tuple[Value, ...]:
     """Tie a convolution's input and output channels to its weight and bias.
 
-    Weights are [out, in / groups, ...], transposed ones [in, out / groups, ...]. In a grouped convolution the channels at
-    the same position of all groups are cut together, so that every group loses equally many; in a depthwise one
+    Weights are [out, in / groups, ...], transposed ones [in, out / groups, ...]. In a grouped convolution the channels
+    at the same position of all groups are cut together, so that every group loses equally many; in a depthwise one
     (one input channel a group) input channel i is cut with the outputs that are computed from it.
     """
     value, weight, bias = call.tensor("input", "self"), call.tensor("weight"), call.value("bias")
@@ -93,6 +93,11 @@ def layer_norm(call: Call) -> Value | tuple[Value, ...]:
     if any(size > 1 for size in labels.shape[first:]):
         return call.pinned("channels are normalised together")
     return call.returning(labels, value.extent)
+
+
+def group_norm(call: Call) -> tuple[Value, ...]:
+    """Pin channels: the statistics of each are taken over its neighbours too."""
+    return call.pinned("channels are normalised together")
 
 
 def embedding(call: Call) -> Value | tuple[Value, ...]:

@@ -38,7 +38,7 @@ def permute(call: Call) -> Value:
 
 
 def view(call: Call) -> Value | tuple[Value, ...]:
-    """Merge and split axes. Splitting an axis whose labels vary ties the rows, so that all of them lose equally many."""
+    """Merge and split axes. Splitting an axis of channels ties the rows, so that all of them lose equally many."""
     value = call.tensor("self")
     labels, target = labels_of(call.flow, value), call.shapes[0]
     old_axes = [a for a, size in enumerate(value.shape) if size != 1]
@@ -181,6 +181,16 @@ def chunk(call: Call) -> tuple[Value, ...]:
         return call.pinned("channels are split into unequal parts")
     call.flow.merge(*parts)
     return tuple(Value(labels=collapsed(p), shape=s, extent=s) for p, s in zip(parts, call.shapes, strict=True))
+
+
+def gated(call: Call) -> Value | tuple[Value, ...]:
+    """Multiply one half of the channels by a function of the other: position p of both halves is cut as one."""
+    value = call.tensor("self")
+    axis = int(call.arguments["dim"]) % len(value.shape)
+    labels = labels_of(call.flow, value)
+    if labels.shape[axis] == 1:
+        return call.returning(labels)
+    return call.returning(collapsed(call.flow.merge(*np.split(labels, 2, axis))))
 
 
 def take_slice(call: Call) -> Value | tuple[Value, ...]:

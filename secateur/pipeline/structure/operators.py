@@ -20,7 +20,20 @@ RULES: dict[str, Rule] = {
     "instance_norm": layers.norm_by_channel,
     "layer_norm": layers.layer_norm,
     "embedding": layers.embedding,
+    "group_norm": layers.group_norm,
     "prelu": elementwise.prelu,
+    # entry by entry, though PyTorch does not tag them so
+    "absolute": elementwise.elementwise,
+    "copy": elementwise.elementwise,
+    "divide": elementwise.elementwise,
+    "float_power": elementwise.elementwise,
+    "floor_divide": elementwise.elementwise,
+    "hardswish": elementwise.elementwise,
+    "log_sigmoid": elementwise.elementwise,
+    "multiply": elementwise.elementwise,
+    "negative": elementwise.elementwise,
+    "subtract": elementwise.elementwise,
+    "true_divide": elementwise.elementwise,
     # movement
     "alias": movement.identity,
     "alpha_dropout": movement.identity,
@@ -67,6 +80,7 @@ RULES: dict[str, Rule] = {
     "replication_pad1d": movement.pad,
     "replication_pad2d": movement.pad,
     "chunk": movement.chunk,
+    "glu": movement.gated,
     "split": movement.chunk,
     "split_with_sizes": movement.chunk,
     "tensor_split": movement.chunk,
@@ -144,7 +158,9 @@ RULES: dict[str, Rule] = {
 def apply(call: Call) -> tuple[Value, ...]:
     """Let one operator act on the labels; unknown ones pin what touches them."""
     functional = call.name.rstrip("_")
-    if functional in RULES:
+    if functional in ("max", "min") and call.value("other") is not None:
+        result = elementwise.elementwise(call)
+    elif functional in RULES:
         result = RULES[functional](call)
     elif pointwise(functional):
         result = elementwise.elementwise(call)

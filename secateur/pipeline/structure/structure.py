@@ -15,8 +15,8 @@ from secateur.pipeline.costs import CostTerms
 class Structure:
     """The groups of channels of one network, with its costs as functions of their widths.
 
-    ``shapes`` are those of the network's parameters and buffers, by every name they have; ``output_shapes`` those of the
-    tensors among its outputs on the example inputs.
+    ``shapes`` are those of the network's parameters and buffers, by every name they have; ``output_shapes`` those of
+    the tensors among its outputs on the example inputs.
     """
 
     groups: tuple[Group, ...]

@@ -1,15 +1,19 @@
 """Find what must be cut together in a network."""
 
+import contextlib
 import difflib
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from secateur.artifacts import Group, Pinned
 from secateur.errors import TraceError
 from secateur.pipeline.structure.atoms import assemble
 from secateur.pipeline.structure.bill import mac_terms, parameter_terms
 from secateur.pipeline.structure.capture import canonical_names, capture, device_of, tensors
 from secateur.pipeline.structure.follow import follow
+from secateur.pipeline.structure.labels import Flow
+from secateur.pipeline.structure.proof import Trial
 from secateur.pipeline.structure.structure import Structure
 
 
@@ -36,15 +40,42 @@ def trace(
     first = canonical_names(module)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors(module).items()}
     batch_size = inputs[0].shape[0] if inputs and inputs[0].ndim else 1
-    flow = follow(captured, shapes, batch_size)
-    groups, pinned = assemble(flow, {first[name]: reason for name, reason in protected.items()}, multiple)
+    flow = Flow(shapes=shapes)
+    follow(captured, flow, batch_size)
+    products = tuple(flow.products)
     parameters = [name for name, _ in module.named_parameters()]
-    return Structure(
-        groups=groups, pinned=pinned, example_inputs=example_inputs, shapes=shapes,
-        output_shapes=captured.output_shapes,
-        mac_terms=mac_terms(groups, shapes, flow.products),
-        parameter_terms=parameter_terms(groups, shapes, parameters),
-    )  # fmt: skip
+    if hidden := any(name not in captured.used for name in parameters):
+        # Auxiliary heads run in training only; they read channels all the same.
+        with contextlib.suppress(TraceError):
+            follow(capture(module, inputs, training=True), flow, batch_size)
+    groups, pinned = assemble(flow, {first[name]: reason for name, reason in protected.items()}, multiple)
+
+    def structure(groups: tuple[Group, ...], pinned: tuple[Pinned, ...]) -> Structure:
+        return Structure(
+            groups=groups, pinned=pinned, example_inputs=example_inputs, shapes=shapes,
+            output_shapes=captured.output_shapes,
+            mac_terms=mac_terms(groups, shapes, products),
+            parameter_terms=parameter_terms(groups, shapes, parameters),
+        )  # fmt: skip
+
+    whole = structure(groups, pinned)
+    input_axes = {tensor: 1 - axis for tensor, axis in flow.producers}
+    faults = Trial(module=module, structure=whole, trains=hidden, input_axes=input_axes).failures()
+    rigid = {g.name: f"{g.num_channels} of {g.num_channels} is its smallest width in steps of {g.multiple}"
+             for g in groups if g.least == g.num_channels and g.name not in faults}  # fmt: skip
+    reasons = {**faults, **rigid}
+    return structure(
+        tuple(g for g in groups if g.name not in faults),
+        (*pinned, *(_failed(g, reasons[g.name], input_axes) for g in groups if g.name in reasons)),
+    )
+
+
+def _failed(group: Group, reason: str, input_axes: Mapping[str, int]) -> Pinned:
+    """Report a group that cannot get narrower by its first producer and the rows that it has there."""
+    module = group.name.partition("#")[0]
+    made = [s for s in group.slices if s.tensor in input_axes and s.axis != input_axes[s.tensor]]
+    first = next((s for s in made if s.tensor.startswith(module)), made[0])
+    return Pinned(tensor=first.tensor, num_channels=first.indices.size, reason=reason, operator="", module=module)
 
 
 def _protected(module: nn.Module, keep: Sequence[str]) -> Mapping[str, str]:

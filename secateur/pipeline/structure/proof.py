@@ -1,0 +1,139 @@
+"""Prove by a trial cut that groups can be cut, and find those that cannot.
+
+A graph shows what a network computed, not how its Python code would follow other widths: ``x.view(-1, 256 * 6 * 6)``
+and ``x.view(len(x), -1)`` can be the same operator. So every group is cut once, and the cut network must agree with the
+masked one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from secateur.artifacts import Group
+from secateur.pipeline.structure.capture import copy_of, device_of, flat_outputs, tensors
+from secateur.pipeline.structure.cut import Kept, cut_tensors
+from secateur.pipeline.structure.resize import replace_tensors
+from secateur.pipeline.structure.structure import Structure
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trial:
+    """Cut groups of a network to about two thirds and compare with masking.
+
+    ``trains`` asks for a run in training mode too, for networks with branches that evaluation does not show (where the
+    whole network trains on the example inputs at all); ``input_axes`` tells along which axis of its weight a layer
+    reads its input channels.
+    """
+
+    module: nn.Module
+    structure: Structure
+    trains: bool
+    input_axes: Mapping[str, int]
+
+    def failures(self) -> dict[str, str]:
+        """Map the groups that cannot be cut to what goes wrong."""
+        groups = [g for g in self.structure.groups if trial_width(g) < g.num_channels]
+        found = self._search(groups)
+        left = [g for g in groups if g.name not in found]
+        return {**found, **(self._greedy(left) if found and self.fault(left) else {})}
+
+    def fault(self, groups: Sequence[Group]) -> str:
+        """Say what goes wrong when these groups are cut; nothing if all is well."""
+        if not groups:
+            return ""
+        masks = {g.name: _mask(g) for g in groups}
+        small = copy_of(self.module)
+        replace_tensors(small, cut_tensors(tensors(small), self.structure, masks))
+        masked = copy_of(self.module)
+        with torch.no_grad():
+            zero_readers(masked, groups, masks, self.input_axes)
+        try:
+            outputs = self._run(small.eval())
+            fault = disagreement(outputs, self._run(masked.eval()))
+        except Exception as error:  # the network's own code fails in its own ways
+            return f"its forward does not follow the new width ({type(error).__name__}: {str(error)[:120]})"
+        return fault or (self._training_fault(small) if self.trains else "")
+
+    def _training_fault(self, small: nn.Module) -> str:
+        """Say what goes wrong when the cut network trains, unless the whole one fails as well."""
+        try:
+            self._run(small.train())
+        except Exception as error:  # the network's own code fails in its own ways
+            try:
+                self._run(copy_of(self.module).train())
+            except Exception:  # example inputs that do not fit training, such as one sample for batch norm
+                return ""
+            return f"its training forward does not follow the new width ({type(error).__name__}: {str(error)[:120]})"
+        return ""
+
+    def _search(self, groups: Sequence[Group]) -> dict[str, str]:
+        """Halve the set until the culprits are alone; groups that fail only together are tried one after another."""
+        fault = self.fault(groups)
+        if not fault:
+            return {}
+        if len(groups) == 1:
+            return {groups[0].name: fault}
+        half = len(groups) // 2
+        found = {**self._search(groups[:half]), **self._search(groups[half:])}
+        return found or self._greedy(groups)
+
+    def _greedy(self, groups: Sequence[Group]) -> dict[str, str]:
+        accepted: list[Group] = []
+        found: dict[str, str] = {}
+        for group in groups:
+            fault = self.fault([*accepted, group])
+            if fault:
+                found[group.name] = fault
+            else:
+                accepted.append(group)
+        return found
+
+    def _run(self, module: nn.Module) -> list[Tensor]:
+        inputs = tuple(x.to(device_of(module)) for x in self.structure.example_inputs)
+        # TensorFloat-32 would hide a wrong cut behind its rounding.
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with torch.no_grad(), torch.random.fork_rng(), exact:
+            torch.manual_seed(0)
+            return flat_outputs(module(*inputs))
+
+
+def zero_readers(module: nn.Module, groups: Sequence[Group], masks: Kept, input_axes: Mapping[str, int]) -> None:
+    """Mask channels in place by zeroing the weights that read them, which is multiplying their inputs by zero."""
+    named = tensors(module)
+    for group in groups:
+        readers = {reader.weight for reader in group.readers}
+        for s in group.slices:
+            if s.tensor in readers and s.axis == input_axes[s.tensor]:
+                gone = torch.from_numpy(s.indices[~masks[group.name]].reshape(-1)).to(named[s.tensor].device)
+                named[s.tensor].index_fill_(s.axis, gone, 0)
+
+
+def trial_width(group: Group) -> int:
+    """Return an allowed width near two thirds; odd where it may be, so that halves are found out."""
+    width = max(group.num_channels * 2 // 3 // group.multiple * group.multiple, group.least)
+    return width - 1 if group.multiple == 1 and width % 2 == 0 and width > group.least else width
+
+
+def _mask(group: Group) -> np.ndarray:
+    mask = np.zeros(group.num_channels, dtype=bool)
+    mask[np.random.default_rng(0).permutation(group.num_channels)[: trial_width(group)]] = True
+    return mask
+
+
+def disagreement(found: list[Tensor], wanted: list[Tensor]) -> str:
+    """Say how outputs differ beyond rounding, sqrt(eps) of the largest entry; nothing if they do not."""
+    shapes = [tuple(t.shape) for t in found], [tuple(t.shape) for t in wanted]
+    if shapes[0] != shapes[1]:
+        return f"its forward does not follow the new width (outputs {shapes[0]}, not {shapes[1]})"
+    for one, two in zip(found, wanted, strict=True):
+        if not two.is_floating_point():
+            continue
+        finite = torch.isfinite(two)
+        scale = float(two[finite].abs().max()) if bool(finite.any()) else 0.0
+        error = float((one[finite] - two[finite]).abs().nan_to_num(torch.inf).max()) if bool(finite.any()) else 0.0
+        if error > torch.finfo(two.dtype).eps ** 0.5 * scale:
+            return f"cutting it is not the same as masking it (outputs differ by {error:.2g} of {scale:.2g})"
+    return ""
