@@ -4,7 +4,7 @@ import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -22,6 +22,7 @@ BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("tes
 FETCH = "Fetch CIFAR-10 again (https://www.cs.toronto.edu/~kriz/cifar.html) and name the folder it is unpacked into."
 
 
+@runtime_checkable
 class CifarFiles(Protocol):
     """One way of storing the two parts of the set. Pictures and labels of a part are in the same order."""
 

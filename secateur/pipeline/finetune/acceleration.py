@@ -1,0 +1,44 @@
+"""The device and the arithmetic that a training runs with, by way of accelerate."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, is_initialized
+
+from secateur.errors import TrainingError
+
+__all__ = ["Device", "Precision", "accelerated"]
+
+Device = Literal["auto", "cpu"]
+Precision = Literal["no", "bf16", "fp16"]
+
+
+@contextmanager
+def accelerated(device: Device, precision: Precision) -> Iterator[Accelerator]:
+    """Give an accelerator for the fastest device there is, or for the CPU.
+
+    accelerate keeps its settings for the whole process; they are forgotten on leaving, unless they were there before.
+    TrainingError where the device cannot compute in that precision, or where several processes were launched.
+    """
+    there_before = is_initialized()
+    try:
+        try:
+            accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu")
+        except ValueError as error:
+            raise TrainingError(
+                f"fine-tuning with precision {precision!r} on device {device!r}", f"a refusal ({error})",
+                "a precision that the device has, and that the process did not set otherwise before",
+                "Choose precision 'no', or start a new process.",
+            ) from error  # fmt: skip
+        if accelerator.num_processes > 1:
+            raise TrainingError(
+                "fine-tuning", f"{accelerator.num_processes} processes", "one process",
+                "Start it without accelerate launch or torchrun; one process uses one device.",
+            )  # fmt: skip
+        yield accelerator
+    finally:
+        if not there_before:
+            AcceleratorState._reset_state(reset_partial_state=True)
+            GradientState._reset_state()
