@@ -45,7 +45,7 @@ def assemble(flow: Flow, protected: Mapping[str, str], multiple: int) -> tuple[t
     read = {weight: _entries(reads, atom, is_free) for weight, reads in flow.reads.items()}
     read = {weight: entries for weight, entries in read.items() if entries.atoms.size}
     producer = _first_producer(flow, atom)
-    group_of_atom = _signatures(owned, atom.max() + 1)
+    group_of_atom = _signatures(owned, int(atom.max()) + 1)
     group_of_atom[~is_free | (producer[0] < 0)] = -1
 
     slices = {key: _by_group(entries, group_of_atom, producer[1]) for key, entries in owned.items()}

@@ -20,8 +20,8 @@ def cut(module: nn.Module, structure: Structure, keep: Mapping[str, Tensor]) -> 
     """Return a copy of the network that has only the channels in ``keep``; the one given is left as it was.
 
     ``keep`` maps the names of groups to a bool mask [num_channels] or to int64 indices of the channels that stay;
-    groups that are not named stay whole. The cut network is run once on the structure's example inputs, and the shapes of its
-    outputs must not have changed. Raises TraceError for a ``keep`` that does not fit the structure, for a network other
+    groups that are not named stay whole. The cut network is run once on the structure's example inputs, and the shapes
+    of its outputs must not have changed. Raises TraceError for a ``keep`` that does not fit the structure, for a network other
     than the one that was traced, and where the cut network does not run.
     """
     result = cut_unchecked(module, structure, keep)

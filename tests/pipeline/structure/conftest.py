@@ -1,0 +1,103 @@
+"""The laws of a cut, as a fixture that any network can be put through."""
+
+import copy
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from secateur.pipeline.structure import Structure, cut, trace
+
+
+def randomise_norms(module: nn.Module) -> nn.Module:
+    """Give batch norms statistics under which a channel of zeros does not stay zero."""
+    generator = torch.Generator().manual_seed(0)
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            for tensor, low, high in (
+                (layer.running_mean, -0.5, 0.5), (layer.running_var, 0.5, 2.0), (layer.weight, 0.5, 1.5), (layer.bias, -0.5, 0.5),
+            ):  # fmt: skip
+                if tensor is not None:
+                    tensor.data.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+    return module.eval()
+
+
+def random_masks(structure: Structure, seed: int = 0, share: float = 0.6) -> dict[str, Tensor]:
+    """Draw allowed masks, one a group."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = {}
+    for group in structure.groups:
+        wanted = int((torch.rand(group.num_channels, generator=generator) < share).sum())
+        width = max(wanted // group.multiple * group.multiple, group.least)
+        mask = torch.zeros(group.num_channels, dtype=torch.bool)
+        mask[torch.randperm(group.num_channels, generator=generator)[:width]] = True
+        masks[group.name] = mask
+    return masks
+
+
+def masked(module: nn.Module, structure: Structure, masks: Mapping[str, Tensor]) -> nn.Module:
+    """Copy a network and multiply the removed input channels of every reader by zero, by hooks on the reading modules."""
+    result = copy.deepcopy(module)
+    names = {id(p): n for n, p in result.named_parameters()}
+    for owner in result.modules():
+        weight = getattr(owner, "weight", None)
+        if not isinstance(owner, (nn.Linear, nn.modules.conv._ConvNd)):
+            continue
+        for group in structure.groups:
+            for reader in group.readers:
+                if reader.weight == names[id(weight)] and group.name in masks:
+                    gone = torch.from_numpy(reader.positions[~masks[group.name].numpy()].reshape(-1))
+                    axis = -1 if isinstance(owner, nn.Linear) else 1
+                    owner.register_forward_pre_hook(
+                        lambda _, args, gone=gone, axis=axis: (args[0].index_fill(axis, gone, 0), *args[1:])
+                    )
+    return result
+
+
+def tensors_of(outputs: object) -> list[Tensor]:
+    return [t for t in torch.utils._pytree.tree_leaves(outputs) if isinstance(t, Tensor)]
+
+
+def assert_lawful(
+    module: nn.Module, inputs: tuple[Tensor, ...], structure: Structure, masks: Mapping[str, Tensor]
+) -> nn.Module:
+    """Cut equals masked; costs foretold at any widths are those of the cut network traced again; names are stable."""
+    small = cut(module, structure, masks)
+    with torch.no_grad():
+        found, wanted = tensors_of(small(*inputs)), tensors_of(masked(module, structure, masks)(*inputs))
+    for one, two in zip(found, wanted, strict=True):
+        assert one.shape == two.shape
+        assert (one - two).abs().max() <= 1e-4 * two.abs().max(), "cut differs from masked"
+    widths = {name: int(mask.sum()) for name, mask in masks.items()}
+    again = trace(small, inputs)
+    assert again.widths == {**structure.widths, **widths}
+    assert structure.macs(widths) == again.macs()
+    assert structure.parameters(widths) == again.parameters() == sum(p.numel() for p in small.parameters())
+    return small
+
+
+@pytest.fixture(scope="session")
+def lawful() -> Callable[..., Structure]:
+    """Put a network through the laws and return its structure."""
+
+    def check(
+        module: nn.Module,
+        *inputs: Tensor,
+        seed: int = 0,
+        share: float = 0.6,
+        keep: tuple[str, ...] = (),
+        multiple: int = 1,
+    ) -> Structure:
+        randomise_norms(module)
+        structure = trace(module, inputs, keep=keep, multiple=multiple)
+        assert structure.parameters() == sum(p.numel() for p in module.parameters())
+        assert_lawful(module, inputs, structure, random_masks(structure, seed, share))
+        return structure
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def draw_masks() -> Callable[..., dict[str, Tensor]]:
+    return random_masks
