@@ -14,8 +14,11 @@ BACKEND_NAMES = {
 _MINUS = "\u2212"
 
 
-def significant(value: float, digits: int = 3) -> str:
-    """Print a number with so many significant digits, without an exponent where the number is of everyday size."""
+def significant(value: float, digits: int = 3, *, trim: bool = False) -> str:
+    """Print a number with so many significant digits, without an exponent where the number is of everyday size.
+
+    ``trim`` drops trailing zeros, for numbers that were given rather than measured.
+    """
     if math.isnan(value):
         return "undefined"
     if math.isinf(value):
@@ -24,21 +27,24 @@ def significant(value: float, digits: int = 3) -> str:
         return "0"
     mantissa, exponent = f"{abs(value):.{digits - 1}e}".split("e")
     power = int(exponent)
+    if trim and "." in mantissa:
+        mantissa = mantissa.rstrip("0").rstrip(".")
     if -5 < power < 6:
-        text = f"{abs(float(f'{mantissa}e{power}')):,.{max(0, digits - 1 - power)}f}"
+        decimals = len(mantissa.partition(".")[2]) - power
+        text = f"{float(f'{mantissa}e{power}'):,.{max(0, decimals)}f}"
     else:
         text = f"{mantissa}e{power}"
     return text if value > 0 else f"{_MINUS}{text}"
 
 
-def seconds(value: float, digits: int = 3) -> str:
+def seconds(value: float, digits: int = 3, *, trim: bool = False) -> str:
     """Print a latency or duration in the unit that keeps the number short: µs, ms, s, min or h."""
     if not math.isfinite(value):
         return significant(value)
     for limit, scale, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (120.0, 1.0, "s"), (7200.0, 1 / 60, "min")):
         if abs(value) < limit:
-            return f"{significant(value * scale, digits)} {unit}"
-    return f"{significant(value / 3600, digits)} h"
+            return f"{significant(value * scale, digits, trim=trim)} {unit}"
+    return f"{significant(value / 3600, digits, trim=trim)} h"
 
 
 def size(num_bytes: float) -> str:
@@ -59,9 +65,9 @@ def percent(share: float, digits: int = 3) -> str:
     return f"{share * 100:.{decimals}f} %".replace("-", _MINUS)
 
 
-def ratio(value: float, digits: int = 3) -> str:
+def ratio(value: float, digits: int = 3, *, trim: bool = False) -> str:
     """Print a factor: 2.71x."""
-    return f"{significant(value, digits)}x" if math.isfinite(value) else significant(value)
+    return f"{significant(value, digits, trim=trim)}x" if math.isfinite(value) else significant(value)
 
 
 def separating_digits(interval: Interval, least: int = 2, most: int = 4) -> int:
@@ -77,13 +83,13 @@ def confidence(interval: Interval) -> str:
     return f"{interval.confidence * 100:g} % interval"
 
 
-def quantity(name: str, value: float) -> str:
+def quantity(name: str, value: float, digits: int = 3, *, trim: bool = False) -> str:
     """Print a gate's quantity in its own unit: latencies in time, ratios as factors, everything else as a number."""
-    if name.endswith("_s"):
-        return seconds(value)
-    if name == "speedup" or name.endswith("_ratio"):
-        return ratio(value)
-    return significant(value)
+    if name == "latency_s":
+        return seconds(value, digits, trim=trim)
+    if name in ("speedup", "mac_ratio", "parameter_ratio", "size_ratio"):
+        return ratio(value, digits, trim=trim)
+    return significant(value, digits, trim=trim)
 
 
 def span(name: str, interval: Interval) -> str:
@@ -95,13 +101,9 @@ def span(name: str, interval: Interval) -> str:
 
 
 def requirement(name: str, at_least: float | None, at_most: float | None) -> str:
-    """Print what a gate asks for: at least 2.00x."""
-    parts = []
-    if at_least is not None:
-        parts.append(f"at least {quantity(name, at_least)}")
-    if at_most is not None:
-        parts.append(f"at most {quantity(name, at_most)}")
-    return " and ".join(parts)
+    """Print what a gate asks for, as it was given: at least 2x."""
+    bounds = (("at least", at_least), ("at most", at_most))
+    return " and ".join(f"{word} {quantity(name, line, 6, trim=True)}" for word, line in bounds if line is not None)
 
 
 def metric_label(name: str) -> str:
@@ -115,8 +117,12 @@ def backend_label(name: str) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """Shorten a dotted name to a length by dropping its beginning, which is the part that names share."""
-    return text if len(text) <= length else "…" + text[-(length - 1) :]
+    """Shorten a dotted name to a length by dropping its beginning, which is what names share; whole parts if it can."""
+    if len(text) <= length:
+        return text
+    end = text[-(length - 1) :]
+    _, dot, whole = end.partition(".")
+    return "…" + (whole if dot and len(whole) * 2 >= length else end)
 
 
 def _scaled(value: float, units: tuple[str, ...]) -> str:

@@ -32,7 +32,7 @@ QUANTITIES: dict[str, str] = {
     "size_ratio": "bytes of the ONNX file before over after",
     "realised": "share of the multiply-adds' promise that the stopwatch confirms, ln(speedup) / ln(mac_ratio)",
     "parity": "worst absolute difference between two runtimes on the same inputs",
-    "latency_s": "median latency after compression, in seconds",
+    "latency_s": "median latency after compression; the line is in seconds",
 }
 """What every run measures, beside each metric ``<metric>`` and its loss ``<metric>_drop``."""
 
@@ -97,9 +97,9 @@ def quantities(
 ) -> dict[str, Interval]:
     """Return everything that a gate can be put on, each with its interval; counts and sizes are points.
 
-    Mappings are keyed ``original`` and ``compressed``. Metrics are resampled over the test samples, drops in pairs, so
-    that a hard sample is hard for both networks. A drop is positive where the compressed network is worse, whichever
-    way the metric points. ``realised`` is an undefined interval, which no gate passes, where no MACs were saved.
+    Mappings are keyed ``original`` and ``compressed``; further entries take part in parity only. Metrics are resampled
+    over the test samples, see `network_intervals`. ``realised`` is an unbounded interval, which neither passes nor
+    fails a gate, where no MACs were saved.
     """
     mac_ratio = prune.macs_before / prune.macs_after
     measured = {
@@ -113,32 +113,40 @@ def quantities(
             comparison.candidate.p50_s, comparison.samples_s["candidate"], num_resamples=num_resamples, seed=seed
         ),
     }
-    original, compressed = evaluations[ORIGINAL], evaluations[COMPRESSED]
-    allowed_quantities(compressed.metrics)
-    return measured | metric_intervals(original, compressed, num_resamples=num_resamples, seed=seed)
+    pair = {network: evaluations[network] for network in (ORIGINAL, COMPRESSED)}
+    allowed_quantities(evaluations[COMPRESSED].metrics)
+    return measured | network_intervals(pair, num_resamples=num_resamples, seed=seed)[COMPRESSED]
 
 
-def metric_intervals(
-    original: Evaluation, compressed: Evaluation, *, num_resamples: int = 10_000, seed: int = 0
-) -> dict[str, Interval]:
-    """Return ``<metric>`` of the compressed network and ``<metric>_drop`` for every metric both were evaluated on."""
-    names = [name for name in compressed.metrics if name in original.metrics]
+def network_intervals(
+    evaluations: Mapping[str, Evaluation], *, num_resamples: int = 10_000, seed: int = 0
+) -> dict[str, dict[str, Interval]]:
+    """Return ``<metric>`` and ``<metric>_drop`` of every network, [network][name], for the metrics all have in common.
+
+    All networks share the resamples of test samples, so a hard sample is hard for every one of them. A drop is how much
+    worse than the original network a network is, positive whichever way the metric points.
+    """
+    original = evaluations[ORIGINAL]
+    names = [name for name in original.metrics if all(name in e.metrics for e in evaluations.values())]
     if not names:
-        return {}
-    after = samples("compressed", compressed, names)
-    before = samples("original", original, names)
-    if before.shape != after.shape:
-        raise DataError(
-            "paired evaluations", f"{len(before)} samples before and {len(after)} after", "the same test samples",
-            "Evaluate both networks on the same set, in its order.",
-        )  # fmt: skip
-    sign = np.array([1.0 if compressed.higher_is_better.get(name, True) else -1.0 for name in names])
-    columns = np.concatenate([after, sign * (before - after)], axis=1)
-    draws = bootstrap_means(columns, num_resamples, seed)
+        return {network: {} for network in evaluations}
+    before = samples(ORIGINAL, original, names)
+    sign = np.array([1.0 if original.higher_is_better.get(name, True) else -1.0 for name in names])
+    columns = []
+    for network, evaluation in evaluations.items():
+        after = samples(network, evaluation, names)
+        if before.shape != after.shape:
+            raise DataError(
+                "paired evaluations", f"{len(before)} samples (original) and {len(after)} ({network})",
+                "the same test samples", "Evaluate all networks on the same set, in its order.",
+            )  # fmt: skip
+        columns += [after, sign * (before - after)]
+    values = np.concatenate(columns, axis=1)
+    draws = bootstrap_means(values, num_resamples, seed)
+    means = values.mean(axis=0)
+    found = iter([percentile_interval(float(mean), draws[:, i]) for i, mean in enumerate(means)])
     labels = [*names, *(f"{name}_drop" for name in names)]
-    means = columns.mean(axis=0)
-    found = {label: percentile_interval(float(means[i]), draws[:, i]) for i, label in enumerate(labels)}
-    return {label: found[label] for name in names for label in (name, f"{name}_drop")}
+    return {network: {label: next(found) for label in labels} for network in evaluations}
 
 
 def samples(who: str, evaluation: Evaluation, names: Sequence[str]) -> np.ndarray:

@@ -19,27 +19,22 @@ def headline(summary: Summary) -> str:
 
     For example: 3.1x fewer MACs, 2.7x faster (95 % interval 2.6-2.8) on ONNX Runtime, AUC 0.861 -> 0.857: PASS.
     """
-    parts = [_cost(summary), _speed(summary.comparison), quality(summary, " -> ")]
-    return f"{', '.join(part for part in parts if part)}: {summary.verdict.verdict.upper()}"
+    return f"{achievement(summary)}: {summary.verdict.verdict.upper()}"
 
 
-def quality(summary: Summary, arrow: str) -> str:
-    """Return the primary metric before and after: AUC 0.861 -> 0.857; empty where it was not evaluated."""
-    before, after = (summary.evaluations.get(who) for who in (ORIGINAL, COMPRESSED))
-    if before is None or after is None or summary.primary not in before.metrics or summary.primary not in after.metrics:
-        return ""
-    unit = after.units.get(summary.primary, "")
-    values = arrow.join(significant(evaluation.metrics[summary.primary]) for evaluation in (before, after))
-    return f"{metric_label(summary.primary)} {values} {unit}".rstrip()
+def achievement(summary: Summary) -> str:
+    """Return the outcome without the verdict."""
+    parts = (_cost(summary), _speed(summary.comparison), _quality(summary))
+    return ", ".join(part for part in parts if part)
 
 
 def reasons(summary: Summary) -> tuple[str, ...]:
-    """Return one sentence a gate that did not pass, or the one sentence that explains a pass."""
+    """Return one sentence a gate that did not pass, failures first, or the one sentence that explains a pass."""
     verdict = summary.verdict
     if not verdict.gates:
         return ("No gates were set: nothing was required, so nothing could fail.",)
     told = []
-    for gate in verdict.gates:
+    for gate in sorted(verdict.gates, key=lambda gate: gate.verdict != "fail"):
         wanted = requirement(gate.quantity, gate.at_least, gate.at_most)
         measured = span(gate.quantity, gate.measured)
         if gate.verdict == "fail":
@@ -72,3 +67,12 @@ def _speed(comparison: Comparison) -> str:
 
 def _limits(low: float, high: float, digits: int) -> str:
     return f"{significant(low, digits)}-{significant(high, digits)}"
+
+
+def _quality(summary: Summary) -> str:
+    before, after = (summary.evaluations.get(who) for who in (ORIGINAL, COMPRESSED))
+    if before is None or after is None or summary.primary not in before.metrics or summary.primary not in after.metrics:
+        return ""
+    unit = after.units.get(summary.primary, "")
+    values = " -> ".join(significant(evaluation.metrics[summary.primary]) for evaluation in (before, after))
+    return f"{metric_label(summary.primary)} {values} {unit}".rstrip()

@@ -21,7 +21,7 @@ def compression_table(redundancy: Redundancy) -> Table:
     most = redundancy.maximum_compression
     filters = sum(g.num_channels for g in redundancy.groups), sum(g.num_effective for g in redundancy.groups)
     rows = (
-        ("Filters", str(filters[0]), str(filters[1]), percent(most["filters"])),
+        ("Filters", f"{filters[0]:,}", f"{filters[1]:,}", percent(most["filters"])),
         ("MACs", count(redundancy.macs), count(redundancy.macs_effective), percent(most["macs"])),
         (
             "Parameters",

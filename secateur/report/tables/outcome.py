@@ -56,22 +56,19 @@ def key_figures_table(summary: Summary) -> Table:
     )
 
 
-def quality_table(evaluations: Mapping[str, Evaluation], intervals: Mapping[str, Interval]) -> Table:
-    """List every metric of every evaluated network, and the paired drop with its interval where there is one."""
-    names = list(dict.fromkeys(name for evaluation in evaluations.values() for name in evaluation.metrics))
+def quality_table(evaluations: Mapping[str, Evaluation], intervals: Mapping[str, Mapping[str, Interval]]) -> Table:
+    """List every metric of every evaluated network, and how much the compressed one lost, with its paired interval."""
     rows = []
-    for name in names:
+    for name in dict.fromkeys(name for evaluation in evaluations.values() for name in evaluation.metrics):
         values = [significant(e.metrics[name], 4) if name in e.metrics else "" for e in evaluations.values()]
-        direction = next(e for e in evaluations.values() if name in e.metrics)
-        better = "higher" if direction.higher_is_better.get(name, True) else "lower"
-        unit = direction.units.get(name, "")
-        drop = span(f"{name}_drop", intervals[f"{name}_drop"]) if f"{name}_drop" in intervals else ""
-        rows.append((f"{name} ({unit})" if unit else name, *values, drop, better))
+        some = next(e for e in evaluations.values() if name in e.metrics)
+        unit, drop = some.units.get(name, ""), intervals.get(COMPRESSED, {}).get(f"{name}_drop")
+        better = "higher" if some.higher_is_better.get(name, True) else "lower"
+        lost = span(f"{name}_drop", drop) if drop is not None else ""
+        rows.append((f"{name} ({unit})" if unit else name, better, *values, lost))
+    header = ("Metric", "Better", *evaluations, "Loss [95 % interval]")
     return Table(
-        title="Metrics on the test set",
-        header=("Metric", *evaluations, "Drop [95 % interval]", "Better"),
-        rows=tuple(rows),
-        right=frozenset(range(1, len(evaluations) + 2)),
+        title="Metrics on the test set", header=header, rows=tuple(rows), right=frozenset(range(2, len(header)))
     )
 
 
@@ -88,7 +85,7 @@ def finetune_table(finetune: FinetuneResult) -> Table:
         for e in epochs
     )
     header = ("Epoch", "Loss", "Task", "Distillation", "Features", "Learning rate", *metrics)
-    return Table(title="Fine-tuning", header=header, rows=rows, right=frozenset(range(1, len(header))))
+    return Table(title="Epochs of fine-tuning", header=header, rows=rows, right=frozenset(range(1, len(header))))
 
 
 def durations_table(durations_s: Mapping[str, float]) -> Table:

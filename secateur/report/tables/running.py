@@ -86,4 +86,4 @@ def machine_table(machine: Machine) -> Table:
 def _parity(parity: Parity | None) -> str:
     if parity is None:
         return ""
-    return f"{significant(parity.worst_absolute, 2)} ({significant(parity.tolerance, 2)})"
+    return f"{significant(parity.worst_absolute, 2)} ({significant(parity.tolerance, trim=True)})"
