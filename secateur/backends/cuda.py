@@ -1,0 +1,121 @@
+"""CUDA through cuda.bindings: is there a device, and memory and streams on it."""
+
+from typing import Any
+
+import numpy as np
+
+from secateur.backends.protocol import Missing
+from secateur.errors import BackendError
+
+
+def missing_cuda() -> Missing | None:
+    """Say why CUDA cannot be used, or None.
+
+    To be asked before any TensorRT object is made: without a device some of them crash the process instead of raising.
+    """
+    try:
+        from cuda.bindings import runtime
+    except ImportError:
+        return Missing(found="no cuda.bindings", remedy="Install it: pip install cuda-bindings.")
+    try:
+        status, count = runtime.cudaGetDeviceCount()
+    except RuntimeError as error:
+        return Missing(
+            found=f"no CUDA driver ({error})", remedy="Install the NVIDIA driver, or use a machine with a GPU."
+        )
+    if status != runtime.cudaError_t.cudaSuccess or not count:
+        return Missing(
+            found=f"no CUDA device ({status.name})",
+            remedy="Use a machine with an NVIDIA GPU and a driver that is new enough for the installed CUDA release.",
+        )
+    return None
+
+
+def cuda_devices() -> tuple[str, ...]:
+    """Name the CUDA devices with their compute capabilities."""
+    if missing_cuda() is not None:
+        return ()
+    from cuda.bindings import runtime
+
+    (count,) = checked(runtime.cudaGetDeviceCount())
+    properties = [checked(runtime.cudaGetDeviceProperties(index))[0] for index in range(count)]
+    return tuple(f"{p.name.decode()} (compute capability {p.major}.{p.minor})" for p in properties)
+
+
+def checked(result: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a CUDA call's values, or raise `BackendError` with the name of its status."""
+    status, *values = result
+    if status.value != 0:
+        raise BackendError(
+            "CUDA", f"the status {status.name}", "success", "Check the GPU's memory and health (nvidia-smi)."
+        )
+    return tuple(values)
+
+
+class DeviceArray:
+    """Bytes on the device that grow when asked for more. Owned: freed by `close`."""
+
+    def __init__(self) -> None:
+        self.pointer = 0
+        self.size_bytes = 0
+
+    def reserve(self, size_bytes: int) -> int:
+        """Make room for so many bytes and return the address; what was there is lost when it grows."""
+        from cuda.bindings import runtime
+
+        if size_bytes > self.size_bytes or not self.pointer:
+            self.close()
+            (pointer,) = checked(runtime.cudaMalloc(max(size_bytes, 1)))
+            self.pointer, self.size_bytes = int(pointer), size_bytes
+        return self.pointer
+
+    def close(self) -> None:
+        """Free the memory."""
+        from cuda.bindings import runtime
+
+        if self.pointer:
+            checked(runtime.cudaFree(self.pointer))
+        self.pointer = self.size_bytes = 0
+
+
+class Stream:
+    """A CUDA stream with copies to and from the device. Owned: destroyed by `close`."""
+
+    def __init__(self) -> None:
+        from cuda.bindings import runtime
+
+        (self._stream,) = checked(runtime.cudaStreamCreate())
+        self._open = True
+
+    @property
+    def handle(self) -> int:
+        """The address that TensorRT takes."""
+        return int(self._stream)
+
+    def upload(self, array: np.ndarray, pointer: int) -> None:
+        """Copy a contiguous array to the device; it must live until `wait` returns."""
+        from cuda.bindings import runtime
+
+        kind = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        checked(runtime.cudaMemcpyAsync(pointer, array.ctypes.data, array.nbytes, kind, self._stream))
+
+    def download(self, pointer: int, array: np.ndarray) -> None:
+        """Copy from the device into a contiguous array; it is filled when `wait` returns."""
+        from cuda.bindings import runtime
+
+        kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        checked(runtime.cudaMemcpyAsync(array.ctypes.data, pointer, array.nbytes, kind, self._stream))
+
+    def wait(self) -> None:
+        """Return when everything on the stream is finished."""
+        from cuda.bindings import runtime
+
+        checked(runtime.cudaStreamSynchronize(self._stream))
+
+    def close(self) -> None:
+        """Destroy the stream."""
+        from cuda.bindings import runtime
+
+        if self._open:
+            checked(runtime.cudaStreamDestroy(self._stream))
+        self._open = False

@@ -1,0 +1,99 @@
+"""The facts about a machine without which a latency means nothing."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import psutil
+
+from secateur.artifacts import Machine
+from secateur.backends.cuda import cuda_devices
+
+RUNTIMES = (
+    "secateur", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
+    "tensorrt_rtx", "cuda-bindings", "numpy",
+)  # fmt: skip
+CHECKOUT = Path(__file__).parents[2]
+
+
+def machine_facts(load_before: float | None = None) -> Machine:
+    """Collect what is known about this machine; what cannot be found out is empty or None.
+
+    Args:
+        load_before: the load average before the measurement, where there was one; else the present one.
+    """
+    load = os.getloadavg()[0]
+    return Machine(
+        cpu=processor(),
+        num_cores=len(os.sched_getaffinity(0)),
+        memory_bytes=psutil.virtual_memory().total,
+        gpus=cuda_devices(),
+        governor=_first_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+        frequency_mhz=_frequency_mhz(),
+        load_before=load if load_before is None else load_before,
+        load_after=load,
+        container=_container(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}",
+        versions=runtime_versions(),
+        commit=_commit(),
+    )
+
+
+def processor() -> str:
+    """Name the processor."""
+    match = re.search(r"^model name\s*:\s*(.+)$", _text(Path("/proc/cpuinfo")), flags=re.MULTILINE)
+    return match.group(1).strip() if match else platform.processor() or platform.machine()
+
+
+def runtime_versions() -> dict[str, str]:
+    """Name the versions of the runtimes that are installed, without importing them."""
+    versions = {}
+    for name in RUNTIMES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _first_line(path: Path) -> str:
+    return next(iter(_text(path).splitlines()), "").strip()
+
+
+def _frequency_mhz() -> float | None:
+    frequency = psutil.cpu_freq()
+    return None if frequency is None or not frequency.current else float(frequency.current)
+
+
+def _container() -> str:
+    """Name the container engine by the marks that it leaves, empty outside of containers."""
+    if Path("/run/.containerenv").exists():
+        return "podman"
+    if Path("/.dockerenv").exists():
+        return "docker"
+    match = re.search(r"docker|kubepods|containerd|lxc|podman", _text(Path("/proc/1/cgroup")))
+    return match.group(0) if match else ""
+
+
+def _commit() -> str:
+    """Name the commit that the package runs from, marked where files differ from it; empty outside of a checkout."""
+    git = shutil.which("git")
+    if git is None or not (CHECKOUT / ".git").exists():
+        return ""
+    command = [git, "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""

@@ -1,0 +1,97 @@
+"""What an ONNX file takes: names, types and shapes of its inputs, and random ones."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from secateur.errors import BackendError
+
+NO_SIZES: Mapping[str, int] = MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxInput:
+    """One input of a graph. A size that the file leaves open is a name, ``<input>.<axis>`` where it has none."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int | str, ...]
+
+    def sized(self, batch_size: int, sizes: Mapping[str, int] = NO_SIZES) -> tuple[int, ...]:
+        """Fill in the open sizes: the first axis is the batch, the others are looked up by name.
+
+        Raises:
+            BackendError: a size is open and not given, or the batch size is fixed to another.
+        """
+        batch = self.shape[0] if self.shape else batch_size
+        if isinstance(batch, int) and batch != batch_size:
+            raise BackendError(
+                f"input {self.name!r}", f"a batch size fixed to {batch}", f"batch size {batch_size}",
+                f"Ask for batch size {batch}, or export with an open batch size.",
+            )  # fmt: skip
+        known = {**sizes, str(batch): batch_size}
+        open_sizes = [size for size in self.shape if isinstance(size, str) and size not in known]
+        if open_sizes:
+            raise BackendError(
+                f"input {self.name!r}", f"the open sizes {open_sizes} in the shape {list(self.shape)}", "numbers",
+                f"Give a size for each, for example {open_sizes[0]}=224.",
+            )  # fmt: skip
+        return tuple(known[size] if isinstance(size, str) else size for size in self.shape)
+
+
+def read_inputs(path: Path) -> tuple[OnnxInput, ...]:
+    """Read the inputs of an ONNX file, without its weights' side files.
+
+    Raises:
+        BackendError: the file is absent, truncated or not ONNX.
+    """
+    try:
+        proto = onnx.load(path, load_external_data=False)
+        onnx.checker.check_model(str(path))
+    except OSError as error:
+        raise BackendError(
+            str(path), error.strerror or str(error), "an ONNX file", "Check the path; `secateur export` writes one."
+        ) from error
+    except (DecodeError, onnx.checker.ValidationError) as error:
+        reason = next(iter(str(error).splitlines()), "no message")[:200]
+        raise BackendError(
+            str(path), f"a file that is truncated or not ONNX ({reason})", "a whole ONNX file",
+            "Copy or export it again.",
+        ) from error  # fmt: skip
+    weights = {initializer.name for initializer in proto.graph.initializer}
+    return tuple(_input(value, path) for value in proto.graph.input if value.name not in weights)
+
+
+def _input(value: onnx.ValueInfoProto, path: Path) -> OnnxInput:
+    tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
+        raise BackendError(
+            f"{path}, input {value.name!r}", "no tensor of known rank", "a tensor with a shape",
+            "Export the network again, with its inputs' shapes.",
+        )  # fmt: skip
+    sizes = (
+        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{value.name}.{axis}"
+        for axis, dim in enumerate(tensor.shape.dim)
+    )
+    return OnnxInput(
+        name=value.name, dtype=np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), shape=tuple(sizes)
+    )
+
+
+def random_inputs(
+    inputs: tuple[OnnxInput, ...], batch_size: int, seed: int, sizes: Mapping[str, int] = NO_SIZES
+) -> tuple[np.ndarray, ...]:
+    """Draw inputs: standard normal floats; integers and booleans are 0 or 1, which every index range allows."""
+    generator = np.random.default_rng(seed)
+    return tuple(_random(entry, entry.sized(batch_size, sizes), generator) for entry in inputs)
+
+
+def _random(entry: OnnxInput, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+    if np.issubdtype(entry.dtype, np.floating):
+        return generator.standard_normal(shape).astype(entry.dtype)
+    return generator.integers(2, size=shape).astype(entry.dtype)

@@ -1,0 +1,154 @@
+"""What a backend is: it builds an engine's file from an ONNX file, and loads it as often as one likes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+
+from secateur.artifacts import EngineResult
+from secateur.errors import BackendError, StorageError
+from secateur.storage import read, sha256
+
+Progress = Callable[[str, int, int], None]
+"""Hears what is being done, how many steps of it are finished, and how many there are."""
+
+
+def unheard(description: str, done: int, total: int) -> None:
+    """Ignore progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """Why something cannot be done on this machine, and what would make it possible."""
+
+    found: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.found}. {self.remedy}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How an engine is built, whatever the backend; a backend's own settings are its fields.
+
+    The engine is tuned for ``batch_size`` and takes up to ``max_batch_size`` where the ONNX file leaves the batch open
+    and the backend fixes such limits; ``sizes`` gives other open sizes by name. Its outputs may differ from ONNX
+    Runtime's by ``tolerance``, relative to their largest value.
+    """
+
+    batch_size: int = 1
+    max_batch_size: int = 8
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    num_threads: int = 1
+    tolerance: float = 1e-4
+    seed: int = 0
+    progress: Progress = unheard
+
+
+class Engine(Protocol):
+    """A loaded engine that owns its memory and threads until it is closed; a context manager that closes it.
+
+    Engines name this protocol as their base for the sake of the context manager.
+    """
+
+    def run(self, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+        """Compute the outputs, in the order of the ONNX file; they are finished when this returns.
+
+        Raises:
+            BackendError: the runtime refuses the inputs.
+        """
+
+    def close(self) -> None:
+        """Give everything back; twice is as good as once."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Backend(Protocol):
+    """A runtime. Every entry of `secateur.backends.BACKENDS` is one."""
+
+    @property
+    def name(self) -> str:
+        """The backend's name in the table."""
+
+    def unavailable(self) -> Missing | None:
+        """Say why no engine can be built here, or None."""
+
+    def unable_to_run(self) -> Missing | None:
+        """Say why an engine that was built cannot be loaded here, or None."""
+
+    def version(self) -> str:
+        """Name the runtime's version, empty where it is not installed."""
+
+    def devices(self) -> tuple[str, ...]:
+        """Name the devices that engines can be loaded on."""
+
+    def build(self, onnx_file: Path, folder: Path, options: BuildOptions) -> EngineResult:
+        """Build an engine into the folder and, where it can run here, prove it equal to the ONNX file.
+
+        Raises:
+            BackendError: the runtime is unavailable, or refuses the network.
+            EqualityError: the engine computes something else.
+            StorageError: the engine cannot be written.
+        """
+
+    def load(self, result: EngineResult, folder: Path, *, num_threads: int = 1) -> Engine:
+        """Load a fresh, independent instance of an engine that was built into the folder.
+
+        Raises:
+            BackendError: it cannot run here, or was built by another version.
+            StorageError: the file is absent or damaged.
+        """
+
+
+def skipped(backend: Backend, missing: Missing) -> EngineResult:
+    """Record an engine that was not built, and why."""
+    return EngineResult(backend=backend.name, backend_version=backend.version(), status="skipped", reason=str(missing))
+
+
+def require(name: str, missing: Missing | None, wanted: str) -> None:
+    """Raise `BackendError` where something is missing."""
+    if missing is not None:
+        raise BackendError(name, missing.found, wanted, missing.remedy)
+
+
+def engine_file(backend: Backend, result: EngineResult, folder: Path) -> bytes:
+    """Read an engine's file after checking that it is this backend's, of this version, and undamaged.
+
+    Raises:
+        BackendError: the engine is another backend's or version's, or was never built.
+        StorageError: the file is absent or damaged.
+    """
+    if result.status != "built" or result.path is None:
+        raise BackendError(
+            backend.name, f"an engine that was not built ({result.reason})", "a built engine", "Build it."
+        )
+    made_by = f"{result.backend} {result.backend_version}"
+    if made_by != f"{backend.name} {backend.version()}":
+        raise BackendError(
+            str(folder / result.path), f"an engine of {made_by}", f"one of {backend.name} {backend.version()}",
+            "Build the engine again with the installed runtime.",
+        )  # fmt: skip
+    content = read(folder / result.path)
+    if sha256(content) != result.sha256:
+        raise StorageError(
+            str(folder / result.path), "a file that was changed after it was built", f"sha256 {result.sha256}",
+            "Build the engine again.",
+        )  # fmt: skip
+    return content
+
+
+def first_line(error: BaseException) -> str:
+    """Shorten a runtime's message to its first line that is not empty."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line[:300]

@@ -1,0 +1,207 @@
+"""TensorRT 10.13 or later, 11, and TensorRT for RTX: one code, since the three share their strongly typed interface."""
+
+import importlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from secateur.artifacts import EngineResult, Parity
+from secateur.backends.cuda import cuda_devices, missing_cuda
+from secateur.backends.engine_parity import engine_parity
+from secateur.backends.onnx_inputs import OnnxInput, read_inputs
+from secateur.backends.protocol import BuildOptions, Engine, Missing, Progress, engine_file, require
+from secateur.backends.tensorrt_engine import TensorRtEngine
+from secateur.backends.tensorrt_log import Log, log_of
+from secateur.errors import BackendError
+from secateur.storage import read, sha256, write
+
+Package = Literal["tensorrt", "tensorrt_rtx"]
+
+EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRt:
+    """An NVIDIA compiler, ``package`` says which.
+
+    The types of the ONNX file are the types of the engine (strongly typed): a half precision engine comes from a half
+    precision file. ``compute_capabilities`` names the GPUs that TensorRT for RTX compiles for, which needs no GPU;
+    without any it leaves a portable engine that is finished when it is loaded. Full TensorRT compiles for the GPU at
+    hand. ``tf32`` allows the 10-bit mantissa of tensor cores in float32 convolutions.
+    """
+
+    package: Package
+    compute_capabilities: tuple[str, ...] = ()
+    tf32: bool = False
+
+    @property
+    def name(self) -> str:
+        """The package's name."""
+        return self.package
+
+    def unavailable(self) -> Missing | None:
+        """Say why no engine can be built here: no package, or no GPU for full TensorRT, whose builder needs one."""
+        try:
+            importlib.import_module(self.package)
+        except ImportError as error:
+            extra = EXTRAS[self.package]
+            return Missing(found=f"no {self.package} ({error})", remedy=f"Install it: pip install 'secateur[{extra}]'.")
+        return missing_cuda() if self.package == "tensorrt" else None
+
+    def unable_to_run(self) -> Missing | None:
+        """Say why no engine can be loaded here: as above, or no GPU."""
+        return self.unavailable() or missing_cuda()
+
+    def version(self) -> str:
+        """Name the installed version."""
+        try:
+            return importlib.import_module(self.package).__version__
+        except ImportError:
+            return ""
+
+    def devices(self) -> tuple[str, ...]:
+        """Name the CUDA devices."""
+        return cuda_devices()
+
+    def build(self, onnx_file: Path, folder: Path, options: BuildOptions) -> EngineResult:
+        """Compile an ONNX file; beside the engine a JSON file says what it is.
+
+        Where a GPU is at hand the engine's outputs are proved as well. An interruption of the build asks TensorRT to
+        stop, and is raised when it has.
+        """
+        require(self.name, self.unavailable(), f"{self.package}, able to build")
+        inputs = read_inputs(onnx_file)
+        trt = importlib.import_module(self.package)
+        log = log_of(self.package)
+        log.clear()
+        started = time.perf_counter()
+        content = self._compile(trt, log, onnx_file, inputs, options)
+        build_s = time.perf_counter() - started
+        missing = self.unable_to_run()
+        result = EngineResult(
+            backend=self.name,
+            backend_version=self.version(),
+            status="built",
+            reason="" if missing is None else f"built, not run: {missing}",
+            device=", ".join(self.devices()),
+            options=self._settings(onnx_file, log, options),
+            path=f"{onnx_file.stem}.{self.name}.engine",
+            sha256=sha256(content),
+            size_bytes=len(content),
+            build_s=build_s,
+            parity=None if missing else self._parity(trt, log, content, onnx_file, options),
+        )
+        write(folder / str(result.path), content)
+        write(folder / f"{result.path}.json", result.model_dump_json(indent=1).encode())
+        return result
+
+    def load(self, result: EngineResult, folder: Path, *, num_threads: int = 1) -> Engine:
+        """Load an engine onto the first GPU; the number of threads has no meaning there."""
+        require(self.name, self.unable_to_run(), f"{self.package} and a GPU")
+        content = engine_file(self, result, folder)
+        return TensorRtEngine(importlib.import_module(self.package), log_of(self.package), content)
+
+    def _parity(self, trt: Any, log: Log, content: bytes, onnx_file: Path, options: BuildOptions) -> Parity:
+        with TensorRtEngine(trt, log, content) as engine:
+            return engine_parity(f"{self.name} {self.version()}", engine, onnx_file, options)
+
+    def _settings(self, onnx_file: Path, log: Log, options: BuildOptions) -> dict[str, str]:
+        settings = {
+            "onnx_sha256": sha256(read(onnx_file)),
+            "batch_sizes": f"1 to {options.max_batch_size}, tuned for {options.batch_size}",
+            "tf32": str(self.tf32),
+            "compute_capabilities": " ".join(self.compute_capabilities) or "default",
+        }
+        num_layers = log.num_layers()
+        return settings if num_layers is None else {**settings, "num_layers": str(num_layers)}
+
+    def _compile(
+        self, trt: Any, log: Log, onnx_file: Path, inputs: tuple[OnnxInput, ...], options: BuildOptions
+    ) -> bytes:
+        # Every object stays in a local name until the engine is serialised: TensorRT's Python objects do not keep the
+        # objects they were made from alive, and crash without them.
+        builder = trt.Builder(log)
+        flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+        network = builder.create_network(0 if flag is None else 1 << int(flag))
+        parser = trt.OnnxParser(network, log)
+        if not parser.parse_from_file(str(onnx_file)):
+            raise self._parse_error(parser, onnx_file)
+        config = builder.create_builder_config()
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        if not self.tf32:
+            config.clear_flag(trt.BuilderFlag.TF32)
+        self._set_compute_capabilities(trt, config)
+        profile = builder.create_optimization_profile()
+        if any(isinstance(size, str) for entry in inputs for size in entry.shape):
+            for entry in inputs:
+                least, usual, most = (
+                    entry.sized(size, options.sizes) if entry.shape and isinstance(entry.shape[0], str) else entry.shape
+                    for size in (1, options.batch_size, max(options.batch_size, options.max_batch_size))
+                )
+                profile.set_shape(entry.name, least, usual, most)
+            config.add_optimization_profile(profile)
+        monitor = _monitor(trt, options.progress)
+        config.progress_monitor = monitor
+        plan = builder.build_serialized_network(network, config)
+        if monitor.interruption is not None:
+            raise monitor.interruption
+        if plan is None:
+            raise BackendError(
+                f"{self.name}, {onnx_file}", f"a failed build ({log.last_error()})", "an engine",
+                "Replace the layer it names, or update the runtime.",
+            )  # fmt: skip
+        return bytes(plan)
+
+    def _parse_error(self, parser: Any, onnx_file: Path) -> BackendError:
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        reasons = [
+            f"{error.code().name} at node {error.node_name()!r} ({error.node_operator()}): {error.desc()}"
+            for error in errors
+        ]
+        return BackendError(
+            f"{self.name}, {onnx_file}", "; ".join(reasons[:3]) or "a refusal", "operators that its parser knows",
+            "Replace the operator it names, or export in another opset.",
+        )  # fmt: skip
+
+    def _set_compute_capabilities(self, trt: Any, config: Any) -> None:
+        if not self.compute_capabilities:
+            return
+        known = getattr(trt, "ComputeCapability", None)
+        members = {} if known is None else known.__members__
+        names = [f"SM{capability.replace('.', '')}" for capability in self.compute_capabilities]
+        absent = [name for name in names if name not in members]
+        if absent:
+            raise BackendError(
+                self.name, f"the compute capabilities {absent}", f"some of {sorted(members)}",
+                "Choose among those that the installed version compiles for.",
+            )  # fmt: skip
+        config.num_compute_capabilities = len(names)
+        for index, name in enumerate(names):
+            config.set_compute_capability(members[name], index)
+
+
+def _monitor(trt: Any, progress: Progress) -> Any:
+    """Make a progress monitor; its class has the runtime's as its base, so it is made where the runtime is known."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_steps: dict[str, int] = {}
+            self.interruption: BaseException | None = None
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.num_steps[phase_name] = num_steps
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.num_steps.pop(phase_name, None)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            # An exception must not cross the compiler's frames: it is kept, and the build is asked to stop.
+            try:
+                progress(phase_name, step + 1, self.num_steps.get(phase_name, step + 1))
+            except BaseException as error:
+                self.interruption = error
+            return self.interruption is None
+
+    return Monitor()

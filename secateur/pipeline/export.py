@@ -1,0 +1,238 @@
+"""Export: write a network as one ONNX file and prove that ONNX Runtime computes the same from it."""
+
+import contextlib
+import inspect
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from secateur.artifacts import Exported, ExportResult, Model, as_tuple
+from secateur.errors import ExportError
+from secateur.pipeline.export_proof import ExportProof, Inputs
+from secateur.pipeline.structure.capture import flat_outputs
+from secateur.storage import sha256, written
+
+LEAST_OPSET = 18
+"""The exporter's operators are written in this opset; lower ones would have to be converted down."""
+LARGEST_BYTES = 2**31 - 2**20
+"""A protobuf message, and so a single ONNX file, ends at 2 GiB; the graph beside the weights is left a mebibyte."""
+
+
+def export(
+    model: Model,
+    folder: Path,
+    *,
+    name: str,
+    opset: int = 20,
+    dynamic_batch: bool = True,
+    tolerance: float = 1e-4,
+    batches: Sequence[Tensor | tuple[Tensor, ...]] = (),
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    metadata: Mapping[str, str] = MappingProxyType({}),
+    seed: int = 0,
+) -> Exported:
+    """Write a network as ``folder/name.onnx``, in evaluation mode, and prove it equal to the network.
+
+    A copy of the network is exported on the CPU; the one given is left as it is. The file appears under its name only
+    after it was checked (onnx.checker with full shape inference) and proved: ONNX Runtime's CPU outputs are compared
+    with the network's on the example inputs, on every batch given and on random inputs, at more than one batch size
+    where the batch is dynamic. Differences are relative to the output's largest value, see `secateur.equality`.
+
+    Args:
+        model: the network and the inputs it is called on.
+        folder: where the file goes; made where absent.
+        name: the file's name without its ending.
+        opset: the ONNX operator set, 18 or more.
+        dynamic_batch: leave the batch size open; otherwise it is the example inputs'.
+        tolerance: the largest relative difference between the network and the file.
+        batches: real inputs to compare on, each what the network is called with.
+        input_names: names of the graph's inputs; the forward's argument names where absent.
+        output_names: names of the graph's outputs; ``output``, or ``output_0`` and so on, where absent.
+        metadata: further entries of the file's metadata.
+        seed: of the random inputs.
+
+    Raises:
+        ExportError: the network cannot be written as asked.
+        EqualityError: the file computes something else than the network.
+        StorageError: the file cannot be written.
+        BackendError: ONNX Runtime is absent.
+    """
+    _check_request(model, name, opset)
+    network = model.clone().module.cpu().eval().requires_grad_(False)
+    example = _cpu(model.example_inputs)
+    if dynamic_batch and len(example[0]) == 1:
+        # Some releases of the exporter take a batch of one for a constant.
+        example = tuple(torch.cat([tensor, tensor]) for tensor in example)
+    with torch.no_grad():
+        num_outputs = len(flat_outputs(network(*example)))
+    if output_names is None:
+        output_names = ("output",) if num_outputs == 1 else tuple(f"output_{i}" for i in range(num_outputs))
+    proto = _convert(network, example, name, opset, dynamic_batch, input_names, output_names)
+    _check_graph(proto, name, opset, dynamic_batch, len(example), num_outputs)
+    proto = _described(proto, metadata)
+    content = proto.SerializeToString(deterministic=True)
+    proof = ExportProof(
+        name=name,
+        example=example,
+        batches=[_cpu(as_tuple(batch)) for batch in batches],
+        dynamic_batch=dynamic_batch,
+        tolerance=tolerance,
+        seed=seed,
+    )
+    path = folder / f"{name}.onnx"
+    with written(path, content) as unproved:
+        parity = proof.check(network, unproved, tuple(output_names))
+    result = ExportResult(
+        path=path.name,
+        sha256=sha256(content),
+        size_bytes=len(content),
+        opset=opset,
+        input_names=tuple(value.name for value in proto.graph.input),
+        output_names=tuple(value.name for value in proto.graph.output),
+        input_shapes=tuple(tuple(tensor.shape) for tensor in model.example_inputs),
+        dynamic_batch=dynamic_batch,
+        parity=parity,
+    )
+    return Exported(path=path, result=result)
+
+
+def _cpu(inputs: Inputs) -> Inputs:
+    return tuple(tensor.detach().cpu() for tensor in inputs)
+
+
+def _check_request(model: Model, name: str, opset: int) -> None:
+    where = f"export of {name}"
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ExportError("export", f"the name {name!r}", "letters, digits, '.', '_' and '-'", "Choose another name.")
+    newest = onnx.defs.onnx_opset_version()
+    if not LEAST_OPSET <= opset <= newest:
+        raise ExportError(
+            where, f"opset {opset}", f"{LEAST_OPSET} to {newest}",
+            "Choose an opset that both the exporter and the installed onnx know.",
+        )  # fmt: skip
+    shapes = [tuple(tensor.shape) for tensor in model.example_inputs]
+    if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
+        raise ExportError(
+            where, f"example inputs of shapes {shapes}", "one batch size on the first axis of every input",
+            "Give example inputs with their batch axis first.",
+        )  # fmt: skip
+    size_bytes = sum(t.nbytes for t in (*model.module.parameters(), *model.module.buffers()))
+    if size_bytes > LARGEST_BYTES:
+        raise ExportError(
+            where, f"{size_bytes / 2**30:.2f} GiB of weights", "less than 2 GiB, the limit of a single ONNX file",
+            "Prune further, or convert the network to half precision before it is exported.",
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress, warnings and graph listings from the terminal; its errors are raised anyway."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def _convert(
+    network: nn.Module,
+    example: Inputs,
+    name: str,
+    opset: int,
+    dynamic_batch: bool,
+    input_names: Sequence[str] | None,
+    output_names: Sequence[str],
+) -> onnx.ModelProto:
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                network,
+                example,
+                dynamo=True,
+                opset_version=opset,
+                dynamic_shapes=_dynamic_shapes(network, len(example)) if dynamic_batch else None,
+                input_names=input_names,
+                output_names=output_names,
+                verbose=False,
+            )
+    except Exception as error:
+        raise ExportError(
+            f"export of {name}", _root_message(error), "a network that torch.onnx.export can write",
+            "Rewrite branches on the values of tensors and operators without an ONNX equivalent; where only the open "
+            "batch size is in the way, export with dynamic_batch=False.",
+        ) from error  # fmt: skip
+    assert program is not None  # only the TorchScript exporter returns nothing
+    return program.model_proto
+
+
+def _dynamic_shapes(network: nn.Module, num_inputs: int) -> tuple[object, ...]:
+    """Open the first axis of every input; what ``*inputs`` gathers is one nested tuple to the exporter."""
+    axes = tuple({0: torch.export.Dim("batch")} for _ in range(num_inputs))
+    kinds = [parameter.kind for parameter in inspect.signature(network.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return axes
+    first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*axes[:first], axes[first:])
+
+
+def _root_message(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = next((line for line in str(error).splitlines() if line.strip()), "no message")
+    return f"{type(error).__name__}: {line.strip()[:300]}"
+
+
+def _check_graph(
+    proto: onnx.ModelProto, name: str, opset: int, dynamic_batch: bool, num_inputs: int, num_outputs: int
+) -> None:
+    where = f"export of {name}"
+    written = {entry.domain: entry.version for entry in proto.opset_import}.get("")
+    if written != opset:
+        raise ExportError(where, f"a graph in opset {written}", f"opset {opset}", f"Ask for opset {written}.")
+    counts = len(proto.graph.input), len(proto.graph.output)
+    if counts != (num_inputs, num_outputs):
+        raise ExportError(
+            where, f"a graph of {counts[0]} inputs and {counts[1]} outputs", f"{num_inputs} and {num_outputs}",
+            "Let forward take tensors and return tensors, or tuples, lists and dictionaries of them.",
+        )  # fmt: skip
+    # Where forward depends on the batch size, the exporter falls back to the example's without an error.
+    fixed = [value.name for value in proto.graph.input if not value.type.tensor_type.shape.dim[0].dim_param]
+    if dynamic_batch and fixed:
+        raise ExportError(
+            where, f"the batch size of the example baked into input {fixed[0]!r}", "an open batch size",
+            "Do not let forward branch on the batch size or turn it into a number; or export with dynamic_batch=False.",
+        )  # fmt: skip
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            where, f"a graph that onnx.checker refuses: {_root_message(error)}", "a valid graph",
+            "Try another opset, or other releases of torch, onnx and onnxscript.",
+        ) from error  # fmt: skip
+
+
+def _described(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """Add inferred shapes and metadata; drop stack traces, which would tie the file to the folders of this machine."""
+    proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    for node in (*proto.graph.node, *(node for function in proto.functions for node in function.node)):
+        kept = [entry for entry in node.metadata_props if entry.key != "pkg.torch.onnx.stack_trace"]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
+    entries = {entry.key: entry.value for entry in proto.metadata_props}
+    onnx.helper.set_model_props(proto, {**entries, **metadata})
+    return proto

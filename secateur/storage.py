@@ -1,0 +1,63 @@
+"""Files that appear whole or not at all, and what their content is called."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from secateur.errors import StorageError
+
+
+@contextlib.contextmanager
+def written(path: Path, content: bytes) -> Iterator[Path]:
+    """Write beside the path, yield that file, and give it its name once the body is through without an error.
+
+    Raises:
+        StorageError: the folder cannot be made or the file not be written.
+    """
+    temporary = None
+    try:
+        with _storing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+        yield Path(temporary)
+        with _storing(path):
+            Path(temporary).replace(path)
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole, or raise `StorageError`."""
+    with written(path, content):
+        pass
+
+
+def read(path: Path) -> bytes:
+    """Read a file, or raise `StorageError`."""
+    with _storing(path):
+        return path.read_bytes()
+
+
+def sha256(content: bytes) -> str:
+    """Name content by its hash, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+@contextlib.contextmanager
+def _storing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            str(path), error.strerror or str(error), "a file that can be read and written",
+            "Check that it exists, that there is space left and that you may write there.",
+        ) from error  # fmt: skip
