@@ -1,0 +1,121 @@
+"""Gaze prediction as a task: the likelihood of fixations, its metrics, distillation and pictures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from secateur.artifacts import Metric, Task
+from secateur.errors import DataError, LoadError
+from secateur.workloads.gaze.centre_bias import gaussian_centre_bias
+from secateur.workloads.gaze.illustration import illustrate
+from secateur.workloads.gaze.metrics import Maps, Scores, auc_judd, information_gain, mean_log_density, nss
+
+__all__ = ["task"]
+
+
+def task(centre_bias: Float[Tensor, "rows columns"] | None = None) -> Task:
+    """Return the task of predicting fixations: outputs are log-densities over a grid, targets the counts in its cells.
+
+    The loss is the negative log-likelihood of a picture's fixations, nats a fixation. Metrics: AUC-Judd (primary), NSS
+    and information gain over ``centre_bias``, a log-density in nats (default: an analytic Gaussian).
+    """
+    return Task(
+        name="gaze",
+        loss=fixation_loss,
+        metrics={
+            "auc": Metric(per_sample=Measured(measure=auc_judd)),
+            "nss": Metric(per_sample=Measured(measure=nss)),
+            "information_gain": Metric(
+                per_sample=Measured(measure=GainOver(baseline=centre_bias)), unit="bit/fixation"
+            ),
+        },
+        primary="auc",
+        distill=density_divergence,
+        sampled_loss=sampled_fixation_loss,
+        illustrate=illustrate,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Check outputs and targets, then measure; log-densities that do not sum to 1 would make every measure a lie."""
+
+    measure: Callable[[Maps, Maps], Scores]
+
+    def __call__(self, outputs: Any, targets: Any) -> Scores:
+        """Return the measure of every picture."""
+        log_density, counts = checked(outputs, targets)
+        total = log_density.flatten(1).logsumexp(1)
+        worst = int(total.abs().argmax())
+        if not abs(float(total[worst])) < 1e-2:
+            raise LoadError(
+                "network outputs", f"a map whose exponential sums to {float(total[worst].exp()):.4g}",
+                "log-densities: exp(outputs) sums to 1 in every map",
+                "End the network in log_softmax over all cells.",
+            )  # fmt: skip
+        if not bool((counts.flatten(1).sum(1) > 0).all()):
+            raise DataError(
+                "targets", "a picture without fixations", "at least one fixation a picture",
+                "Leave such pictures out of the data set.",
+            )  # fmt: skip
+        return self.measure(log_density, counts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GainOver:
+    """Give the information gain over a baseline; without one, over the analytic centre bias on the maps' own grid."""
+
+    baseline: Float[Tensor, "rows columns"] | None = None
+
+    def __call__(self, log_density: Maps, counts: Maps) -> Scores:
+        """Return bit a fixation, one value a picture."""
+        rows, columns = log_density.shape[1:]
+        baseline = gaussian_centre_bias(grid=(rows, columns)) if self.baseline is None else self.baseline
+        return information_gain(log_density, counts, baseline.to(log_density))
+
+
+def fixation_loss(outputs: Any, targets: Any) -> Scores:
+    """Return -sum counts log p / sum counts for every picture, nats a fixation."""
+    return -mean_log_density(*checked(outputs, targets))
+
+
+def density_divergence(log_density: Maps, teacher_log_density: Maps, temperature: float) -> Scores:
+    """Return T^2 KL(teacher || student) of the densities softened by T, nats.
+
+    Softening is p^(1/T) normalised again; the factor T^2 keeps the gradient's size (Hinton et al. 2015, 1503.02531).
+    """
+    student, teacher = (_softened(density, temperature) for density in (log_density, teacher_log_density))
+    return temperature**2 * (teacher.exp() * (teacher - student)).sum(1)
+
+
+def sampled_fixation_loss(log_density: Maps, temperature: float, generator: torch.Generator) -> Scores:
+    """Draw one fixation a picture from the softened density and return its softened negative log-likelihood."""
+    softened = _softened(log_density, temperature)
+    # Drawn where the generator lives, so that one seed draws the same fixations on every device.
+    drawn = torch.multinomial(softened.detach().exp().to(generator.device), 1, generator=generator)
+    return -softened.gather(1, drawn.to(softened.device)).squeeze(1)
+
+
+def checked(outputs: Any, targets: Any) -> tuple[Maps, Maps]:
+    """Return log-densities in single precision and counts; LoadError or DataError where their shapes are wrong."""
+    if not isinstance(outputs, Tensor) or outputs.ndim != 3:
+        found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise LoadError(
+            "network outputs", found, "log-densities [batch, rows, columns]",
+            "Give a network that returns one log-density over a grid a picture.",
+        )  # fmt: skip
+    if not isinstance(targets, Tensor) or targets.shape != outputs.shape or not targets.is_floating_point():
+        found = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
+        raise DataError(
+            "targets", found.removeprefix("torch."), f"floating-point fixation counts {tuple(outputs.shape)}",
+            "Count fixations in the cells of the network's output grid.",
+        )  # fmt: skip
+    return outputs.float(), targets
+
+
+def _softened(log_density: Maps, temperature: float) -> Float[Tensor, "batch cells"]:
+    return torch.log_softmax(log_density.float().flatten(1) / temperature, dim=1)
