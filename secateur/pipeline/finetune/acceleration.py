@@ -32,6 +32,11 @@ def accelerated(device: Device, precision: Precision) -> Iterator[Accelerator]:
                 "a precision that the device has, and that the process did not set otherwise before",
                 "Choose precision 'no', or start a new process.",
             ) from error  # fmt: skip
+        if precision != "no" and not accelerator.native_amp:
+            raise TrainingError(
+                f"fine-tuning with precision {precision!r}", f"device {accelerator.device.type!r}, which has none",
+                "a precision that the device has", "Choose precision 'no'.",
+            )  # fmt: skip
         if accelerator.num_processes > 1:
             raise TrainingError(
                 "fine-tuning", f"{accelerator.num_processes} processes", "one process",

@@ -182,8 +182,8 @@ def _distance(reader: MatchedReader, mine: Tensor, theirs: Tensor) -> Float[Tens
 
 
 def _select(inputs: Tensor, axis: int, entries: Int64[Tensor, "channels entries"]) -> Float[Tensor, "selected ..."]:
-    """Return the entries' activations, float32, the channel axis first."""
-    moved = inputs.float().movedim(axis, 0)
+    """Return the entries' activations in single precision or better, the channel axis first."""
+    moved = inputs.to(torch.promote_types(inputs.dtype, torch.float32)).movedim(axis, 0)
     flat = entries.flatten().to(inputs.device)
     if len(flat) == len(moved) and torch.equal(flat, torch.arange(len(moved), device=flat.device)):
         return moved  # all channels in order: nothing to copy

@@ -11,9 +11,9 @@ from torch import Tensor
 from secateur.artifacts import Data, FinetuneResult, Group, Model, Task
 from secateur.errors import RecipeError
 from secateur.pipeline.finetune.acceleration import Device, Precision, accelerated
+from secateur.pipeline.finetune.batch_norm import BatchNormMode, learning_norms
 from secateur.pipeline.finetune.checkpoint import Checkpoint, Position, fingerprint_of
 from secateur.pipeline.finetune.features import FeatureDistance, match_readers
-from secateur.pipeline.finetune.frozen_norms import BatchNormMode, frozen_norms
 from secateur.pipeline.finetune.loss import DistillationLoss, DistillationWeights
 from secateur.pipeline.finetune.optimizer import OptimizerName, build_optimizer
 from secateur.pipeline.finetune.progress import Progress, silent
@@ -38,7 +38,7 @@ class Finetune:
         optimizer: ``adamw``, or ``sgd`` with Nesterov ``momentum``.
         weight_decay: of tensors with two or more axes; norms' scales and biases never decay.
         clip_norm: longest gradient, None for no limit.
-        batch_norm: which batch-norm layers keep their statistics, see `frozen_norms`.
+        batch_norm: which batch-norm layers learn new statistics, see `learning_norms`.
         validation_share: share of the training set, at most ``validation_limit`` samples, that is held out; the epoch
             with the best primary metric on it is kept, be it epoch 0, the student as given. Random augmentation draws
             the same numbers for it in every epoch. With 0 the last epoch is kept.
@@ -123,7 +123,7 @@ class Finetune:
             chosen, held_out = self._split(data)
             training = Training(
                 student=pupil,
-                frozen=list(frozen_norms(pupil, self.batch_norm, self.batch_size)),
+                norms=learning_norms(pupil, self.batch_norm, self.batch_size),
                 optimizer=build_optimizer(pupil, self.optimizer, self.weight_decay, self.momentum),
                 accelerator=accelerator,
                 loss=DistillationLoss(

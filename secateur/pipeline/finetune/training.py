@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from secateur.artifacts import Batch, FinetuneEpoch, FinetuneResult, as_tuple
@@ -47,12 +48,15 @@ class Plan:
 class Training:
     """A student, its optimiser and how far it has come; `run` trains it to the end of the plan.
 
+    The student is in eval mode meanwhile, except for ``norms``: no dropout stands between its features and its
+    teacher's, and networks that return something else in training mode do not. A cut network has no capacity to spare.
+
     Every draw of random numbers is a function of the seed and the position (see `randomness`), and the position is
     written together with the weights: a training that is taken up ends bit for bit as if it had not been interrupted.
     """
 
     student: nn.Module
-    frozen: list[nn.Module]
+    norms: list[_BatchNorm]
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
     loss: DistillationLoss
@@ -82,9 +86,9 @@ class Training:
         return FinetuneResult(epochs=self.position.epochs, best_epoch=self.position.best_epoch)
 
     def _train_mode(self) -> None:
-        self.student.train()
-        for norm in self.frozen:
-            norm.eval()
+        self.student.eval()
+        for norm in self.norms:
+            norm.train()
 
     def _look_before(self) -> None:
         """Describe the student as it was given as epoch 0: no training is kept that ends worse than it began."""
