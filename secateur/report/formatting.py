@@ -47,12 +47,12 @@ def seconds(value: float, digits: int = 3, *, trim: bool = False) -> str:
     return f"{significant(value / 3600, digits, trim=trim)} h"
 
 
-def size(num_bytes: float) -> str:
+def size(num_bytes: float | int) -> str:
     """Print a size in decimal units: B, kB, MB or GB."""
     return _scaled(num_bytes, ("B", "kB", "MB", "GB", "TB"))
 
 
-def count(value: float) -> str:
+def count(value: float | int) -> str:
     """Print a large count of MACs or parameters with a decimal prefix: 1.81 G, 23.5 M, 412 k."""
     return _scaled(value, ("", "k", "M", "G", "T", "P"))
 
@@ -125,7 +125,7 @@ def shortened(text: str, length: int) -> str:
     return "…" + (whole if dot and len(whole) * 2 >= length else end)
 
 
-def _scaled(value: float, units: tuple[str, ...]) -> str:
+def _scaled(value: float | int, units: tuple[str, ...]) -> str:
     step = 0
     while abs(value) >= 999.5 and step < len(units) - 1:
         value, step = value / 1000, step + 1

@@ -65,6 +65,7 @@ def render_html(
     Raises:
         DataError: a picture is of another type or shape.
     """
+    embedded = [(caption, _data_address(caption, picture)) for caption, picture in pictures]
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,  # whatever its suffix: names come from users
@@ -81,7 +82,7 @@ def render_html(
         strips=[Markup(gate_strip(gate)) for gate in summary.verdict.gates],
         figures=_figures(summary, intervals),
         tables=_tables(summary, intervals),
-        pictures=[(caption, _data_address(caption, picture)) for caption, picture in pictures],
+        pictures=embedded,
         recipe=yaml.safe_dump(
             summary.model_dump(mode="json", include={"recipe"})["recipe"], sort_keys=False, allow_unicode=True
         ),
@@ -115,7 +116,7 @@ def _tiles(summary: Summary, intervals: Mapping[str, Mapping[str, Interval]]) ->
     return tiles
 
 
-def _saving(label: str, before: float, after: float, show: Callable[[float], str]) -> Tile:
+def _saving(label: str, before: float | int, after: float | int, show: Callable[..., str]) -> Tile:
     return Tile(label=label, figure=ratio(before / after), detail=f"{show(before)} → {show(after)}")
 
 

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ def write_report(
         StorageError: the folder cannot be written; files that were there stay as they were.
         DataError: a picture or an evaluation of the wrong kind.
     """
+    with _storing(folder):  # before the work, which takes a while
+        folder.mkdir(parents=True, exist_ok=True)
     evaluations = summary.evaluations
     intervals = (
         network_intervals(evaluations, num_resamples=num_resamples, seed=seed) if ORIGINAL in evaluations else {}
@@ -76,8 +79,7 @@ def summary_json(summary: Summary) -> str:
 
 def _write(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _storing(path):
         try:
             with beside.open("w", encoding="utf-8", newline="\n") as file:
                 file.write(text)
@@ -86,6 +88,12 @@ def _write(path: Path, text: str) -> None:
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _storing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise StorageError(
             str(path), error.strerror or str(error), "a folder with room and permission to write",

@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from secateur.report.formatting import significant
 
@@ -111,8 +111,7 @@ def log_ticks(axis: Axis, subdivisions: tuple[float, ...] = (1.0,), num_ticks: i
     """Label a logarithmic axis with plain numbers."""
     axis.set_major_locator(LogLocator(subs=subdivisions, numticks=num_ticks))
     axis.set_major_formatter(FuncFormatter(lambda value, _: significant(value, 2, trim=True)))
-    axis.set_minor_formatter(NullFormatter())
-    axis.set_tick_params(which="minor", length=0)
+    axis.set_minor_locator(NullLocator())
 
 
 def quiet(axes: Axes, *, grid: str = "y") -> None:

@@ -22,14 +22,15 @@ def latency_figure(comparison: Comparison) -> Figure:
     with drawing():
         figure = Figure(figsize=(10, 2.9), layout="constrained")
         distribution, order = figure.subplots(1, 2, width_ratios=(1, 1))
+        faster = comparison.baseline.p50_s < comparison.candidate.p50_s
         for side, label, colour in _SIDES:
             values = pooled[side]
             median = getattr(comparison, side).p50_s
             distribution.step(values, np.arange(1, len(values) + 1) / len(values), where="post", color=colour)
             distribution.axvline(median * scale, color=colour, linestyle=(0, (2, 2)), linewidth=1)
             distribution.annotate(
-                f"{label} {seconds(median)}", (median * scale, 1.0), (0, 4), textcoords="offset points",
-                ha="center", color=INK, xycoords=("data", "axes fraction"),
+                f"{label} {seconds(median)}", (median * scale, 1.0), (0, 6), textcoords="offset points",
+                ha="right" if (label == "before") == faster else "left", color=INK, xycoords=("data", "axes fraction"),
             )  # fmt: skip
             for run in comparison.samples_s[side]:
                 order.plot(np.arange(1, len(run) + 1), np.asarray(run) * scale, color=colour, linewidth=0.9, alpha=0.75)

@@ -38,11 +38,13 @@ def meaning(quantity: str) -> str:
 def key_figures_table(summary: Summary) -> Table:
     """List what was bought, before and after."""
     prune, comparison = summary.prune, summary.comparison
+    channels = sum(prune.widths_before.values()), sum(prune.widths_after.values())
     rows = [
         _change("MACs a sample", prune.macs_before, prune.macs_after, count),
         _change("Parameters", prune.parameters_before, prune.parameters_after, count),
-        _change("Channels", sum(prune.widths_before.values()), sum(prune.widths_after.values()), count),
     ]
+    if channels[0]:
+        rows.append(_change("Channels", *channels, count))
     before, after = (summary.exports.get(who) for who in (ORIGINAL, COMPRESSED))
     if before is not None and after is not None:
         rows.append(_change("ONNX file", before.size_bytes, after.size_bytes, size))
@@ -91,7 +93,8 @@ def finetune_table(finetune: FinetuneResult) -> Table:
 def durations_table(durations_s: Mapping[str, float]) -> Table:
     """List how long each stage took, and all together."""
     rows = [(name, seconds(value)) for name, value in durations_s.items()]
-    rows.append(("all stages", seconds(sum(durations_s.values()))))
+    if len(rows) > 1:
+        rows.append(("all stages", seconds(sum(durations_s.values()))))
     return Table(title="Durations", header=("Stage", "Time"), rows=tuple(rows), right=frozenset({1}))
 
 
@@ -102,7 +105,7 @@ def facts_table(facts: Mapping[str, float]) -> Table:
 
 
 def _change(
-    label: str, before: float, after: float, show: Callable[[float], str], factor: Interval | None = None
+    label: str, before: float | int, after: float | int, show: Callable[..., str], factor: Interval | None = None
 ) -> tuple[str, ...]:
     last = span("speedup", factor) if factor is not None else ratio(before / after)
     return label, show(before), show(after), last

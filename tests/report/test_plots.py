@@ -1,0 +1,155 @@
+"""Figures: every group is there, labels keep apart, colours follow the page, settings stay as they were."""
+
+import io
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from secateur.artifacts import Summary
+from secateur.report.gates import network_intervals
+from secateur.report.plots.canvas import PALETTE, drawing, png, svg
+from secateur.report.plots.latency import latency_figure, promise_figure
+from secateur.report.plots.quality import history_figure, quality_figure
+from secateur.report.plots.rounds import rounds_figure
+from secateur.report.plots.spectra import spectra_figure, spectra_png, tail
+from secateur.report.plots.widths import widths_figure
+
+
+def quality(summary: Summary) -> Figure:
+    intervals = network_intervals(summary.evaluations, num_resamples=100)
+    return quality_figure(intervals, summary.evaluations["original"].higher_is_better)
+
+
+FIGURES: dict[str, Callable[[Summary], Figure]] = {
+    "widths": lambda summary: widths_figure(summary.prune),
+    "spectra": lambda summary: spectra_figure(summary.redundancy),
+    "latency": lambda summary: latency_figure(summary.comparison),
+    "promise": lambda summary: promise_figure(summary.prune, summary.exports, summary.comparison),
+    "quality": quality,
+    "history": lambda summary: history_figure(summary.finetune),
+    "rounds": lambda summary: rounds_figure(summary.prune),
+}
+
+
+def visible_texts(figure: Figure) -> list[Text]:
+    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+
+
+class Recorder(RendererAgg):
+    """Draws, and remembers what text was drawn where; matplotlib keeps ticks that it does not draw."""
+
+    def __init__(self, width: float, height: float, dpi: float) -> None:
+        super().__init__(width, height, dpi)
+        self.texts: dict[Text, np.ndarray] = {}
+
+    def draw_text(self, gc, x, y, s, prop, angle, ismath=False, mtext=None) -> None:
+        super().draw_text(gc, x, y, s, prop, angle, ismath, mtext)
+        if mtext is not None:
+            self.texts[mtext] = np.ravel(mtext.get_window_extent(self).get_points())
+
+
+def overlap(figure: Figure) -> list[tuple[str, str]]:
+    """Return the pairs of texts that cover more than a sliver of each other, as drawn."""
+    with drawing():
+        recorder = Recorder(*figure.bbox.size, figure.dpi)
+        figure.draw(recorder)
+    texts, corners = list(recorder.texts), np.array(list(recorder.texts.values()))
+    width = np.minimum(corners[:, None, 2], corners[None, :, 2]) - np.maximum(corners[:, None, 0], corners[None, :, 0])
+    height = np.minimum(corners[:, None, 3], corners[None, :, 3]) - np.maximum(corners[:, None, 1], corners[None, :, 1])
+    pairs = np.argwhere(np.triu((width > 2) & (height > 3), k=1))
+    return [(texts[a].get_text(), texts[b].get_text()) for a, b in pairs]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_becomes_svg_that_follows_the_page(name: str, summary: Summary) -> None:
+    before = dict(mpl.rcParams)
+    drawn = svg(FIGURES[name](summary), name, 'a "figure" <of> & more')
+    assert dict(mpl.rcParams) == before
+    ElementTree.fromstring(drawn.replace("xlink:href", "href"))  # well-formed
+    assert "http" not in drawn
+    assert not any(light in drawn for light, _ in PALETTE.values())
+    assert set(re.findall(r"var\(--c-([a-z-]+)\)", drawn)) <= set(PALETTE)
+    assert all(found.startswith(f"{name}-") for found in re.findall(r'\bid="([^"]*)"', drawn))
+    targets = set(re.findall(r'href="#([^"]*)"', drawn)) | set(re.findall(r"url\(#([^)]*)\)", drawn))
+    assert targets <= set(re.findall(r'\bid="([^"]*)"', drawn))
+
+
+@pytest.mark.parametrize("num_blocks", [2, 17, 27])
+@pytest.mark.parametrize("name", ["widths", "spectra"])
+def test_labels_of_many_groups_do_not_overlap(name: str, num_blocks: int, make_summary: Callable[..., Summary]) -> None:
+    assert overlap(FIGURES[name](make_summary(num_blocks=num_blocks))) == []
+
+
+@pytest.mark.parametrize("name", ["latency", "promise", "quality", "history", "rounds"])
+def test_labels_of_the_other_figures_do_not_overlap(name: str, summary: Summary) -> None:
+    assert overlap(FIGURES[name](summary)) == []
+
+
+def test_the_check_for_overlaps_finds_one() -> None:
+    figure = Figure()
+    figure.text(0.5, 0.5, "one")
+    figure.text(0.505, 0.5, "other")
+    assert overlap(figure) == [("one", "other")]
+
+
+def test_every_group_has_its_widths(summary: Summary) -> None:
+    shown = [text.get_text() for text in visible_texts(widths_figure(summary.prune))]
+    for name, width in summary.prune.widths_before.items():
+        block = summary.prune.blocks[name]
+        assert name in shown or name.removeprefix(f"{block}.") in shown
+        assert f"{width} → {summary.prune.widths_after[name]}" in shown
+
+
+def test_every_group_has_its_spectrum(summary: Summary) -> None:
+    shown = [text.get_text() for text in visible_texts(spectra_figure(summary.redundancy))]
+    for group in summary.redundancy.groups:
+        assert f"{group.num_effective}/{group.num_channels}" in shown
+
+
+def test_names_with_markup_are_drawn_as_they_are(summary: Summary) -> None:
+    odd = "a$x_1$<b>&"
+    prune = summary.prune.model_copy(
+        update={
+            "widths_before": {odd: 8}, "widths_after": {odd: 4}, "floors": {}, "blocks": {odd: "block"},
+        }
+    )  # fmt: skip
+    drawn = svg(widths_figure(prune), "w", "widths")
+    assert "a$x_1$&lt;b&gt;&amp;" in drawn
+
+
+@pytest.mark.parametrize(("before_s", "after_s"), [(0.0079, 0.0213), (0.01, 0.01), (2e-5, 1.9e-5), (3.0, 0.1)])
+def test_promises_of_every_outcome_fit(before_s: float, after_s: float, make_summary: Callable[..., Summary]) -> None:
+    summary = make_summary(num_blocks=2, before_s=before_s, after_s=after_s)
+    for name in ("promise", "latency"):
+        assert overlap(FIGURES[name](summary)) == []
+
+
+@given(st.lists(st.floats(0, 1e3), max_size=30))
+def test_the_tail_falls_from_the_sum_to_nothing(values: list[float]) -> None:
+    spectrum = tuple(sorted(values, reverse=True))
+    found = tail(spectrum)
+    assert len(found) == len(spectrum) + 1
+    assert found[0] == pytest.approx(sum(spectrum))
+    assert found[-1] == 0
+    assert (np.diff(found) <= 0).all()
+
+
+def test_the_spectra_stand_alone_as_a_picture(summary: Summary) -> None:
+    picture = np.asarray(Image.open(io.BytesIO(spectra_png(summary.redundancy))).convert("RGB"))
+    assert picture.shape[1] == 1500
+    assert (picture[0, 0] == 255).all()
+    assert picture.std() > 10
+
+
+def test_a_figure_is_written_as_png() -> None:
+    assert png(Figure(figsize=(1, 1)), dpi=20).startswith(b"\x89PNG")
