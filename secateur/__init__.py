@@ -1,3 +1,58 @@
 """Compress trained PyTorch networks into deployable engines and prove the gain."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from secateur.artifacts import Data, Metric, Model, Task
+    from secateur.backends.bench import bench
+    from secateur.backends.measure import measure
+    from secateur.chain import estimate, run
+    from secateur.errors import SecateurError
+    from secateur.pipeline.export import export
+    from secateur.pipeline.structure import cut, trace
+    from secateur.recipe import Recipe
+    from secateur.recipe_file import read_recipe
+
+_HOMES = {
+    "Data": "secateur.artifacts",
+    "Metric": "secateur.artifacts",
+    "Model": "secateur.artifacts",
+    "Recipe": "secateur.recipe",
+    "SecateurError": "secateur.errors",
+    "Task": "secateur.artifacts",
+    "bench": "secateur.backends.bench",
+    "cut": "secateur.pipeline.structure",
+    "estimate": "secateur.chain",
+    "export": "secateur.pipeline.export",
+    "measure": "secateur.backends.measure",
+    "read_recipe": "secateur.recipe_file",
+    "run": "secateur.chain",
+    "trace": "secateur.pipeline.structure",
+}
+
+__all__ = [
+    "Data",
+    "Metric",
+    "Model",
+    "Recipe",
+    "SecateurError",
+    "Task",
+    "bench",
+    "cut",
+    "estimate",
+    "export",
+    "measure",
+    "read_recipe",
+    "run",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that the command line starts without torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'secateur' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

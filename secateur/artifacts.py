@@ -70,7 +70,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Map-style data sets whose items are ``(inputs, target)``, inputs a tensor or a tuple of tensors without batch axis.
+    """Map-style data sets of ``(inputs, target)``, inputs a tensor or a tuple of tensors without batch axis.
 
     ``facts`` are figures about the data that the report prints (for example the best attainable value of a metric).
     ``fingerprint`` identifies the content for caching; without it the first and last items are hashed.
@@ -168,7 +168,7 @@ class Group:
 
 
 class Pinned(Record):
-    """Channels that are never cut, and why. ``tensor`` is the parameter, ``operator`` the ATen operator that pins it."""
+    """Channels that are never cut, and why; ``tensor`` is the parameter, ``operator`` the ATen operator behind it."""
 
     tensor: str
     num_channels: int

@@ -1,4 +1,4 @@
-"""From the names in a recipe to the objects they stand for: the network, its data, its task, each checked before use."""
+"""From the names in a recipe to what they stand for: the network, its data, its task, each checked before use."""
 
 import contextlib
 import hashlib
@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import Dataset
 
 from secateur.artifacts import Data, Metric, Model, Task, as_tuple
 from secateur.calibration.batches import batches, per_sample
@@ -114,7 +114,7 @@ def resolve(named: Call, key: str) -> Callable[..., Any]:
         found = getattr(found, part)
     if not callable(found):
         raise LoadError(where, f"a {type(found).__name__}", "a function", "Name a function that returns it.")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def check_finite(module: nn.Module, where: str) -> None:
@@ -133,7 +133,7 @@ def hash_weights(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -167,7 +167,8 @@ def _custom_task(settings: CustomTask) -> Task:
     distill = (
         named[settings.distill] if isinstance(settings.distill, str) else resolve(settings.distill, "task.distill")
     )
-    unknown = sorted(({settings.primary} - {None} | set(settings.lower_is_better)) - set(settings.metrics))
+    named_metrics = [*settings.lower_is_better, *([settings.primary] if settings.primary else [])]
+    unknown = sorted(set(named_metrics) - set(settings.metrics))
     if unknown:
         raise LoadError(
             "task", f"unknown metrics {unknown}", f"names among {sorted(settings.metrics)}",
@@ -268,5 +269,5 @@ def _hash_data(data: Data) -> str:
         for leaf in tree_leaves(data.test[index]):
             tensor = torch.as_tensor(leaf).detach().cpu().contiguous()
             digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The recipe: what a run does, in full. YAML in, frozen objects out; every value has a default except the network and the data."""
+"""The recipe: what a run does, in full, as frozen objects; all but network, data, task and budget has a default."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -42,7 +42,7 @@ class CustomTask(Section):
     lower_is_better: list[str] = []
     """The metrics of which less is better."""
     distill: Literal["squared-error", "kullback-leibler"] | Callable_ = "squared-error"
-    """How a student's outputs are compared with its teacher's: a name, or (outputs, teacher outputs, temperature) -> [batch]."""
+    """The distance of a student's outputs to its teacher's: a name, or (outputs, teacher's, temperature) -> [batch]."""
 
 
 def _task(value: Any) -> Any:
@@ -59,8 +59,8 @@ class EstimateSettings(Section):
     """Calibration samples; ten times the width of the widest group is plenty."""
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Samples a forward and backward pass."""
-    labels: Literal["sampled", "true"] = "sampled"
-    """Labels of the gradients: drawn from the network's softened predictions, or the data's own."""
+    labels: Literal["auto", "sampled", "true"] = "auto"
+    """Labels of the gradients: drawn from the network's predictions, or the data's own; auto draws where it can."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
     """Softening of the predictions that labels are drawn from."""
     tau: Annotated[float, Field(gt=0)] = 0.01
@@ -96,6 +96,11 @@ class PruneSettings(Section):
         if (self.macs is None) == (self.parameters is None):
             raise ValueError("give exactly one budget: macs or parameters")
         return self
+
+    @property
+    def budget(self) -> tuple[Literal["macs", "parameters"], float]:
+        """The kind of cost that is limited, and the share of it that may stay."""
+        return ("macs", self.macs) if self.macs is not None else ("parameters", self.parameters or 1.0)
 
 
 class DistillationSettings(Section):
@@ -137,20 +142,23 @@ class ExportSettings(Section):
     dynamic_batch: bool = True
     """Leave the batch size open."""
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
-    """Largest difference between the network and its ONNX file, relative to the largest output where that exceeds one."""
+    """Largest difference between the network and its ONNX file, relative to the output's largest value."""
+
+
+BackendName = Literal["onnxruntime", "onnxruntime_cuda", "onnxruntime_tensorrt", "openvino", "tensorrt", "tensorrt_rtx"]
 
 
 class BuildSettings(Section):
     """Engines."""
 
-    backends: list[Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]] = ["onnxruntime", "tensorrt_rtx"]
+    backends: list[BackendName] = ["onnxruntime", "tensorrt_rtx"]
     """Runtimes an engine is built for; one that is absent is reported and skipped, unless it is measured."""
 
 
 class MeasureSettings(Section):
     """The latency comparison: paired, interleaved, on fresh engine instances."""
 
-    backend: Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"] = "onnxruntime"
+    backend: BackendName = "onnxruntime"
     """The runtime that is timed."""
     batch_size: Annotated[int, Field(ge=1)] = 1
     """Samples a call."""

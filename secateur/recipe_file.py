@@ -1,7 +1,9 @@
-"""Reading recipes: YAML and ``--set`` overrides in, a `Recipe` out, or an error that names line, key and what is allowed."""
+"""Reading recipes: YAML and overrides in, a `Recipe` out, or an error that names line, key and what is allowed."""
 
 import difflib
 import json
+import os
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -14,9 +16,13 @@ from pydantic import BaseModel, ValidationError
 from secateur.errors import RecipeError
 from secateur.recipe import Recipe
 
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and validate a recipe.
+
+    ``${NAME}`` in a text stands for the environment variable of that name.
 
     Args:
         path: the YAML file.
@@ -51,7 +57,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         )  # fmt: skip
     for override in overrides:
         _override(values, override)
-    return validate_recipe(values, str(path), root)
+    return validate_recipe(_expanded(values, str(path)), str(path), root)
 
 
 def validate_recipe(values: dict[str, Any], where: str, root: yaml.Node | None = None) -> Recipe:
@@ -66,6 +72,24 @@ def recipe_schema() -> str:
     """Return the JSON Schema of recipes, for editors that complete and check YAML."""
     schema = Recipe.model_json_schema()
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
+
+
+def _expanded(value: Any, where: str) -> Any:
+    """Replace ``${NAME}`` in every text by the environment variable of that name."""
+    if isinstance(value, dict):
+        return {key: _expanded(below, where) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_expanded(below, where) for below in value]
+    return _VARIABLE.sub(lambda found: _variable(found[1], where), value) if isinstance(value, str) else value
+
+
+def _variable(name: str, where: str) -> str:
+    if name not in os.environ:
+        raise RecipeError(
+            where, f"${{{name}}}, which is not set", f"an environment variable {name}",
+            f"Set it, as in {name}=... secateur run {where}, or write the value into the recipe.",
+        )  # fmt: skip
+    return os.environ[name]
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from secateur.errors import RecipeError
 from secateur.recipe import Recipe, Section
-from secateur.runs import storage_errors, write_text
+from secateur.storage import write as write_file
 
 _HEAD = """\
 # yaml-language-server: $schema=recipe.schema.json
@@ -24,7 +24,7 @@ _EDITED = {
     "model": "my_network:build                    # EDIT 1: module:function that returns your trained network",
     "data": (
         "\n  function: secateur.workloads.classification:image_folder"
-        "\n  arguments: {folder: images, size: [64, 64]}   # EDIT 2: one subfolder of images a class; height, width"
+        "\n  arguments: {folder: images, size: 64}   # EDIT 2: one subfolder of images a class; side in pixels"
     ),
     "task": "classification",
     "prune.macs": "0.5                                   # EDIT 3: the share of the multiply-adds that may stay",
@@ -53,9 +53,7 @@ def write_template(path: Path) -> None:
         raise RecipeError(
             str(path), "a file of that name", "a name that is free", "Give another with `secateur init NAME`."
         )
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, recipe_template())
+    write_file(path, recipe_template().encode())
 
 
 def _lines(section: type[Section], path: tuple[str, ...]) -> list[str]:

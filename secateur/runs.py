@@ -26,6 +26,7 @@ from pydantic import BaseModel
 from secateur import __version__
 from secateur.artifacts import Record
 from secateur.errors import StorageError
+from secateur.storage import write as write_file
 
 
 class StepRecord(Record):
@@ -122,7 +123,7 @@ class Run:
                 name=name, key=key, settings=settings, inputs=inputs,
                 duration_s=time.monotonic() - started, version=__version__,
             )  # fmt: skip
-            write_text(partial / "step.json", record.model_dump_json(indent=1))
+            write_file(partial / "step.json", record.model_dump_json(indent=1).encode())
             shutil.rmtree(done, ignore_errors=True)
             done.parent.mkdir(parents=True, exist_ok=True)
             partial.replace(done)
@@ -137,7 +138,9 @@ class Run:
             for step in self.steps
         ]  # fmt: skip
         with storage_errors(self.folder):
-            write_text(self.folder / "manifest.json", json.dumps({"version": __version__, "steps": rows}, indent=1))
+            write_file(
+                self.folder / "manifest.json", json.dumps({"version": __version__, "steps": rows}, indent=1).encode()
+            )
 
 
 @contextlib.contextmanager
@@ -159,16 +162,6 @@ def open_run(folder: Path, *, fresh: bool = False) -> Iterator[Run]:
                 "Wait for it, or give the recipe another name.",
             ) from error  # fmt: skip
         yield Run(folder=folder, fresh=fresh)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole: under another name first, synced to disk, then renamed."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 _REMEDIES = {

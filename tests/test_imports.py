@@ -10,15 +10,17 @@ import secateur
 ROOT = Path(secateur.__file__).parent
 ORDER = [
     {"errors"},
-    {"artifacts"},
+    {"artifacts", "storage"},
+    {"equality"},
     {"calibration"},
     {"pipeline", "backends", "report"},
     {"workloads"},
     {"recipe"},
-    {"loading", "recipe_file", "runs", "recipe_template"},
-    {"steps"},
+    {"listening", "loading", "recipe_file", "recipe_template", "runs"},
+    {"steps", "terminal"},
+    {"deployment"},
     {"chain"},
-    {"check", "terminal"},
+    {"check"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
@@ -36,7 +38,9 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "secateur" else {node.module}
+            found |= (
+                {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "secateur" else {node.module}
+            )
     return found
 
 

@@ -1,4 +1,4 @@
-"""Recipes: what is wrong is named with its line and what is allowed; overrides win; the template and schema are current."""
+"""Recipes: what is wrong is named with its line and what is allowed; overrides win; template and schema are current."""
 
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str, message: str) -
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="No such file.*secateur init"):
+    with pytest.raises(RecipeError, match=r"No such file.*secateur init"):
         read_recipe(tmp_path / "nowhere.yaml")
 
 

@@ -119,9 +119,12 @@ def test_a_damaged_record_is_redone(tmp_path: Path) -> None:
 
 
 def test_two_runs_do_not_write_one_folder(tmp_path: Path) -> None:
-    with open_run(tmp_path / "run"), pytest.raises(StorageError, match="another run writing there"):
-        with open_run(tmp_path / "run"):
-            pytest.fail("the lock did not hold")
+    with (
+        open_run(tmp_path / "run"),
+        pytest.raises(StorageError, match="another run writing there"),
+        open_run(tmp_path / "run"),
+    ):
+        pytest.fail("the lock did not hold")
 
 
 def test_manifest_lists_the_steps_in_order(tmp_path: Path) -> None:

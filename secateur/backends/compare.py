@@ -46,7 +46,7 @@ class Compare:
     Instances are added until half the width of the interval of the log speed-up is ``target`` or the next would exceed
     ``max_s``; never until a difference is significant. With ``null`` a second instance of the baseline takes part in
     every round, and what it differs by from the first is the comparison's resolution. Speed-ups within ``margin``, or
-    within the resolution, do not count as faster or slower.
+    within the resolution, do not count as faster or slower; speed-ups surely within ``margin`` count as equivalent.
     """
 
     num_instances: int = 5
@@ -138,7 +138,7 @@ class Compare:
                 confidence=self.confidence,
             ),
             resolution=limit,
-            outcome=outcome(ratio, max(self.margin, limit or 0.0)),
+            outcome=outcome(ratio, self.margin, limit or 0.0),
             stopped_by=stopped_by,
             warnings=tuple(warnings),
             samples_s={side: tuple(map(tuple, times.tolist())) for side, times in medians.items()},

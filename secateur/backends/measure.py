@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from secateur.backends.statistics import summarise
 Call = Callable[[], object]
 
 
+@runtime_checkable
 class Clock(Protocol):
     """A clock that never runs backwards."""
 
@@ -113,7 +114,7 @@ def _no_collection() -> Iterator[None]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measure:
+class Stopwatch:
     """Time one engine: warm up, then call for ``duration_s`` and at least ``least_calls`` times.
 
     The calls follow one another and each waits for its outputs, so this is the latency of a single client. One instance
@@ -125,7 +126,7 @@ class Measure:
     warm_up: WarmUp = field(default_factory=WarmUp)
     clock: Clock = field(default_factory=PerformanceCounter)
 
-    def measure(self, engine: Engine, inputs: tuple[np.ndarray, ...]) -> LatencySummary:
+    def time(self, engine: Engine, inputs: tuple[np.ndarray, ...]) -> LatencySummary:
         """Return the latency distribution; the batch size is the first input's first axis."""
 
         def call() -> object:
@@ -134,3 +135,11 @@ class Measure:
         warm = self.warm_up.run(call, self.clock)
         count = max(self.least_calls, math.ceil(self.duration_s / max(warm.call_s, self.clock.tick_s)))
         return summarise(time_calls(call, count, self.clock), batch_size=inputs[0].shape[0])
+
+
+STOPWATCH = Stopwatch()
+
+
+def measure(engine: Engine, inputs: tuple[np.ndarray, ...], *, stopwatch: Stopwatch = STOPWATCH) -> LatencySummary:
+    """Time a loaded engine on inputs, batch axis first, and return its latency distribution in seconds."""
+    return stopwatch.time(engine, inputs)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -49,6 +49,7 @@ class BuildOptions:
     progress: Progress = unheard
 
 
+@runtime_checkable
 class Engine(Protocol):
     """A loaded engine that owns its memory and threads until it is closed; a context manager that closes it.
 
@@ -65,7 +66,7 @@ class Engine(Protocol):
     def close(self) -> None:
         """Give everything back; twice is as good as once."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Engine":
         return self
 
     def __exit__(
@@ -74,6 +75,7 @@ class Engine(Protocol):
         self.close()
 
 
+@runtime_checkable
 class Backend(Protocol):
     """A runtime. Every entry of `secateur.backends.BACKENDS` is one."""
 

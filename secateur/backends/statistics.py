@@ -113,17 +113,18 @@ def _resampled(
     return log_ratios[instances[:, :, None], blocks]
 
 
-def outcome(ratio: LogInterval, margin: float) -> Outcome:
-    """Judge a log speed-up against a relative margin: beyond it, within it, or neither for sure.
+def outcome(ratio: LogInterval, margin: float, limit: float) -> Outcome:
+    """Judge a log speed-up against the margin that matters and the limit of resolution, both relative.
 
-    faster: low > ln(1 + margin); slower: high < -ln(1 + margin); equivalent: the interval lies between the two.
+    With b = ln(1 + max(margin, limit)), faster: low > b; slower: high < -b. Equivalent: the interval lies within
+    ln(1 + margin) of zero; a poor resolution does not widen what counts as equal.
     """
-    bound = math.log1p(margin)
+    bound, equal = math.log1p(max(margin, limit)), math.log1p(margin)
     if ratio.low > bound:
         return "faster"
     if ratio.high < -bound:
         return "slower"
-    if ratio.low >= -bound and ratio.high <= bound:
+    if ratio.low >= -equal and ratio.high <= equal:
         return "equivalent"
     return "unresolved"
 

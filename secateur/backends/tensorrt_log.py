@@ -3,9 +3,10 @@
 import functools
 import importlib
 import re
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Log(Protocol):
     """A TensorRT logger that remembers."""
 

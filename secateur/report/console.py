@@ -56,12 +56,5 @@ def redundancy_view(redundancy: Redundancy) -> Group:
     return Group(drawn, rich_table(cutting.compression_table(redundancy)), Text(told))
 
 
-def plan_view(
-    before: dict[str, int], after: dict[str, int], floors: dict[str, int], blocks: dict[str, str]
-) -> RichTable:
-    """Return the widths that a plan asks for."""
-    return rich_table(cutting.plan_table(before, after, floors, blocks))
-
-
 def _bar(share: float, width: int = 20) -> str:
     return "█" * round(share * width) + "░" * (width - round(share * width))

@@ -6,6 +6,8 @@ from secateur.artifacts import Interval
 
 BACKEND_NAMES = {
     "onnxruntime": "ONNX Runtime",
+    "onnxruntime_cuda": "ONNX Runtime with CUDA",
+    "onnxruntime_tensorrt": "ONNX Runtime with TensorRT",
     "openvino": "OpenVINO",
     "tensorrt": "TensorRT",
     "tensorrt_rtx": "TensorRT for RTX",
@@ -70,12 +72,13 @@ def ratio(value: float, digits: int = 3, *, trim: bool = False) -> str:
     return f"{significant(value, digits, trim=trim)}x" if math.isfinite(value) else significant(value)
 
 
-def separating_digits(interval: Interval, least: int = 2, most: int = 4) -> int:
-    """Return how many significant digits tell an interval's ends from one another, between least and most."""
+def separating_digits(value: float, low: float, high: float, *, least: int = 2, most: int = 4) -> int:
+    """Return how many significant digits tell an interval's ends from one another and its value from 1."""
     for digits in range(least, most):
-        if significant(interval.low, digits) != significant(interval.high, digits):
+        ends = low == high or significant(low, digits) != significant(high, digits)
+        if ends and (value == 1 or significant(value, digits, trim=True) != "1"):
             return digits
-    return least if interval.low == interval.high else most
+    return most
 
 
 def confidence(interval: Interval) -> str:

@@ -154,7 +154,7 @@ def _tables(summary: Summary, intervals: Mapping[str, Mapping[str, Interval]]) -
         "redundancy": cutting.redundancy_table(summary.redundancy),
         "widths": cutting.widths_table(summary.prune),
         "rounds": cutting.rounds_table(summary.prune),
-        "pinned": cutting.pinned_table(summary.prune),
+        "pinned": cutting.pinned_table(summary.prune.pinned),
         "exports": running.exports_table(summary.exports),
         "engines": running.engines_table(summary.engines),
         "latency": running.latency_table(summary.comparison),

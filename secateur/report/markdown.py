@@ -20,7 +20,7 @@ def render_markdown(summary: Summary, intervals: Mapping[str, Mapping[str, Inter
         ("Quality", [outcome.quality_table(summary.evaluations, intervals), outcome.finetune_table(summary.finetune)]),
         ("Speed", [running.latency_table(summary.comparison), running.measurement_table(summary.comparison)]),
         ("Pruning", [cutting.rounds_table(summary.prune), cutting.widths_table(summary.prune),
-                     cutting.pinned_table(summary.prune)]),
+                     cutting.pinned_table(summary.prune.pinned)]),
         ("Redundancy", [cutting.compression_table(summary.redundancy)]),
         ("Engines", [running.engines_table(summary.engines), running.exports_table(summary.exports)]),
         ("Machine", [running.machine_table(summary.comparison.machine)]),

@@ -46,9 +46,10 @@ def reasons(summary: Summary) -> tuple[str, ...]:
 
 def _cost(summary: Summary) -> str:
     value = summary.mac_ratio
-    if significant(value, 2) == "1.0":
+    digits = 2 if not 0.95 <= value < 1.05 else 3
+    if significant(value, digits) == "1.00":
         return "as many MACs as before"
-    return f"{ratio(value, 2)} fewer MACs" if value > 1 else f"{ratio(1 / value, 2)} more MACs"
+    return f"{ratio(value, digits)} fewer MACs" if value > 1 else f"{ratio(1 / value, digits)} more MACs"
 
 
 def _speed(comparison: Comparison) -> str:
@@ -57,10 +58,10 @@ def _speed(comparison: Comparison) -> str:
         return f"as fast as before ({_limits(speedup.low, speedup.high, 3)}x) on {where}"
     if comparison.outcome == "unresolved":
         return f"no difference in speed resolved ({_limits(speedup.low, speedup.high, 3)}x) on {where}"
-    digits = separating_digits(speedup)
     value, low, high = speedup.value, speedup.low, speedup.high
     if comparison.outcome == "slower":
         value, low, high = (1 / end for end in (value, high, low))
+    digits = separating_digits(value, low, high)
     limits = f"{confidence(speedup)} {_limits(low, high, digits)}"
     return f"{ratio(value, digits)} {comparison.outcome} ({limits}) on {where}"
 

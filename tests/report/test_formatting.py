@@ -72,10 +72,18 @@ def test_shortened_names_fit(text: str, length: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "digits"), [(2.6, 2.8, 2), (2.68, 2.72, 3), (2.0, 2.0, 2), (2.7001, 2.7002, 4)]
+    ("value", "low", "high", "digits"),
+    [
+        (2.7, 2.6, 2.8, 2),
+        (2.7, 2.68, 2.72, 3),
+        (2.0, 2.0, 2.0, 2),
+        (2.7, 2.7001, 2.7002, 4),
+        (1.02, 0.9, 1.2, 3),
+        (1.0, 0.9, 1.2, 2),
+    ],
 )
-def test_digits_grow_until_the_ends_differ(low: float, high: float, digits: int) -> None:
-    assert formatting.separating_digits(Interval(value=low, low=low, high=high)) == digits
+def test_digits_grow_until_the_ends_differ(value: float, low: float, high: float, digits: int) -> None:
+    assert formatting.separating_digits(value, low, high) == digits
 
 
 @given(st.floats(0, 1))

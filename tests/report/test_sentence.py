@@ -24,6 +24,7 @@ def test_the_headline_is_one_sentence(summary: Summary) -> None:
     [
         ("equivalent", (1.0, 0.995, 1.006), "as fast as before (0.995-1.01x) on ONNX Runtime"),
         ("unresolved", (1.1, 0.95, 1.25), "no difference in speed resolved (0.950-1.25x) on ONNX Runtime"),
+        ("slower", (0.978, 0.956, 0.999), "1.02x slower (95 % interval 1.00-1.05) on ONNX Runtime"),
         ("slower", (0.5, 0.4, 0.625), "2.0x slower (95 % interval 1.6-2.5) on ONNX Runtime"),
     ],
 )
@@ -34,7 +35,8 @@ def test_other_outcomes(summary: Summary, outcome: str, speedup: tuple[float, ..
 
 
 @pytest.mark.parametrize(
-    ("after", "words"), [(1_812_000_000, "as many MACs as before"), (3_624_000_000, "2.0x more MACs")]
+    ("after", "words"),
+    [(1_812_000_000, "as many MACs as before"), (3_624_000_000, "2.0x more MACs"), (1_760_000_000, "1.03x fewer")],
 )
 def test_macs_that_were_not_saved_are_not_called_fewer(summary: Summary, after: int, words: str) -> None:
     changed = summary.model_copy(update={"prune": summary.prune.model_copy(update={"macs_after": after})})

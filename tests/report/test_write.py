@@ -11,19 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
-from rich.console import Console
 
-from secateur.artifacts import EngineResult, FinetuneResult, GateResult, Interval, Redundancy, Summary
+from secateur.artifacts import EngineResult, FinetuneResult, Redundancy, Summary
 from secateur.errors import DataError, StorageError
-from secateur.report.console import plan_view, redundancy_view, rich_table, verdict_panel
 from secateur.report.gates import Gate, network_intervals
 from secateur.report.html import render_html
-from secateur.report.markdown import escaped, markdown_table, render_markdown
-from secateur.report.strip import gate_strip
-from secateur.report.tables.table import Table
+from secateur.report.markdown import render_markdown
 from secateur.report.write import read_summary, summary_json, write_report
 
 LOADING = {"src", "href", "xlink:href", "data", "srcset", "action", "poster", "background", "cite"}
@@ -218,30 +212,6 @@ def test_markdown_tables_are_well_formed(folder: Path) -> None:
     assert text.index("PASS") < text.index("## Gates") < text.index("## Key figures")
 
 
-CELL = st.text(alphabet=st.sampled_from("ab|\\`*_[]<&~\n\t .$#-"), max_size=12)
-
-
-@given(st.integers(1, 4).flatmap(lambda n: st.lists(st.tuples(*[CELL] * n), min_size=1, max_size=5)))
-def test_any_cell_fits_into_a_markdown_table(rows: list[tuple[str, ...]]) -> None:
-    text = markdown_table(Table(title="t", header=rows[0], rows=tuple(rows[1:]), right=frozenset({0})))
-    lines = text.split("\n")
-    assert len(lines) == len(rows) + 1
-    for line in lines:
-        unescaped = re.sub(r"\\.", "", line)
-        assert unescaped.count("|") == len(rows[0]) + 1
-        assert "<" not in unescaped
-
-
-def test_names_with_inner_underscores_stay_readable() -> None:
-    assert escaped("layer_1.conv_2") == "layer_1.conv_2"
-    assert escaped("__init__") == r"\_\_init\_\_"
-
-
-def test_a_table_of_unequal_rows_is_refused() -> None:
-    with pytest.raises(ValueError, match="every row needs 2 cells"):
-        Table(title="t", header=("a", "b"), rows=(("1",),))
-
-
 def test_a_run_without_pruning_or_training_is_reported(small: Summary, tmp_path: Path) -> None:
     prune = small.prune.model_copy(
         update={"widths_before": {}, "widths_after": {}, "floors": {}, "blocks": {}, "rounds": (), "pinned": ()}
@@ -294,52 +264,8 @@ def test_a_damaged_or_absent_report_is_a_storage_error(tmp_path: Path) -> None:
         read_summary(tmp_path / "report.json")
 
 
-@given(
-    st.tuples(*[st.floats(-1e3, 1e3)] * 3),
-    st.one_of(st.none(), st.floats(-1e3, 1e3)),
-    st.floats(-1e3, 1e3),
-)
-def test_strips_stay_inside_their_box(ends: tuple[float, float, float], at_least: float | None, at_most: float) -> None:
-    low, value, high = sorted(ends)
-    measured = Interval(value=value, low=low, high=high)
-    gate = GateResult(quantity="speedup", at_least=at_least, at_most=at_most, measured=measured, verdict="fail")
-    drawn = gate_strip(gate)
-    places = [float(x) for x in re.findall(r'(?:x1|x2|cx|x)="([-\d.]+)"', drawn)]
-    assert places
-    assert all(0 <= place <= 180 for place in places)
-
-
-def text_of(drawn: object, width: int = 140) -> str:
-    console = Console(width=width, file=io.StringIO())
-    console.print(drawn)
-    return console.file.getvalue()
-
-
-def test_the_terminal_says_what_the_page_says(summary: Summary) -> None:
-    shown = text_of(verdict_panel(summary))
-    assert "gaze-resnet18: PASS" in shown
-    assert "2.7x faster" in shown
-    for gate in summary.verdict.gates:
-        assert gate.quantity in shown
-
-
-def test_the_terminal_lists_every_group(summary: Summary) -> None:
-    estimate = text_of(redundancy_view(summary.redundancy))
-    prune = summary.prune
-    plan = text_of(plan_view(prune.widths_before, prune.widths_after, prune.floors, prune.blocks))
-    for group in summary.redundancy.groups:
-        assert group.name in estimate
-        assert group.name in plan
-    assert "At tau = 0.01 nats" in estimate
-
-
-def test_brackets_in_names_are_no_markup_in_the_terminal() -> None:
-    assert "[red]x[/red]" in text_of(rich_table(Table(title="[b]", header=("[i]",), rows=(("[red]x[/red]",),))))
-
-
 def test_undecided_runs_say_so(make_summary: Callable[..., Summary]) -> None:
     summary = make_summary(num_blocks=2, gates=(Gate(quantity="speedup", at_least=2.7),))
     html = render_html(summary, network_intervals(summary.evaluations, num_resamples=50))
     assert 'class="verdict undecided"' in html
     assert "does not settle whether it is at least 2.7x" in html
-    assert "UNDECIDED" in text_of(verdict_panel(summary))

@@ -21,7 +21,8 @@ class Entries:
 
     def counts(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the atoms and how many entries each owns."""
-        return np.unique(self.atoms, return_counts=True)
+        starts = np.flatnonzero(np.diff(self.atoms, prepend=-1))
+        return self.atoms[starts], np.diff(starts, append=self.atoms.size)
 
 
 def assemble(flow: Flow, protected: Mapping[str, str], multiple: int) -> tuple[tuple[Group, ...], tuple[Pinned, ...]]:
@@ -53,11 +54,17 @@ def assemble(flow: Flow, protected: Mapping[str, str], multiple: int) -> tuple[t
     members = np.unique(group_of_atom[group_of_atom >= 0])
     two = np.unique(atom[np.concatenate(flow.at_least_two)]) if flow.at_least_two else np.zeros(0, dtype=np.int64)
     narrow = set(group_of_atom[two].tolist())
+    own_of: dict[int, list[Slice]] = {}
+    reads_of: dict[int, list[Reader]] = {}
+    for (tensor, axis), parts in sorted(slices.items()):
+        for g, indices in parts.items():
+            own_of.setdefault(g, []).append(Slice(tensor=tensor, axis=axis, indices=indices))
+    for weight, parts in readers.items():
+        for g, positions in parts.items():
+            reads_of.setdefault(g, []).append(Reader(weight=weight, positions=positions))
     found = []
-    for g in members:
-        own = tuple(Slice(tensor=t, axis=a, indices=parts[g]) for (t, a), parts in slices.items() if g in parts)
-        own = tuple(sorted(own, key=lambda s: (s.tensor, s.axis)))
-        reads = tuple(Reader(weight=w, positions=parts[g]) for w, parts in readers.items() if g in parts)
+    for g in members.tolist():
+        own, reads = tuple(own_of[g]), tuple(reads_of.get(g, ()))
         order = int(producer[0][group_of_atom == g].min())
         found.append((order, [(s.tensor, s.axis, s.indices.shape[1]) for s in own], own, reads, g in narrow))
     found.sort(key=lambda item: item[:2])
@@ -111,8 +118,9 @@ def _entries(pairs: list[tuple[np.ndarray, np.ndarray]], atom: np.ndarray, is_fr
     atoms = atom[np.concatenate([labels for labels, _ in pairs])]
     indices = np.concatenate([indices for _, indices in pairs])
     free = is_free[atoms]
-    unique = np.unique(np.stack([atoms[free], indices[free]]), axis=1)
-    return Entries(atoms=unique[0], indices=unique[1])
+    span = int(indices.max(initial=0)) + 1
+    atoms, indices = np.divmod(np.unique(atoms[free] * span + indices[free]), span)
+    return Entries(atoms=atoms, indices=indices)
 
 
 def _first_producer(flow: Flow, atom: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -133,8 +141,8 @@ def _signatures(owned: Mapping[tuple[str, int], Entries], num_atoms: int) -> np.
     following = 1
     for entries in owned.values():
         atoms, counts = entries.counts()
-        _, refined = np.unique(np.stack([number[atoms], counts]), axis=1, return_inverse=True)
-        number[atoms] = following + refined.reshape(-1)
+        _, refined = np.unique(number[atoms] * (counts.max() + 1) + counts, return_inverse=True)
+        number[atoms] = following + refined
         following += refined.max() + 1
     return number
 
@@ -147,7 +155,7 @@ def _by_group(entries: Entries, group_of_atom: np.ndarray, order: np.ndarray) ->
     names, starts = np.unique(groups, return_index=True)
     ends = np.append(starts[1:], groups.size)
     return {
-        int(g): indices[i:j].reshape(np.unique(atoms[i:j]).size, -1)
+        int(g): indices[i:j].reshape(1 + np.count_nonzero(np.diff(atoms[i:j])), -1)
         for g, i, j in zip(names, starts, ends, strict=True)
         if g >= 0
     }
@@ -156,15 +164,13 @@ def _by_group(entries: Entries, group_of_atom: np.ndarray, order: np.ndarray) ->
 def _named(flow: Flow, found: list[tuple], multiple: int) -> list[Group]:
     """Name the groups after the module of their first producer."""
     paths = [tensor.removesuffix(".weight") for tensor, _ in flow.producers]
-    produced = {tensor for tensor, _ in flow.producers}
     groups, used = [], dict[str, int]()
     for order, _, own, reads, narrow in found:
         path = paths[order]
         used[path] = used.get(path, 0) + 1
         name = path if used[path] == 1 else f"{path}#{used[path]}"
         width = len(own[0].indices)
-        makers = [s.tensor.rpartition(".")[0].rpartition(".")[0] for s in own
-                  if s.tensor in produced and s.axis in _producing_axes(flow, s.tensor)]  # fmt: skip
+        makers = [s.tensor.rpartition(".")[0].rpartition(".")[0] for s in own if (s.tensor, s.axis) in flow.producers]
         block = _shared_path(makers) or name
         step = step_for(width, multiple)
         least = min(width, -(-(2 if narrow else 1) // step) * step)
@@ -182,10 +188,6 @@ def _shared_path(paths: list[str]) -> str:
             break
         shared.append(steps[0])
     return ".".join(shared)
-
-
-def _producing_axes(flow: Flow, tensor: str) -> set[int]:
-    return {axis for name, axis in flow.producers if name == tensor}
 
 
 def step_for(width: int, multiple: int) -> int:

@@ -1,8 +1,8 @@
 """What was cut: redundancy, widths, rounds, and what was never cut."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from secateur.artifacts import PruneResult, Redundancy
+from secateur.artifacts import Pinned, PruneResult, Redundancy
 from secateur.report.formatting import count, percent, significant
 from secateur.report.tables.table import Table
 
@@ -36,17 +36,10 @@ def compression_table(redundancy: Redundancy) -> Table:
 
 def widths_table(prune: PruneResult) -> Table:
     """List every group's width before and after, with its floor."""
-    return plan_table(prune.widths_before, prune.widths_after, prune.floors, prune.blocks)
-
-
-def plan_table(
-    before: Mapping[str, int], after: Mapping[str, int], floors: Mapping[str, int], blocks: Mapping[str, str]
-) -> Table:
-    """List the widths that a plan asks for, before anything is cut."""
     rows = tuple(
-        (name, blocks.get(name, ""), str(width), str(after[name]), str(floors.get(name, "")),
-         percent(after[name] / width))
-        for name, width in before.items()
+        (name, prune.blocks.get(name, ""), str(width), str(prune.widths_after[name]), str(prune.floors.get(name, "")),
+         percent(prune.widths_after[name] / width))
+        for name, width in prune.widths_before.items()
     )  # fmt: skip
     header = ("Group", "Block", "Before", "After", "Floor", "Kept")
     return Table(title="Widths", header=header, rows=rows, right=frozenset({2, 3, 4, 5}))
@@ -73,8 +66,8 @@ def rounds_table(prune: PruneResult) -> Table:
     )  # fmt: skip
 
 
-def pinned_table(prune: PruneResult) -> Table:
+def pinned_table(pinned: Sequence[Pinned]) -> Table:
     """List the channels that were never cut, and why."""
-    rows = tuple((p.tensor, str(p.num_channels), p.reason, p.operator, p.module) for p in prune.pinned)
+    rows = tuple((p.tensor, str(p.num_channels), p.reason, p.operator, p.module) for p in pinned)
     header = ("Tensor", "Channels", "Reason", "Operator", "Module")
     return Table(title="Channels never cut", header=header, rows=rows, right=frozenset({1}))

@@ -28,7 +28,7 @@ def cifar10(
     """Read CIFAR-10, normalised with ImageNet's mean and standard deviation.
 
     ``folder`` holds the binary or the Python version as published, or sheets of tiles; without it the environment
-    variable SECATEUR_SHARED_DATA names the folder that holds ``cifar10``. Both parts are shuffled, so that any stretch
+    variable SECATEUR_DATA names the folder that holds ``cifar10``. Both parts are shuffled, so that any stretch
     of them is a fair sample; ``num_train`` (drawn by ``seed``) and ``num_test`` (always the same) take a part of them.
     Training pictures are shifted and mirrored at random where ``augment`` is set; calibration reads them as they are.
     Files are decoded when the first picture is asked for. DataError where files are missing or damaged.
@@ -86,9 +86,9 @@ class _Part:
 
 
 def _default_folder() -> Path:
-    shared = os.environ.get("SECATEUR_SHARED_DATA")
+    shared = os.environ.get("SECATEUR_DATA")
     if not shared:
         raise DataError(
-            "cifar10", "no folder", "the folder of the unpacked files", "Give folder, or set SECATEUR_SHARED_DATA."
+            "cifar10", "no folder", "the folder of the unpacked files", "Give folder, or set SECATEUR_DATA."
         )
     return Path(shared) / "cifar10"

@@ -132,7 +132,7 @@ class PictureFiles(Dataset[tuple[Tensor, Tensor]]):
             ) from error  # fmt: skip
 
 
-Labelled = tuple[tuple[Path, ...], Int64[np.ndarray, " num"]]
+Labelled = tuple[tuple[Path, ...], Int64[np.ndarray, "..."]]
 
 
 def _parts(place: Path, test_share: float, seed: int) -> tuple[Labelled, Labelled, tuple[str, ...]]:

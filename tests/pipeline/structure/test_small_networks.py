@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from secateur.pipeline.structure import trace
+from secateur.pipeline.structure import cut, trace
 
 
 def conv(channels_in, channels_out, **options):
@@ -226,7 +226,7 @@ def test_fixed_sizes_in_forward_pin_by_a_trial_cut():
     assert "does not follow the new width" in pinned.reason
 
 
-def test_a_branch_that_only_trains_is_cut_too():
+def test_a_branch_that_only_trains_is_cut_too(draw_masks):
     class Auxiliary(nn.Module):
         def __init__(self):
             super().__init__()
@@ -237,5 +237,8 @@ def test_a_branch_that_only_trains_is_cut_too():
             return (self.b(x), self.head(x)) if self.training else self.b(x)
 
     module, inputs = Auxiliary().eval(), (torch.randn(IMAGE),)
-    (group,) = trace(module, inputs).groups
+    structure = trace(module, inputs)
+    (group,) = structure.groups
     assert {r.weight for r in group.readers} == {"b.weight", "head.weight"}
+    small = cut(module, structure, draw_masks(structure))
+    assert [tuple(o.shape) for o in small.train()(*inputs)] == [(2, 2, 8, 8), (2, 5, 8, 8)]

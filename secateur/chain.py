@@ -1,0 +1,158 @@
+"""The chain of a run: estimate, prune, finetune, evaluate, export, build, measure, gate, report.
+
+Every step is named by the hash of its settings and of the steps it reads (see `secateur.runs`): a rerun takes finished
+steps from the run folder, a changed setting redoes what depends on it and nothing else.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secateur.artifacts import (
+    Comparison,
+    Evaluation,
+    ExportResult,
+    FinetuneResult,
+    PruneResult,
+    Redundancy,
+    Summary,
+    Verdict,
+)
+from secateur.deployment import NETWORKS, Deployment, Engines, Measured
+from secateur.listening import Listener, Silent
+from secateur.loading import Workload, importable, load
+from secateur.recipe import Recipe
+from secateur.report.gates import check_gates
+from secateur.report.plots.spectra import spectra_png
+from secateur.runs import Run, Step, open_run
+from secateur.steps import Steps, read
+from secateur.storage import write as write_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run ended with: its summary, the report's HTML file and the run folder."""
+
+    summary: Summary
+    report: Path
+    folder: Path
+
+    @property
+    def exit_code(self) -> int:
+        """0 where every gate passed, 1 where one failed, 3 where one is undecided."""
+        return self.summary.verdict.exit_code
+
+
+def run(recipe: Recipe, *, beside: Path = Path(), fresh: bool = False, listener: Listener | None = None) -> Outcome:
+    """Run a recipe from the trained network to the judged engines.
+
+    Args:
+        recipe: what to do.
+        beside: the folder whose modules the recipe may name, besides the working folder.
+        fresh: redo every step, whatever the run folder holds.
+        listener: who is told of the progress.
+
+    Raises:
+        SecateurError: the run cannot be made; what was finished stays in the run folder.
+    """
+    with importable(beside), open_run(recipe.folder / recipe.name, fresh=fresh) as folder:
+        return _chain(recipe, folder, listener or Silent()).run()
+
+
+def estimate(
+    recipe: Recipe, *, beside: Path = Path(), fresh: bool = False, listener: Listener | None = None
+) -> tuple[Redundancy, Path]:
+    """Estimate the redundancy of a recipe's network; return it and a picture of the spectra in the run folder.
+
+    The step is the one that `run` begins with, which therefore finds it finished.
+    """
+    with importable(beside), open_run(recipe.folder / recipe.name, fresh=fresh) as folder:
+        step = _chain(recipe, folder, listener or Silent()).estimate()
+        redundancy = read(step.folder, "redundancy", Redundancy)
+        picture = folder.folder / "redundancy.png"
+        write_file(picture, spectra_png(redundancy))
+        return redundancy, picture
+
+
+def _chain(recipe: Recipe, folder: Run, listener: Listener) -> "_Chain":
+    listener.step("load")
+    workload = load(recipe)
+    check_gates(recipe.gates, workload.task.metrics)
+    listener.message(workload.data.description or f"{len(workload.data.train)} training samples")  # type: ignore[arg-type]
+    return _Chain(
+        recipe=recipe, workload=workload, folder=folder, listener=listener,
+        steps=Steps(recipe=recipe, workload=workload, listener=listener),
+        deployment=Deployment(recipe=recipe, workload=workload, listener=listener),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chain:
+    """One run under way."""
+
+    recipe: Recipe
+    workload: Workload
+    folder: Run
+    listener: Listener
+    steps: Steps
+    deployment: Deployment
+
+    def step(
+        self, name: str, settings: dict[str, Any], after: tuple[Step, ...], compute: Callable[[Path], None]
+    ) -> Step:
+        """Take a step from the run folder or compute it."""
+        self.listener.step(name)
+        inputs = (self.workload.fingerprint, *(step.key for step in after))
+        done = self.folder.step(name, {**settings, "seed": self.recipe.seed}, inputs, compute)
+        self.listener.done(name, done.reused, done.record.duration_s)
+        return done
+
+    def estimate(self) -> Step:
+        """Estimate the redundancy of the uncut network."""
+        traced = {"keep": self.recipe.prune.keep, "multiple": self.recipe.prune.multiple}
+        return self.step("estimate", {"estimate": self.recipe.estimate, **traced}, (), self.steps.estimate)
+
+    def run(self) -> Outcome:
+        """Do every step."""
+        recipe, steps, deployment = self.recipe, self.steps, self.deployment
+        deployment.require_runtime()
+        estimated = self.estimate()
+        healing = recipe.finetune.model_dump(exclude={"epochs", "validation"})
+        pruned = self.step(
+            "prune", {"prune": recipe.prune, "recovery": healing}, (estimated,),
+            lambda folder: steps.prune(estimated.folder, folder),
+        )  # fmt: skip
+        finetuned = self.step(
+            "finetune", {"finetune": recipe.finetune}, (estimated, pruned),
+            lambda folder: steps.finetune(estimated.folder, pruned.folder, folder),
+        )  # fmt: skip
+        evaluated = self.step("evaluate", {}, (finetuned,), lambda folder: steps.evaluate(finetuned.folder, folder))
+        exported = self.step(
+            "export", {"export": recipe.export}, (finetuned,), lambda folder: steps.export(finetuned.folder, folder)
+        )
+        runtime = recipe.measure.model_dump(include={"backend", "batch_size", "num_threads"})
+        built = self.step(
+            "build", {"build": recipe.build, **runtime},
+            (exported,), lambda folder: deployment.build(exported.folder, folder),
+        )  # fmt: skip
+        timed = self.step(
+            "measure", {"measure": recipe.measure}, (built,), lambda folder: deployment.measure(built.folder, folder)
+        )
+        measured = Measured(
+            networks=steps.both(finetuned.folder),
+            redundancy=read(estimated.folder, "redundancy", Redundancy),
+            prune=read(pruned.folder, "prune", PruneResult),
+            finetune=read(finetuned.folder, "finetune", FinetuneResult),
+            evaluations={name: read(evaluated.folder, name, Evaluation) for name in NETWORKS},
+            exports={name: read(exported.folder, name, ExportResult) for name in NETWORKS},
+            engines={name: read(built.folder, name, Engines).engines for name in NETWORKS},
+            comparison=read(timed.folder, "comparison", Comparison),
+        )
+        before = (estimated, pruned, finetuned, evaluated, exported, built, timed)
+        gated = self.step("gate", {"gates": recipe.gates}, before, lambda folder: deployment.gate(measured, folder))
+        verdict = read(gated.folder, "verdict", Verdict)
+        self.listener.step("report")
+        durations = {step.record.name: step.record.duration_s for step in before}
+        summary = deployment.report(measured, verdict, durations, self.folder.folder)
+        return Outcome(summary=summary, report=self.folder.folder / "report.html", folder=self.folder.folder)

@@ -1,0 +1,85 @@
+"""``secateur check``: everything that a recipe means, in full, without touching anything."""
+
+from pathlib import Path
+
+from secateur.artifacts import Pinned, Record
+from secateur.backends import BACKENDS
+from secateur.deployment import Deployment
+from secateur.listening import Silent
+from secateur.loading import importable, load
+from secateur.pipeline.allocation.hierarchical import floor_cost
+from secateur.recipe import Recipe
+from secateur.report.gates import check_gates
+from secateur.steps import Steps
+
+
+class GroupRow(Record):
+    """One group of channels that pruning may narrow."""
+
+    name: str
+    block: str
+    num_channels: int
+    least: int
+    multiple: int
+
+
+class Check(Record):
+    """What a recipe comes to on this machine.
+
+    ``reachable`` is the smallest share of the budgeted cost that pruning could leave without floors.
+    """
+
+    recipe: Recipe
+    data: str
+    num_train: int
+    num_test: int
+    task: str
+    metrics: tuple[str, ...]
+    input_shapes: tuple[tuple[int, ...], ...]
+    macs: int
+    parameters: int
+    groups: tuple[GroupRow, ...]
+    pinned: tuple[Pinned, ...]
+    budget: str
+    target: int
+    reachable: float
+    backends: dict[str, str]
+
+
+def check(recipe: Recipe, *, beside: Path = Path()) -> Check:
+    """Load and trace what a recipe names and say what a run would do; nothing is written.
+
+    Raises:
+        SecateurError: what the run would raise before its first step, or a budget out of reach.
+    """
+    with importable(beside):
+        workload = load(recipe)
+        check_gates(recipe.gates, workload.task.metrics)
+        Deployment(recipe=recipe, workload=workload, listener=Silent()).require_runtime()
+        structure = Steps(recipe=recipe, workload=workload, listener=Silent()).structure(workload.model)
+        kind, keep = recipe.prune.budget
+        whole = structure.macs() if kind == "macs" else structure.parameters()
+        smallest = floor_cost(structure.cost_terms(kind), structure.groups)
+        return Check(
+            recipe=recipe,
+            data=workload.data.description,
+            num_train=len(workload.data.train),  # type: ignore[arg-type]
+            num_test=len(workload.data.test),  # type: ignore[arg-type]
+            task=workload.task.name,
+            metrics=tuple(workload.task.metrics),
+            input_shapes=tuple(tuple(x.shape[1:]) for x in workload.model.example_inputs),
+            macs=structure.macs(),
+            parameters=structure.parameters(),
+            groups=tuple(
+                GroupRow(name=g.name, block=g.block, num_channels=g.num_channels, least=g.least, multiple=g.multiple)
+                for g in structure.groups
+            ),
+            pinned=structure.pinned,
+            budget=kind,
+            target=int(whole * keep),
+            reachable=smallest / whole,
+            backends={
+                name: str(BACKENDS[name].unavailable() or f"{name} {BACKENDS[name].version()}")
+                for name in dict.fromkeys([*recipe.build.backends, recipe.measure.backend])
+            },
+        )

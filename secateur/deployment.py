@@ -1,0 +1,171 @@
+"""What the steps behind the export compute: engines, their latencies, the verdict, the report."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._pytree import tree_map
+
+from secateur import __version__
+from secateur.artifacts import (
+    Comparison,
+    EngineResult,
+    Evaluation,
+    ExportResult,
+    FinetuneResult,
+    Model,
+    PruneResult,
+    Record,
+    Redundancy,
+    Summary,
+    Verdict,
+    as_tuple,
+)
+from secateur.backends import BACKENDS
+from secateur.backends.compare import Compare
+from secateur.backends.protocol import BuildOptions, Engine, skipped
+from secateur.calibration.batches import batches
+from secateur.errors import BackendError
+from secateur.listening import Listener
+from secateur.loading import Workload
+from secateur.recipe import Recipe
+from secateur.report.gates import COMPRESSED, ORIGINAL, judge, quantities
+from secateur.report.write import write_report
+from secateur.steps import read, write
+
+NETWORKS = (ORIGINAL, COMPRESSED)
+
+
+class Engines(Record):
+    """The engines of one network, one entry a backend, built or skipped."""
+
+    engines: tuple[EngineResult, ...]
+
+    def of(self, backend: str) -> EngineResult:
+        """Return the engine of a backend."""
+        return next(engine for engine in self.engines if engine.backend == backend)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the steps of a run have found, for its gates and its report; mappings are keyed by the two networks."""
+
+    networks: dict[str, Model]
+    redundancy: Redundancy
+    prune: PruneResult
+    finetune: FinetuneResult
+    evaluations: dict[str, Evaluation]
+    exports: dict[str, ExportResult]
+    engines: dict[str, tuple[EngineResult, ...]]
+    comparison: Comparison
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """The steps from the ONNX files to the report."""
+
+    recipe: Recipe
+    workload: Workload
+    listener: Listener
+
+    def require_runtime(self) -> None:
+        """Refuse, before anything is computed, a run whose engines could not be timed here."""
+        name = self.recipe.measure.backend
+        missing = BACKENDS[name].unable_to_run()
+        if missing is not None:
+            raise BackendError(
+                f"measure.backend: {name}", missing.found, "a runtime that runs here",
+                f"{missing.remedy} `secateur doctor` lists the runtimes.",
+            )  # fmt: skip
+
+    def build(self, exported: Path, folder: Path) -> None:
+        """Build every engine of both networks; an absent runtime is recorded with its reason."""
+        settings = self.recipe.measure
+        options = BuildOptions(
+            batch_size=settings.batch_size, max_batch_size=max(8, settings.batch_size),
+            num_threads=settings.num_threads, seed=self.recipe.seed,
+        )  # fmt: skip
+        names = dict.fromkeys([*self.recipe.build.backends, settings.backend])
+        for network in NETWORKS:
+            results = []
+            for name in names:
+                backend = BACKENDS[name]
+                missing = backend.unavailable()
+                if missing is not None:
+                    results.append(skipped(backend, missing))
+                else:
+                    results.append(backend.build(exported / f"{network}.onnx", folder / network / name, options))
+                self.listener.message(f"{network}, {name}: {_told(results[-1])}")
+            write(folder, network, Engines(engines=tuple(results)))
+
+    def measure(self, built: Path, folder: Path) -> None:
+        """Time the original's engine against the compressed one's, on real inputs."""
+        settings = self.recipe.measure
+        backend = BACKENDS[settings.backend]
+        engines = {network: read(built, network, Engines).of(settings.backend) for network in NETWORKS}
+
+        def load(network: str) -> Engine:
+            return backend.load(engines[network], built / network / settings.backend, num_threads=settings.num_threads)
+
+        compare = Compare(
+            num_instances=settings.instances, max_s=settings.max_s, null=settings.resolution, seed=self.recipe.seed
+        )
+        comparison = compare.compare(
+            lambda: load(ORIGINAL), lambda: load(COMPRESSED), self._inputs(), backend=settings.backend,
+            num_threads=settings.num_threads, progress=self.listener.progress,
+        )  # fmt: skip
+        write(folder, "comparison", comparison)
+
+    def gate(self, measured: Measured, folder: Path) -> None:
+        """Hold the gates against what was measured."""
+        found = quantities(
+            prune=measured.prune, evaluations=measured.evaluations, exports=measured.exports,
+            engines=measured.engines, comparison=measured.comparison, seed=self.recipe.seed,
+        )  # fmt: skip
+        write(folder, "verdict", judge(found, self.recipe.gates))
+
+    def report(self, measured: Measured, verdict: Verdict, durations_s: dict[str, float], folder: Path) -> Summary:
+        """Write the report and return what it says."""
+        summary = Summary(
+            name=self.recipe.name, task=self.workload.task.name, primary=self.workload.task.primary,
+            data=self.workload.data.description, facts=dict(self.workload.data.facts), verdict=verdict,
+            durations_s=durations_s, recipe=self.recipe.model_dump(mode="json"), version=__version__,
+            redundancy=measured.redundancy, prune=measured.prune, finetune=measured.finetune,
+            evaluations=measured.evaluations, exports=measured.exports, engines=measured.engines,
+            comparison=measured.comparison,
+        )  # fmt: skip
+        write_report(summary, folder, self.pictures(measured.networks), seed=self.recipe.seed)
+        return summary
+
+    def pictures(self, networks: dict[str, Model]) -> list[tuple[str, np.ndarray]]:
+        """Draw the first test samples with what both networks make of them, where the task can draw."""
+        draw, number = self.workload.task.illustrate, self.recipe.pictures
+        if draw is None or number == 0:
+            return []
+        inputs, targets = next(batches(self.workload.data.test, number, limit=number))
+        with torch.inference_mode():
+            outputs = [networks[name].module.eval()(*as_tuple(inputs)) for name in NETWORKS]
+        parts = (inputs, targets, *outputs)
+        return [
+            (f"test sample {index + 1}", draw(*(_one(part, index) for part in parts)))
+            for index in range(len(as_tuple(inputs)[0]))
+        ]
+
+    def _inputs(self) -> tuple[np.ndarray, ...]:
+        size = self.recipe.measure.batch_size
+        inputs, _ = next(batches(self.workload.data.test, size, limit=size))
+        repeats = [-(-size // len(x)) for x in as_tuple(inputs)]  # a test set smaller than the batch is repeated
+        return tuple(np.concatenate([x.numpy()] * n)[:size] for x, n in zip(as_tuple(inputs), repeats, strict=True))
+
+
+def _one(batch: Any, index: int) -> Any:
+    """Return one sample of a nest of tensors."""
+    return tree_map(lambda leaf: leaf[index], batch)
+
+
+def _told(engine: EngineResult) -> str:
+    if engine.status == "skipped":
+        return f"skipped: {engine.reason}"
+    return f"built in {engine.build_s or 0:.1f} s, {engine.size_bytes or 0:,} bytes"
