@@ -47,9 +47,9 @@ def test_a_recipe_survives_its_own_json(tmp_path: Path) -> None:
         ("finetune: {optimizer: lion}", r"finetune.optimizer \(line 7\) = 'lion'.*'adamw' or 'sgd'"),
         ("estimate: {samples: -1}", r"estimate.samples \(line 7\) = -1.*greater than or equal to 2"),
         ("export: {opset: 9}", "greater than or equal to 18"),
-        ("measure: {backend: tflite}", "'onnxruntime', 'openvino', 'tensorrt' or 'tensorrt_rtx'"),
+        ("measure: {backend: tflite}", "'openvino', 'tensorrt' or 'tensorrt_rtx'"),
         ("gates: [{quantity: speedup, atleast: 2}]", "unknown key gates.0.atleast.*did you mean 'at_least'"),
-        ("gates: [{quantity: speedup}]", "no bound"),
+        ("gates: [{quantity: speedup}]", "wanted a gate with at_least, at_most or both"),
     ],
 )
 def test_a_wrong_key_or_value_names_its_place_and_what_is_allowed(tmp_path: Path, change: str, message: str) -> None:

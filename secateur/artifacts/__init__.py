@@ -1,0 +1,62 @@
+"""What the stages hand to each other: networks, data, tasks, groups of channels, engines' files and results.
+
+Tensor-carrying artefacts are frozen dataclasses; results that end up in JSON are frozen pydantic records.
+"""
+
+from secateur.artifacts.channels import Group, Pinned, Reader, Slice
+from secateur.artifacts.networks import Batch, Data, Metric, Model, Task, as_tuple
+from secateur.artifacts.record import Record
+from secateur.artifacts.results import (
+    Comparison,
+    EngineResult,
+    Evaluation,
+    Exported,
+    ExportResult,
+    FinetuneEpoch,
+    FinetuneResult,
+    GateResult,
+    GroupRedundancy,
+    Interval,
+    LatencySummary,
+    Machine,
+    Parity,
+    PruneResult,
+    PruneRound,
+    Redundancy,
+    Summary,
+    Verdict,
+    realised_fraction,
+)
+
+__all__ = [
+    "Batch",
+    "Comparison",
+    "Data",
+    "EngineResult",
+    "Evaluation",
+    "ExportResult",
+    "Exported",
+    "FinetuneEpoch",
+    "FinetuneResult",
+    "GateResult",
+    "Group",
+    "GroupRedundancy",
+    "Interval",
+    "LatencySummary",
+    "Machine",
+    "Metric",
+    "Model",
+    "Parity",
+    "Pinned",
+    "PruneResult",
+    "PruneRound",
+    "Reader",
+    "Record",
+    "Redundancy",
+    "Slice",
+    "Summary",
+    "Task",
+    "Verdict",
+    "as_tuple",
+    "realised_fraction",
+]

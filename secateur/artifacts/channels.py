@@ -1,0 +1,59 @@
+"""What is cut together: groups of channels and the places where they live."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from secateur.artifacts.record import Record
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Slice:
+    """Where a group's channels live in one tensor: channel i owns ``indices[i]`` along ``axis`` of ``tensor``.
+
+    ``tensor`` is the name of a parameter or buffer; ``indices`` is int64 [num_channels, entries per channel].
+    """
+
+    tensor: str
+    axis: int
+    indices: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reader:
+    """A convolution or linear layer that consumes a group: channel i arrives at ``positions[i]`` of its input channels.
+
+    ``weight`` names the reading layer's weight; ``positions`` is int64 [num_channels, entries per channel]. Multiplying
+    these input channels by zero in every reader is the same function as cutting the channel.
+    """
+
+    weight: str
+    positions: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """Channels that are interchangeable: cutting any one of them removes the same number of entries from each tensor.
+
+    ``least`` is the smallest width that leaves a working network, ``multiple`` the step in which widths may change
+    (the final width is a multiple of it, or the uncut width). ``block`` names the residual stream or module that the
+    group belongs to.
+    """
+
+    name: str
+    num_channels: int
+    block: str
+    slices: tuple[Slice, ...]
+    readers: tuple[Reader, ...]
+    least: int = 1
+    multiple: int = 1
+
+
+class Pinned(Record):
+    """Channels that are never cut, and why; ``tensor`` is the parameter, ``operator`` the ATen operator behind it."""
+
+    tensor: str
+    num_channels: int
+    reason: str
+    operator: str
+    module: str
