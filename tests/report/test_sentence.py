@@ -36,7 +36,11 @@ def test_other_outcomes(summary: Summary, outcome: str, speedup: tuple[float, ..
 
 @pytest.mark.parametrize(
     ("after", "words"),
-    [(1_812_000_000, "as many MACs as before"), (3_624_000_000, "2.0x more MACs"), (1_760_000_000, "1.03x fewer")],
+    [
+        (1_812_000_000, "as many MACs as before"),
+        (3_624_000_000, "2.0x more MACs"),
+        (1_760_000_000, "1.03x fewer MACs"),
+    ],
 )
 def test_macs_that_were_not_saved_are_not_called_fewer(summary: Summary, after: int, words: str) -> None:
     changed = summary.model_copy(update={"prune": summary.prune.model_copy(update={"macs_after": after})})

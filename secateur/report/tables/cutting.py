@@ -1,6 +1,6 @@
 """What was cut: redundancy, widths, rounds, and what was never cut."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from secateur.artifacts import Pinned, PruneResult, Redundancy
 from secateur.report.formatting import count, percent, significant
