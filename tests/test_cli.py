@@ -1,0 +1,153 @@
+"""The command line: bad input is told with its remedy and exit code 2; verbs print what they should."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from project import write_project
+
+from secateur import cli
+from secateur.artifacts import Model
+from secateur.pipeline.export import export
+
+RECIPE = """\
+name: bad
+model: {module}:build
+data: {{function: "secateur.workloads.classification:image_folder", arguments: {{folder: images, size: 32}}}}
+task: classification
+prune: {{macs: 0.5, multiple: 4}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bad")
+    write_project(path, "badsorter", per_class=12)
+    (path / "recipe.yaml").write_text(RECIPE.format(module="badsorter"))
+    return path
+
+
+def call(
+    arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    """Run the command line in a folder; return exit code, standard output and standard error on one line each."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["secateur", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    captured = capsys.readouterr()
+    return int(stopped.value.code or 0), captured.out, " ".join(captured.err.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["model=nowhere:build"], "the module 'nowhere' does not import"),
+        (["model=badsorter:bild"], "no 'bild' in 'badsorter'; wanted one of"),
+        (["model=badsorter:nothing"], "it returned str; wanted a torch.nn.Module"),
+        (["model.arguments.file=none.pt"], "FileNotFoundError"),
+        (["model.arguments.files=none.pt"], "arguments ['files']"),
+        (["model.arguments.spoil=true"], "1 of 9600 values of fine.weight are NaN or infinite"),
+        (["model=badsorter:moody", "task=classification"], "no control flow that depends on values"),
+        (["data.arguments.folder=nowhere"], "nowhere"),
+        (["data=badsorter:flat"], "samples the network rejects: a batch of shape (2, 3, 32)"),
+        (["data=badsorter:empty"], "an empty data set"),
+        (["prune.macs=0.001"], "the smallest that these floors allow"),
+        (["prune.keep=[steem]"], "steem"),
+        (["gates=[{quantity: speed, at_least: 2}]"], "speedup"),
+        (["measure.backend=tensorrt"], "tensorrt"),
+        (["folder=recipe.yaml"], "--set folder=PATH"),
+        (["task={loss: 'torch.nn.functional:mse_loss', metrics: {x: 'badsorter:build'}}"], "custom"),
+        (["name=${NO_SUCH_VARIABLE}"], "an environment variable NO_SUCH_VARIABLE"),
+    ],
+)
+def test_bad_input_is_told_with_its_remedy(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changes: list[str], message: str
+) -> None:
+    options = [part for change in changes for part in ("--set", change)]
+    code, out, err = call(["run", "recipe.yaml", "--quiet", *options], folder, monkeypatch, capsys)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_a_defect_exits_with_2_and_its_traceback(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "app", lambda: 1 / 0)
+    code, _, err = call(["run", "recipe.yaml"], folder, monkeypatch, capsys)
+    assert code == 2
+    assert "ZeroDivisionError" in err
+    assert "defect" in err
+
+
+def test_interrupting_exits_with_2(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    code, _, err = call(["run", "recipe.yaml"], folder, monkeypatch, capsys)
+    assert code == 2
+    assert "finished steps are kept" in err
+
+
+def test_bench_compares_any_two_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    for name, width in (("wide", 64), ("narrow", 8)):
+        net = torch.nn.Sequential(torch.nn.Conv2d(3, width, 3), torch.nn.ReLU(), torch.nn.Conv2d(width, 4, 3))
+        export(Model(module=net, example_inputs=(torch.randn(2, 3, 64, 64),)), folder, name=name)
+    arguments = ["bench", "wide.onnx", "narrow.onnx", "--max-s", "12", "--quiet"]
+    code, out, _ = call([*arguments, "--json"], folder, monkeypatch, capsys)
+    assert code == 0
+    found = json.loads(out)
+    assert found["outcome"] == "faster"
+    assert found["speedup"]["low"] > 1
+
+
+def test_bench_names_a_file_that_is_no_network(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(["bench", "recipe.yaml", "none.onnx"], folder, monkeypatch, capsys)
+    assert code == 2
+    assert "recipe.yaml" in err
+
+
+def test_doctor_lists_every_backend(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from secateur.backends import BACKENDS
+
+    code, out, _ = call(["doctor"], folder, monkeypatch, capsys)
+    assert code == 0
+    assert all(name in out for name in BACKENDS)
+
+
+def test_the_recipe_knows_every_backend() -> None:
+    from typing import get_args
+
+    from secateur.backends import BACKENDS
+    from secateur.recipe import BackendName
+
+    assert set(get_args(BackendName)) == set(BACKENDS)
+
+
+def test_the_recipe_knows_every_signal() -> None:
+    from typing import get_args
+
+    from secateur.pipeline.signals import SIGNALS
+    from secateur.recipe import PruneSettings
+
+    assert set(get_args(PruneSettings.model_fields["signal"].annotation)) == set(SIGNALS)
+
+
+def test_version(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(["--version"], folder, monkeypatch, capsys)
+    assert code == 0
+    assert out.startswith("secateur 0.")
