@@ -1,5 +1,6 @@
 """Residual networks for 32 x 32 pictures, with parameter-free shortcuts."""
 
+import os
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -79,14 +80,18 @@ def _stage(channels_in: int, channels_out: int, stride: int, num_blocks: int) ->
 def load_weights(module: nn.Module, path: str | Path) -> nn.Module:
     """Load a state dict from a file and return the module.
 
-    The file holds the state dict itself or keeps it under ``state_dict``; a ``module.`` that data-parallel training put
-    before the names is dropped. Nothing but tensors is unpickled. LoadError where the file is absent, damaged or made
-    for another network.
+    A relative path starts in the working folder or, where nothing is there, in the folder that the environment variable
+    SECATEUR_DATA names. The file holds the state dict itself or keeps it under ``state_dict``; a ``module.`` that
+    data-parallel training put before the names is dropped. Nothing but tensors is unpickled. LoadError where the file
+    is absent, damaged or made for another network.
     """
-    path = Path(path)
+    path = _found(Path(path))
     where = f"weights {path}"
     if not path.is_file():
-        raise LoadError(where, "no such file", "a file of weights", "Correct the path, or leave the weights out.")
+        raise LoadError(
+            where, "no such file", "a file of weights",
+            "Correct the path (a relative one starts in the working folder or in SECATEUR_DATA), or leave it out.",
+        )  # fmt: skip
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
@@ -107,6 +112,11 @@ def load_weights(module: nn.Module, path: str | Path) -> nn.Module:
             "Choose the network that the weights were trained for.",
         ) from error  # fmt: skip
     return module
+
+
+def _found(path: Path) -> Path:
+    elsewhere = Path(os.environ.get("SECATEUR_DATA", "")) / path
+    return elsewhere if not path.exists() and elsewhere.is_file() else path
 
 
 def _differences(module: nn.Module, state: dict[str, Tensor]) -> str:
