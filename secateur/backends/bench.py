@@ -7,7 +7,7 @@ from pathlib import Path
 from secateur.artifacts import Comparison
 from secateur.backends import BACKENDS
 from secateur.backends.compare import Compare
-from secateur.backends.onnx_inputs import NO_SIZES, OnnxInput, random_inputs, read_inputs
+from secateur.backends.onnx_file import NO_SIZES, OnnxInput, random_inputs, read_inputs
 from secateur.backends.protocol import Backend, BuildOptions, Engine, Progress, require, unheard
 from secateur.errors import BackendError
 

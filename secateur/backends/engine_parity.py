@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from secateur.artifacts import Parity
-from secateur.backends.onnx_inputs import random_inputs, read_inputs
-from secateur.backends.protocol import BuildOptions, Engine
+from secateur.backends.onnx_file import random_inputs, read_inputs, read_whole
+from secateur.backends.protocol import BuildOptions, Engine, first_line
 from secateur.equality import Agreement
 from secateur.errors import BackendError
 
@@ -29,7 +29,13 @@ def engine_parity(name: str, engine: Engine, onnx_file: Path, options: BuildOpti
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.intra_op_num_threads = options.num_threads
     settings.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(onnx_file), settings, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(read_whole(onnx_file), settings, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise BackendError(
+            f"parity of {name}", f"a refusal by ONNX Runtime ({first_line(error)})", "a file that it can open",
+            "Export in another opset, or replace the operator it names.",
+        ) from error  # fmt: skip
     inputs = read_inputs(onnx_file)
     batches = [random_inputs(inputs, options.batch_size, options.seed + i, options.sizes) for i in range(NUM_BATCHES)]
     return Agreement(

@@ -11,10 +11,10 @@ from secateur.artifacts import EngineResult
 from secateur.backends.cuda import cuda_devices, missing_cuda
 from secateur.backends.engine_parity import engine_parity
 from secateur.backends.machine import processor
-from secateur.backends.onnx_inputs import read_inputs
+from secateur.backends.onnx_file import read_whole
 from secateur.backends.protocol import BuildOptions, Engine, Missing, engine_file, first_line, require
 from secateur.errors import BackendError
-from secateur.storage import read, sha256, write
+from secateur.storage import sha256, write
 
 Provider = Literal["CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"]
 
@@ -65,11 +65,10 @@ class OnnxRuntime:
         return (processor(),) if self.provider == "CPUExecutionProvider" else cuda_devices()
 
     def build(self, onnx_file: Path, folder: Path, options: BuildOptions) -> EngineResult:
-        """Copy the ONNX file, open it and prove the session's outputs."""
+        """Copy the ONNX file, its weights inside, open it and prove the session's outputs."""
         require(self.name, self.unavailable(), f"ONNX Runtime with {self.provider}")
-        read_inputs(onnx_file)
         options.progress("open", 0, 2)
-        content = read(onnx_file)
+        content = read_whole(onnx_file)
         started = time.perf_counter()
         with self._session(content, str(onnx_file), options.num_threads) as engine:
             build_s = time.perf_counter() - started

@@ -9,10 +9,10 @@ import numpy as np
 
 from secateur.artifacts import EngineResult
 from secateur.backends.engine_parity import engine_parity
-from secateur.backends.onnx_inputs import OnnxInput, read_inputs
+from secateur.backends.onnx_file import OnnxInput, read_inputs, read_whole
 from secateur.backends.protocol import BuildOptions, Engine, Missing, engine_file, first_line, require
 from secateur.errors import BackendError
-from secateur.storage import read, sha256, write
+from secateur.storage import sha256, write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +56,11 @@ class OpenVino:
         return (openvino.Core().get_property("CPU", "FULL_DEVICE_NAME").strip(),)
 
     def build(self, onnx_file: Path, folder: Path, options: BuildOptions) -> EngineResult:
-        """Copy the ONNX file, compile it and prove its outputs."""
+        """Copy the ONNX file, its weights inside, compile it and prove its outputs."""
         require(self.name, self.unavailable(), "OpenVINO with its CPU plugin")
         inputs = read_inputs(onnx_file)
         options.progress("compile", 0, 2)
-        content = read(onnx_file)
+        content = read_whole(onnx_file)
         started = time.perf_counter()
         with self._compiled(content, inputs, str(onnx_file), options.num_threads) as engine:
             build_s = time.perf_counter() - started

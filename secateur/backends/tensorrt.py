@@ -9,12 +9,12 @@ from typing import Any, Literal
 from secateur.artifacts import EngineResult, Parity
 from secateur.backends.cuda import cuda_devices, missing_cuda
 from secateur.backends.engine_parity import engine_parity
-from secateur.backends.onnx_inputs import OnnxInput, read_inputs
+from secateur.backends.onnx_file import OnnxInput, read_inputs, read_whole
 from secateur.backends.protocol import BuildOptions, Engine, Missing, Progress, engine_file, require
 from secateur.backends.tensorrt_engine import TensorRtEngine
 from secateur.backends.tensorrt_log import Log, log_of
 from secateur.errors import BackendError
-from secateur.storage import read, sha256, write
+from secateur.storage import sha256, write
 
 Package = Literal["tensorrt", "tensorrt_rtx"]
 
@@ -108,7 +108,7 @@ class TensorRt:
 
     def _settings(self, onnx_file: Path, log: Log, options: BuildOptions) -> dict[str, str]:
         settings = {
-            "onnx_sha256": sha256(read(onnx_file)),
+            "onnx_sha256": sha256(read_whole(onnx_file)),
             "batch_sizes": f"1 to {options.max_batch_size}, tuned for {options.batch_size}",
             "tf32": str(self.tf32),
             "compute_capabilities": " ".join(self.compute_capabilities) or "default",

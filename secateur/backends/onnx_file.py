@@ -1,4 +1,4 @@
-"""What an ONNX file takes: names, types and shapes of its inputs, and random ones."""
+"""An ONNX file: whole, and what it takes: names, types and shapes of its inputs, and random ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,9 +7,11 @@ from types import MappingProxyType
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 
+from secateur.backends.protocol import first_line
 from secateur.errors import BackendError
+from secateur.storage import read
 
 NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
@@ -45,26 +47,57 @@ class OnnxInput:
 
 
 def read_inputs(path: Path) -> tuple[OnnxInput, ...]:
-    """Read the inputs of an ONNX file, without its weights' side files.
+    """Read the inputs of an ONNX file, without the weights that it may keep in a file beside it.
 
     Raises:
         BackendError: the file is absent, truncated or not ONNX.
     """
-    try:
-        proto = onnx.load(path, load_external_data=False)
-        onnx.checker.check_model(str(path))
-    except OSError as error:
-        raise BackendError(
-            str(path), error.strerror or str(error), "an ONNX file", "Check the path; `secateur export` writes one."
-        ) from error
-    except (DecodeError, onnx.checker.ValidationError) as error:
-        reason = next(iter(str(error).splitlines()), "no message")[:200]
-        raise BackendError(
-            str(path), f"a file that is truncated or not ONNX ({reason})", "a whole ONNX file",
-            "Copy or export it again.",
-        ) from error  # fmt: skip
+    proto = _read(path, weights=False)
     weights = {initializer.name for initializer in proto.graph.initializer}
     return tuple(_input(value, path) for value in proto.graph.input if value.name not in weights)
+
+
+def read_whole(path: Path) -> bytes:
+    """Read an ONNX file as one piece: weights that it keeps in a file beside it are taken in.
+
+    Raises:
+        BackendError: the file is absent, truncated, not ONNX, lacks its weights or exceeds 2 GiB with them.
+    """
+    proto = _read(path, weights=False)
+    if all(tensor.data_location != onnx.TensorProto.EXTERNAL for tensor in proto.graph.initializer):
+        return read(path)
+    try:
+        return _read(path, weights=True).SerializeToString(deterministic=True)
+    except (ValueError, EncodeError) as error:
+        raise BackendError(
+            str(path), f"weights that do not fit into one file ({first_line(error)})", "less than 2 GiB",
+            "Prune further, or convert the network to half precision before it is exported.",
+        ) from error  # fmt: skip
+
+
+def _read(path: Path, *, weights: bool) -> onnx.ModelProto:
+    try:
+        proto = onnx.load(path, load_external_data=weights)
+    except OSError as error:
+        raise BackendError(
+            str(path), error.strerror or str(error), "an ONNX file", "Check the path; `secateur run` writes such files."
+        ) from error
+    except DecodeError as error:
+        raise _not_onnx(path, first_line(error)) from error
+    except onnx.checker.ValidationError as error:
+        raise BackendError(
+            str(path), f"weights that cannot be read ({first_line(error)})", "the file of weights beside it",
+            "Copy both files together, or export with the weights inside.",
+        ) from error  # fmt: skip
+    if not proto.graph.node:
+        raise _not_onnx(path, "no graph in it")
+    return proto
+
+
+def _not_onnx(path: Path, reason: str) -> BackendError:
+    return BackendError(
+        str(path), f"a file that is truncated or not ONNX ({reason})", "a whole ONNX file", "Copy or export it again."
+    )
 
 
 def _input(value: onnx.ValueInfoProto, path: Path) -> OnnxInput:

@@ -1,0 +1,177 @@
+"""One set of laws over every backend of the table: built, proved, loaded, run, or absent with a reason."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from secateur.artifacts import Exported
+from secateur.backends import BACKENDS
+from secateur.backends.protocol import Backend, BuildOptions, skipped
+from secateur.errors import BackendError, EqualityError, StorageError
+from secateur.storage import sha256
+
+backends = pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+
+
+def able_to_build(backend: Backend) -> None:
+    if (missing := backend.unavailable()) is not None:
+        pytest.skip(f"{backend.name} cannot build here: {missing}")
+
+
+def able_to_run(backend: Backend) -> None:
+    if (missing := backend.unable_to_run()) is not None:
+        pytest.skip(f"{backend.name} cannot run here: {missing}")
+
+
+def image(batch_size: int) -> np.ndarray:
+    return np.random.default_rng(batch_size).standard_normal((batch_size, 3, 24, 24)).astype(np.float32)
+
+
+def reference(exported: Exported, inputs: np.ndarray) -> np.ndarray:
+    return onnxruntime.InferenceSession(str(exported.path)).run(None, {"image": inputs})[0]
+
+
+def test_the_table_names_its_entries() -> None:
+    assert {name: backend.name for name, backend in BACKENDS.items()} == {name: name for name in BACKENDS}
+    assert all(isinstance(backend, Backend) for backend in BACKENDS.values())
+
+
+@backends
+def test_what_is_missing_is_said_with_a_remedy(backend: Backend, narrow: Exported, tmp_path: Path) -> None:
+    missing = backend.unavailable()
+    if missing is None:
+        assert backend.version()
+        return
+    assert missing.remedy.startswith(("Install", "Use"))
+    with pytest.raises(BackendError) as caught:
+        backend.build(narrow.path, tmp_path, BuildOptions())
+    assert caught.value.found == missing.found
+    assert caught.value.remedy == missing.remedy
+    assert list(tmp_path.iterdir()) == []
+    result = skipped(backend, missing)
+    assert (result.status, result.path, result.reason) == ("skipped", None, str(missing))
+    with pytest.raises(BackendError):
+        backend.load(result, tmp_path)
+
+
+@backends
+def test_an_engine_is_described_as_it_is(backend: Backend, narrow: Exported, tmp_path: Path) -> None:
+    able_to_build(backend)
+    heard = []
+    options = BuildOptions(progress=lambda *report: heard.append(report))
+    result = backend.build(narrow.path, tmp_path / "engines", options)
+    content = (tmp_path / "engines" / str(result.path)).read_bytes()
+    assert (result.status, result.backend, result.backend_version) == ("built", backend.name, backend.version())
+    assert (result.sha256, result.size_bytes) == (sha256(content), len(content))
+    assert result.build_s > 0
+    assert all(0 <= done <= total for _, done, total in heard)
+    assert heard
+    if backend.unable_to_run() is None:
+        assert result.parity.worst_relative <= options.tolerance
+        assert result.parity.num_batches == 2
+        assert result.reason == ""
+        assert result.device
+    else:
+        assert result.parity is None
+        assert result.reason.startswith("built, not run: ")
+
+
+@backends
+def test_engines_compute_what_their_file_computes(backend: Backend, narrow: Exported, tmp_path: Path) -> None:
+    able_to_run(backend)
+    result = backend.build(narrow.path, tmp_path, BuildOptions())
+    with backend.load(result, tmp_path) as first, backend.load(result, tmp_path, num_threads=2) as second:
+        for batch_size in (1, 2, 5):
+            inputs = image(batch_size)
+            (outputs,) = first.run((inputs,))
+            np.testing.assert_allclose(outputs, reference(narrow, inputs), atol=1e-5)
+            np.testing.assert_allclose(second.run((inputs,))[0], outputs, atol=1e-5)
+        kept = outputs.copy()
+        first.run((image(5) + 1,))
+        np.testing.assert_array_equal(outputs, kept, err_msg="outputs belong to the caller")
+        first.close()
+        np.testing.assert_allclose(second.run((image(1),))[0], reference(narrow, image(1)), atol=1e-5)
+    with pytest.raises(BackendError, match="a closed engine; wanted an open one"):
+        first.run((image(1),))
+
+
+@backends
+@pytest.mark.parametrize("fault", ["channels", "type", "rank", "number"])
+def test_wrong_inputs_are_refused(backend: Backend, narrow: Exported, tmp_path: Path, fault: str) -> None:
+    able_to_run(backend)
+    inputs = {
+        "channels": (image(1)[:, :2],),
+        "type": (image(1).astype(np.float64),),
+        "rank": (image(1)[0],),
+        "number": (image(1), image(1)),
+    }[fault]
+    result = backend.build(narrow.path, tmp_path, BuildOptions())
+    with backend.load(result, tmp_path) as engine:
+        with pytest.raises(BackendError, match="inputs"):
+            engine.run(inputs)
+        assert engine.run((image(1),))[0].shape == (1, 5), "the engine goes on"
+
+
+@backends
+def test_damaged_absent_and_foreign_engines_are_refused(backend: Backend, narrow: Exported, tmp_path: Path) -> None:
+    able_to_run(backend)
+    result = backend.build(narrow.path, tmp_path, BuildOptions())
+    with pytest.raises(BackendError, match=rf"an engine of {backend.name} 0\.1; wanted one of {backend.name} "):
+        backend.load(result.model_copy(update={"backend_version": "0.1"}), tmp_path)
+    with pytest.raises(BackendError, match="an engine that was not built"):
+        backend.load(result.model_copy(update={"status": "skipped"}), tmp_path)
+    path = tmp_path / str(result.path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(StorageError, match=r"changed after it was built; wanted sha256 [0-9a-f]{64}"):
+        backend.load(result, tmp_path)
+    path.unlink()
+    with pytest.raises(StorageError, match="No such file"):
+        backend.load(result, tmp_path)
+
+
+@backends
+@pytest.mark.parametrize("kind", ["absent", "empty", "text", "truncated"])
+def test_files_that_are_not_onnx(backend: Backend, not_onnx: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    able_to_build(backend)
+    with pytest.raises(BackendError, match=rf"{kind}\.onnx: found .*; wanted an? (whole )?ONNX file"):
+        backend.build(not_onnx[kind], tmp_path, BuildOptions())
+    assert list(tmp_path.iterdir()) == []
+
+
+@backends
+def test_a_tolerance_that_no_engine_meets(backend: Backend, wide: Exported, tmp_path: Path) -> None:
+    able_to_run(backend)
+    exact = BACKENDS["onnxruntime"] is backend
+    options = BuildOptions(tolerance=-1.0 if exact else 0.0)
+    with pytest.raises(EqualityError, match=rf"parity of {backend.name} .*relative difference of"):
+        backend.build(wide.path, tmp_path, options)
+    assert list(tmp_path.iterdir()) == [], "an engine that is not proved is not kept"
+
+
+def test_spinning_is_a_setting_that_is_told(narrow: Exported, tmp_path: Path) -> None:
+    spinning = replace(BACKENDS["onnxruntime"], spinning=True)
+    assert spinning.build(narrow.path, tmp_path, BuildOptions()).options["spinning"] == "True"
+
+
+def test_onnx_runtime_never_falls_back(narrow: Exported, tmp_path: Path) -> None:
+    """Asked for a provider that it cannot load, ONNX Runtime itself opens a session on the CPU and warns."""
+    backend = BACKENDS["onnxruntime_cuda"]
+    if backend.unavailable() is None:
+        pytest.skip("CUDA works here, nothing to fall back from")
+    with (
+        pytest.warns(UserWarning, match="not in available provider names"),
+        pytest.raises(BackendError, match=r"a fall-back to .*; wanted CUDAExecutionProvider"),
+    ):
+        backend._session(narrow.path.read_bytes(), "here", 1)
+
+
+def test_results_survive_json(narrow: Exported, tmp_path: Path) -> None:
+    result = BACKENDS["onnxruntime"].build(narrow.path, tmp_path, BuildOptions())
+    again = type(result).model_validate(json.loads(result.model_dump_json()))
+    assert again == result
+    with BACKENDS["onnxruntime"].load(again, tmp_path) as engine:
+        assert engine.run((image(2),))[0].shape == (2, 5)

@@ -1,0 +1,102 @@
+"""Real engines against one another: the numbers are the machine's, their structure is ours."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from secateur.artifacts import Comparison, Exported
+from secateur.backends import BACKENDS
+from secateur.backends.bench import bench
+from secateur.backends.compare import Compare
+from secateur.backends.measure import Stopwatch, WarmUp, measure
+from secateur.backends.protocol import BuildOptions
+from secateur.errors import BackendError
+
+BRIEF = Compare(
+    num_instances=3, num_blocks=4, block_s=0.002, target=0.5, max_s=20.0, num_resamples=1000,
+    warm_up=WarmUp(least_s=0.02, most_s=0.1, window_s=0.005),
+)  # fmt: skip
+
+
+def check(result: Comparison) -> None:
+    speedup = result.speedup
+    assert 0 < speedup.low <= speedup.value <= speedup.high < math.inf
+    assert result.resolution >= 0
+    assert result.num_instances >= 3
+    assert result.stopped_by in ("width", "time")
+    assert {np.shape(times) for times in result.samples_s.values()} == {(result.num_instances, result.num_blocks)}
+    for summary in (result.baseline, result.candidate):
+        assert summary.num_samples == result.num_instances * result.num_blocks * result.num_iterations
+        assert 0 < summary.p50_s <= summary.p90_s <= summary.p95_s <= summary.p99_s
+    assert Comparison.model_validate_json(result.model_dump_json()) == result
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_an_engine_against_itself(wide: Exported, backend: str) -> None:
+    if (missing := BACKENDS[backend].unable_to_run()) is not None:
+        pytest.skip(str(missing))
+    result = bench(wide.path, wide.path, backend=backend, batch_size=2, num_threads=1, compare=BRIEF)
+    check(result)
+    assert result.backend == f"{backend} {BACKENDS[backend].version()}"
+    assert (result.batch_size, result.num_threads) == (2, 1)
+    assert result.machine.cpu
+
+
+def test_a_pruned_network_against_the_whole(wide: Exported, narrow: Exported) -> None:
+    heard = []
+    check(bench(wide.path, narrow.path, compare=BRIEF, progress=lambda *report: heard.append(report)))
+    assert heard[-1][0] == "compare"
+    assert heard[-1][1] == heard[-1][2]
+
+
+def test_a_single_engine(wide: Exported, tmp_path: Path) -> None:
+    backend = BACKENDS["onnxruntime"]
+    stopwatch = Stopwatch(duration_s=0.05, warm_up=BRIEF.warm_up)
+    with backend.load(backend.build(wide.path, tmp_path, BuildOptions()), tmp_path) as engine:
+        summary = measure(engine, (np.zeros((2, 3, 24, 24), np.float32),), stopwatch=stopwatch)
+    assert summary.num_samples >= stopwatch.least_calls
+    assert summary.throughput_per_s == pytest.approx(2 / summary.mean_s)
+
+
+def relu(path: Path, *shape: int | str) -> Path:
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [value("x", 1, shape)], [value("y", 1, shape)]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, path)
+    return path
+
+
+def test_open_sizes_are_given_by_name(tmp_path: Path) -> None:
+    path = relu(tmp_path / "relu.onnx", "batch", 3, "height")
+    with pytest.raises(BackendError, match=r"the open sizes \['height'\].*Give a size for each"):
+        bench(path, path, compare=BRIEF)
+    check(bench(path, path, sizes={"height": 16}, compare=BRIEF))
+
+
+def test_files_that_cannot_be_compared(wide: Exported, not_onnx: dict[str, Path], tmp_path: Path) -> None:
+    other = relu(tmp_path / "relu.onnx", "batch", 3, 12, 24)
+    with pytest.raises(
+        BackendError, match=r"the inputs \['float32 \[1, 3, 12, 24\]'\] of .*relu.onnx and .*same inputs"
+    ):
+        bench(wide.path, other, compare=BRIEF)
+    fixed = relu(tmp_path / "fixed.onnx", 2, 3)
+    with pytest.raises(BackendError, match="a batch size fixed to 2; wanted batch size 1"):
+        bench(fixed, fixed, compare=BRIEF)
+    for kind, path in not_onnx.items():
+        with pytest.raises(BackendError, match=f"{kind}.onnx"):
+            bench(wide.path, path, compare=BRIEF)
+    with pytest.raises(BackendError, match=r"the backend 'abacus'; wanted one of \['onnxruntime'"):
+        bench(wide.path, wide.path, backend="abacus", compare=BRIEF)
+
+
+def test_a_runtime_that_cannot_run_here_is_refused_first(wide: Exported) -> None:
+    for backend in BACKENDS.values():
+        if (missing := backend.unable_to_run()) is not None:
+            with pytest.raises(BackendError) as caught:
+                bench(wide.path, wide.path, backend=backend.name, compare=BRIEF)
+            assert caught.value.found == missing.found

@@ -1,0 +1,147 @@
+"""TensorRT for RTX compiles for named GPUs without one; running needs a GPU, and says so."""
+
+import ast
+import inspect
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torchvision
+
+from secateur.artifacts import Exported, Model
+from secateur.backends import BACKENDS, tensorrt, tensorrt_engine
+from secateur.backends.cuda import missing_cuda
+from secateur.backends.protocol import BuildOptions
+from secateur.backends.tensorrt import TensorRt
+from secateur.backends.tensorrt_engine import TensorRtEngine
+from secateur.backends.tensorrt_log import log_of
+from secateur.errors import BackendError
+from secateur.pipeline.export import export
+
+trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: pip install 'secateur[rtx]'")
+pytestmark = pytest.mark.trt_rtx
+
+RTX = BACKENDS["tensorrt_rtx"]
+
+
+def needs_no_gpu() -> None:
+    if missing_cuda() is None:
+        pytest.skip("there is a CUDA device here")
+
+
+def test_an_engine_comes_with_a_description(narrow: Exported, tmp_path: Path) -> None:
+    result = RTX.build(narrow.path, tmp_path, BuildOptions(batch_size=2, max_batch_size=16))
+    assert result.path == "narrow.tensorrt_rtx.engine"
+    assert json.loads((tmp_path / "narrow.tensorrt_rtx.engine.json").read_text()) == result.model_dump(mode="json")
+    assert result.options["onnx_sha256"] == narrow.result.sha256
+    assert result.options["batch_sizes"] == "1 to 16, tuned for 2"
+    assert result.options["compute_capabilities"] == "8.6 8.9 12.0"
+    assert 1 <= int(result.options["num_layers"]) <= 20
+    assert result.size_bytes > 1000
+
+
+def test_a_pruned_torchvision_network_compiles(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(num_classes=10)
+    network.layer1[0].conv1 = torch.nn.Conv2d(64, 37, 3, padding=1, bias=False)
+    network.layer1[0].bn1 = torch.nn.BatchNorm2d(37)
+    network.layer1[0].conv2 = torch.nn.Conv2d(37, 64, 3, padding=1, bias=False)
+    exported = export(Model(module=network, example_inputs=(torch.rand(2, 3, 64, 64),)), tmp_path, name="pruned")
+    one = TensorRt(package="tensorrt_rtx", compute_capabilities=("8.9",))
+    result = one.build(exported.path, tmp_path, BuildOptions())
+    assert result.options["compute_capabilities"] == "8.9"
+    num_nodes = len(onnx.load(exported.path).graph.node)
+    assert 0 < int(result.options["num_layers"]) < num_nodes, "convolutions, sums and activations are fused"
+
+
+def test_operators_that_the_parser_does_not_know_are_named(tmp_path: Path) -> None:
+    value = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node("Unique", ["x"], ["y"], name="the_culprit")
+    graph = onnx.helper.make_graph([node], "g", [value("x", 1, [4])], [value("y", 1, ["n"])])
+    path = tmp_path / "unique.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)]), path)
+    with pytest.raises(BackendError, match=r"UNSUPPORTED_NODE at node 'the_culprit' \(Unique\)"):
+        RTX.build(path, tmp_path / "engines", BuildOptions())
+
+
+def test_unknown_gpus_are_refused(narrow: Exported, tmp_path: Path) -> None:
+    other = TensorRt(package="tensorrt_rtx", compute_capabilities=("8.9", "3.5"))
+    with pytest.raises(BackendError, match=r"\['SM35'\]; wanted some of \[.*'SM89'"):
+        other.build(narrow.path, tmp_path, BuildOptions())
+
+
+def test_an_interruption_stops_the_build_and_goes_on(narrow: Exported, tmp_path: Path) -> None:
+    heard = []
+
+    def interrupting(phase: str, done: int, total: int) -> None:
+        heard.append((phase, done, total))
+        if len(heard) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        RTX.build(narrow.path, tmp_path, BuildOptions(progress=interrupting))
+    assert len(heard) >= 3
+    assert all(1 <= done <= total for _, done, total in heard)
+    assert list(tmp_path.iterdir()) == []
+    assert RTX.build(narrow.path, tmp_path, BuildOptions()).status == "built", "the next build is not disturbed"
+
+
+def test_other_open_sizes_have_to_be_given(tmp_path: Path) -> None:
+    value = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    shape = ["batch", 3, "height", 8]
+    graph = onnx.helper.make_graph([node], "g", [value("x", 1, shape)], [value("y", 1, shape)])
+    path = tmp_path / "relu.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)]), path)
+    with pytest.raises(BackendError, match=r"the open sizes \['height'\].*for example height=224"):
+        RTX.build(path, tmp_path / "engines", BuildOptions())
+    assert RTX.build(path, tmp_path / "engines", BuildOptions(sizes={"height": 8})).status == "built"
+
+
+def test_without_a_gpu_loading_is_refused_before_the_runtime_is_touched(narrow: Exported, tmp_path: Path) -> None:
+    needs_no_gpu()
+    result = RTX.build(narrow.path, tmp_path, BuildOptions())
+    with pytest.raises(BackendError, match=r"tensorrt_rtx: found no CUDA .*; wanted tensorrt_rtx and a GPU"):
+        RTX.load(result, tmp_path)
+    with pytest.raises(BackendError, match="wanted a CUDA device"):
+        TensorRtEngine(trt, log_of("tensorrt_rtx"), (tmp_path / str(result.path)).read_bytes())
+
+
+def test_every_name_that_the_code_uses_is_there() -> None:
+    """The run path is not run without a GPU; its calls are at least calls that the runtime has."""
+    owners = {"_runtime": trt.Runtime, "_engine": trt.ICudaEngine, "_context": trt.IExecutionContext}
+    owners |= {"builder": trt.Builder, "parser": trt.OnnxParser, "config": trt.IBuilderConfig, "trt": trt}
+    used = set()
+    for module in (tensorrt, tensorrt_engine):
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.Attribute):
+                owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+                if owner in owners:
+                    used.add((owner, node.attr))
+    assert {("_context", "execute_async_v3"), ("_runtime", "deserialize_cuda_engine")} <= used
+    for owner, name in used:
+        assert hasattr(owners[owner], name) or (owner, name) == ("trt", "__name__"), f"{owners[owner]} has no {name}"
+
+
+def test_full_tensorrt_asks_for_the_package_or_a_gpu() -> None:
+    missing = BACKENDS["tensorrt"].unavailable()
+    if missing is None:
+        pytest.skip("full TensorRT and a GPU are here")
+    assert "tensorrt" in missing.found or "CUDA" in missing.found
+
+
+@pytest.mark.gpu
+def test_an_engine_runs_on_the_gpu(narrow: Exported, tmp_path: Path) -> None:
+    if (missing := RTX.unable_to_run()) is not None:
+        pytest.skip(f"no GPU to run on: {missing}")
+    portable = TensorRt(package="tensorrt_rtx")
+    result = portable.build(narrow.path, tmp_path, BuildOptions())
+    assert result.parity.worst_relative < 1e-4
+    with portable.load(result, tmp_path) as engine:
+        for batch_size in (1, 8, 3):
+            assert engine.run((np.zeros((batch_size, 3, 24, 24), np.float32),))[0].shape == (batch_size, 5)
+        with pytest.raises(BackendError, match="within the batch sizes it was built for"):
+            engine.run((np.zeros((9, 3, 24, 24), np.float32),))
