@@ -91,7 +91,7 @@ class Checkpoint:
                 if isinstance(value, Tensor):
                     tensors[f"{OPTIMIZER}{number}.{key}"] = value.detach().cpu().clone()
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        beside = self.folder / f"{FILE_NAME}.{os.getpid()}.part"
+        beside = self.folder / f"{FILE_NAME}.part"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_file(contiguous, beside, metadata={"position": position.model_dump_json()})

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from secateur.artifacts import Group, Model
+from secateur.artifacts import Group, Model, Reader
 from secateur.calibration.readers import channel_axis, tap_readers
 from secateur.errors import TrainingError
 
@@ -43,8 +43,10 @@ def match_readers(
     importance: Mapping[str, Tensor],
     num_readers: int = 1,
 ) -> tuple[MatchedReader, ...]:
-    """Find the layers at which features can be compared, the first ``num_readers`` of each group.
+    """Find the layers at which features can be compared, ``num_readers`` of each group.
 
+    The last layer that reads a group comes first, for what is read there depends on all layers that wrote the group;
+    more are spread evenly from there to the first.
     ``importance`` gives one value >= 0 for every channel that a group had in the uncut network; where it is absent, or
     zero for all channels that stayed, these count alike. A group that only one network has is left out.
     TrainingError where the widths, ``kept`` and ``importance`` contradict each other.
@@ -58,7 +60,7 @@ def match_readers(
         originals = before[group.name]
         stayed = _teacher_channels(group, originals, student, teacher)
         positions = {reader.weight: reader.positions for reader in originals.readers}
-        shared = [reader for reader in group.readers if reader.weight in positions][:num_readers]
+        shared = _spread([reader for reader in group.readers if reader.weight in positions], num_readers)
         share = _shares(group, originals, student, importance.get(group.name))
         matched += [
             MatchedReader(
@@ -73,6 +75,12 @@ def match_readers(
             if reader.positions.shape[1] == positions[reader.weight].shape[1]
         ]
     return tuple(matched)
+
+
+def _spread(readers: Sequence[Reader], number: int) -> list[Reader]:
+    """Return so many of the readers, evenly spaced from the last to the first."""
+    places = np.linspace(len(readers) - 1, 0, min(number, len(readers))).round().astype(int)
+    return [readers[place] for place in places]
 
 
 def _teacher_channels(group: Group, originals: Group, student: Model, teacher: Model) -> np.ndarray:

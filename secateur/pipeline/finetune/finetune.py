@@ -42,7 +42,7 @@ class Finetune:
         validation_share: share of the training set, at most ``validation_limit`` samples, that is held out; the epoch
             with the best primary metric on it is kept, be it epoch 0, the student as given. Random augmentation draws
             the same numbers for it in every epoch. With 0 the last epoch is kept.
-        num_readers: layers a group at which features are compared.
+        num_readers: layers a group at which features are compared, the last that reads it first.
         device: ``auto`` is the fastest device there is.
         precision: ``bf16`` and ``fp16`` are mixed precision.
         num_workers: processes that read data; the result does not depend on it.

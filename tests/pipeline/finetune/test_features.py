@@ -136,6 +136,18 @@ def test_importance_is_shared_among_the_channels_that_stayed(teacher, student, g
     torch.testing.assert_close(second.importance, torch.full((4,), 0.25))
 
 
+@pytest.mark.parametrize(
+    ("number", "chosen"), [(1, [4]), (2, [4, 0]), (3, [4, 2, 0]), (5, [4, 3, 2, 1, 0]), (9, [4, 3, 2, 1, 0])]
+)
+def test_the_last_reader_is_compared_first_and_others_are_spread(number, chosen):
+    net = torch.nn.Sequential(*(torch.nn.Linear(3, 3) for _ in range(5)))
+    model = Model(module=net, example_inputs=(torch.zeros(1, 3),))
+    readings = tuple(Reader(weight=f"{i}.weight", positions=np.arange(3)[:, None]) for i in range(5))
+    group = Group(name="g", num_channels=3, block="", slices=(), readers=readings)
+    readers = match_readers(model, model, (group,), (group,), {}, number)
+    assert [reader.weight for reader in readers] == [f"{i}.weight" for i in chosen]
+
+
 def test_kept_channels_that_do_not_fit_are_refused(teacher, student, groups):
     uncut = Model(module=student.module, example_inputs=student.example_inputs)
     with pytest.raises(TrainingError, match=r"group conv1: found 5 channels in the student, 8 in the teacher, no kept"):
