@@ -85,10 +85,9 @@ class ExportProof:
     def _torch(self, network: nn.Module, batch: str, inputs: Inputs) -> list[np.ndarray]:
         try:
             with torch.no_grad():
-                outputs = flat_outputs(network(*inputs))
+                return [tensor.numpy() for tensor in flat_outputs(network(*inputs))]
         except Exception as error:
             raise self._refused("the network", batch, error) from error
-        return [tensor.numpy() for tensor in outputs]
 
     def _onnxruntime(self, session: Any, batch: str, inputs: Inputs) -> list[np.ndarray]:
         names = [entry.name for entry in session.get_inputs()]
@@ -102,7 +101,8 @@ class ExportProof:
         return ExportError(
             f"export of {self.name}", f"{who} refusing {what}: {type(error).__name__}: {line}",
             "a file that runs wherever the network runs",
-            "Do not bake sizes of the example into forward; or export with dynamic_batch=False.",
+            "Export in float32 or half precision, without the operator it names; where it names a size, do not bake "
+            "the example's sizes into forward, or export with dynamic_batch=False.",
         )  # fmt: skip
 
 
