@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from secateur.errors import TraceError
+from secateur.pipeline.structure.randomness import randomness_kept
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +44,7 @@ def capture(module: nn.Module, example_inputs: tuple[Tensor, ...], *, training: 
         if parameter.is_floating_point():
             parameter.requires_grad_(True)
     try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.enable_grad():
+        with randomness_kept(device_of(duplicate)), warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             program = torch.export.export(duplicate, example_inputs, strict=False)
     except Exception as error:  # torch.export raises whatever the network's own code or the compiler raises

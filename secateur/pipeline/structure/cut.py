@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from secateur.artifacts import Group
 from secateur.errors import TraceError
 from secateur.pipeline.structure.capture import copy_of, device_of, flat_outputs, tensors
+from secateur.pipeline.structure.randomness import randomness_kept
 from secateur.pipeline.structure.resize import replace_tensors
 from secateur.pipeline.structure.structure import Structure
 
@@ -21,8 +22,8 @@ def cut(module: nn.Module, structure: Structure, keep: Mapping[str, Tensor]) -> 
 
     ``keep`` maps the names of groups to a bool mask [num_channels] or to int64 indices of the channels that stay;
     groups that are not named stay whole. The cut network is run once on the structure's example inputs, and the shapes
-    of its outputs must not have changed. Raises TraceError for a ``keep`` that does not fit the structure, for a network other
-    than the one that was traced, and where the cut network does not run.
+    of its outputs must not have changed. Raises TraceError for a ``keep`` that does not fit the structure, for a
+    network other than the one that was traced, and where the cut network does not run.
     """
     result = cut_unchecked(module, structure, keep)
     shapes = run_shapes(result, structure)
@@ -69,7 +70,7 @@ def run_shapes(module: nn.Module, structure: Structure) -> tuple[tuple[int, ...]
     trial = copy_of(module).eval()
     inputs = tuple(x.to(device_of(trial)) for x in structure.example_inputs)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), randomness_kept(device_of(trial)):
             outputs = trial(*inputs)
     except Exception as error:  # the network's own code fails in its own ways
         raise TraceError(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from secateur.artifacts import Group
 from secateur.pipeline.structure.capture import copy_of, device_of, flat_outputs, tensors
 from secateur.pipeline.structure.cut import Kept, cut_tensors
+from secateur.pipeline.structure.randomness import randomness_kept
 from secateur.pipeline.structure.resize import replace_tensors
 from secateur.pipeline.structure.structure import Structure
 
@@ -92,11 +93,11 @@ class Trial:
         return found
 
     def _run(self, module: nn.Module) -> list[Tensor]:
-        inputs = tuple(x.to(device_of(module)) for x in self.structure.example_inputs)
+        device = device_of(module)
+        inputs = tuple(x.to(device) for x in self.structure.example_inputs)
         # TensorFloat-32 would hide a wrong cut behind its rounding.
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with torch.no_grad(), torch.random.fork_rng(), exact:
-            torch.manual_seed(0)
+        with torch.no_grad(), randomness_kept(device), exact:
             return flat_outputs(module(*inputs))
 
 

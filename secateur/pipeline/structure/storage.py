@@ -16,7 +16,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from secateur.artifacts import Model
 from secateur.errors import LoadError, StorageError
-from secateur.pipeline.structure.capture import canonical_names, copy_of, tensors
+from secateur.pipeline.structure.capture import canonical_names, copy_of, device_of, tensors
+from secateur.pipeline.structure.randomness import randomness_kept
 from secateur.pipeline.structure.resize import replace_tensors
 
 TENSORS, DESCRIPTION = "model.safetensors", "model.json"
@@ -121,8 +122,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _check_runs(folder: Path, module: nn.Module, example_inputs: tuple[Tensor, ...]) -> None:
     trial = copy_of(module).eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng():
-            trial(*example_inputs)
+        with torch.no_grad(), randomness_kept(device_of(trial)):
+            trial(*(x.to(device_of(trial)) for x in example_inputs))
     except Exception as error:  # the network's own code fails in its own ways
         raise LoadError(
             f"{folder}, running the network", f"{type(error).__name__}: {str(error)[:300]}",

@@ -1,7 +1,7 @@
 """The laws of a cut, as a fixture that any network can be put through."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import torch
@@ -16,8 +16,11 @@ def randomise_norms(module: nn.Module) -> nn.Module:
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             for tensor, low, high in (
-                (layer.running_mean, -0.5, 0.5), (layer.running_var, 0.5, 2.0), (layer.weight, 0.5, 1.5), (layer.bias, -0.5, 0.5),
-            ):  # fmt: skip
+                (layer.running_mean, -0.5, 0.5),
+                (layer.running_var, 0.5, 2.0),
+                (layer.weight, 0.5, 1.5),
+                (layer.bias, -0.5, 0.5),
+            ):
                 if tensor is not None:
                     tensor.data.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
     return module.eval()
@@ -37,7 +40,7 @@ def random_masks(structure: Structure, seed: int = 0, share: float = 0.6) -> dic
 
 
 def masked(module: nn.Module, structure: Structure, masks: Mapping[str, Tensor]) -> nn.Module:
-    """Copy a network and multiply the removed input channels of every reader by zero, by hooks on the reading modules."""
+    """Copy a network and multiply the removed input channels of every reader by zero, by hooks on its modules."""
     result = copy.deepcopy(module)
     names = {id(p): n for n, p in result.named_parameters()}
     for owner in result.modules():
@@ -75,6 +78,15 @@ def assert_lawful(
     assert structure.macs(widths) == again.macs()
     assert structure.parameters(widths) == again.parameters() == sum(p.numel() for p in small.parameters())
     return small
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small networks run faster on one thread than on several that wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

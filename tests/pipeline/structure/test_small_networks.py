@@ -106,33 +106,138 @@ def parameter(*shape):
 IMAGE = (2, 3, 8, 8)
 NETWORKS = {
     "option A": (option_a, [IMAGE]),
-    "grouped": (lambda: nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 12, groups=4), nn.ReLU(), conv(12, 4)), [IMAGE]),
-    "depthwise": (lambda: nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 8, groups=8), nn.ReLU(), conv(8, 4)), [IMAGE]),
-    "depthwise with multiplier": (lambda: nn.Sequential(conv(3, 6), conv(6, 12, groups=6), nn.BatchNorm2d(12), nn.ReLU(), conv(12, 4)), [IMAGE]),
+    "grouped": (
+        lambda: nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 12, groups=4), nn.ReLU(), conv(12, 4)),
+        [IMAGE],
+    ),
+    "depthwise": (
+        lambda: nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 8, groups=8), nn.ReLU(), conv(8, 4)),
+        [IMAGE],
+    ),
+    "depthwise with multiplier": (
+        lambda: nn.Sequential(conv(3, 6), conv(6, 12, groups=6), nn.BatchNorm2d(12), nn.ReLU(), conv(12, 4)),
+        [IMAGE],
+    ),
     "depthwise on the image": (lambda: nn.Sequential(conv(3, 6, groups=3), nn.ReLU(), conv(6, 8), conv(8, 4)), [IMAGE]),
-    "conv1d": (lambda: nn.Sequential(nn.Conv1d(2, 8, 5), nn.BatchNorm1d(8), nn.PReLU(8), nn.MaxPool1d(2), nn.Conv1d(8, 6, 3), nn.Flatten(), nn.Linear(24, 3)), [(2, 2, 16)]),
-    "conv3d": (lambda: nn.Sequential(nn.Conv3d(2, 6, 3), nn.BatchNorm3d(6), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(6, 3)), [(2, 2, 5, 5, 5)]),
-    "perceptron": (lambda: nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.GELU(), nn.Dropout(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2)), [(3, 5)]),
-    "flatten": (lambda: nn.Sequential(conv(3, 6), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(384, 10), nn.Hardswish(), nn.Linear(10, 2)), [IMAGE]),
-    "unflatten": (lambda: nn.Sequential(nn.Linear(4, 8), nn.Unflatten(1, (8, 1, 1)), nn.ConvTranspose2d(8, 6, 4), nn.ReLU(), nn.Conv2d(6, 2, 3)), [(2, 4)]),
-    "pixel shuffle": (lambda: nn.Sequential(conv(3, 16), nn.PixelShuffle(2), nn.ReLU(), conv(4, 5), nn.PixelUnshuffle(2), conv(20, 2)), [IMAGE]),
+    "conv1d": (
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 8, 5),
+            nn.BatchNorm1d(8),
+            nn.PReLU(8),
+            nn.MaxPool1d(2),
+            nn.Conv1d(8, 6, 3),
+            nn.Flatten(),
+            nn.Linear(24, 3),
+        ),
+        [(2, 2, 16)],
+    ),
+    "conv3d": (
+        lambda: nn.Sequential(
+            nn.Conv3d(2, 6, 3), nn.BatchNorm3d(6), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(6, 3)
+        ),
+        [(2, 2, 5, 5, 5)],
+    ),
+    "perceptron": (
+        lambda: nn.Sequential(
+            nn.Linear(5, 16), nn.BatchNorm1d(16), nn.GELU(), nn.Dropout(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2)
+        ),
+        [(3, 5)],
+    ),
+    "flatten": (
+        lambda: nn.Sequential(
+            conv(3, 6), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(384, 10), nn.Hardswish(), nn.Linear(10, 2)
+        ),
+        [IMAGE],
+    ),
+    "unflatten": (
+        lambda: nn.Sequential(
+            nn.Linear(4, 8), nn.Unflatten(1, (8, 1, 1)), nn.ConvTranspose2d(8, 6, 4), nn.ReLU(), nn.Conv2d(6, 2, 3)
+        ),
+        [(2, 4)],
+    ),
+    "pixel shuffle": (
+        lambda: nn.Sequential(
+            conv(3, 16), nn.PixelShuffle(2), nn.ReLU(), conv(4, 5), nn.PixelUnshuffle(2), conv(20, 2)
+        ),
+        [IMAGE],
+    ),
     "shared convolution": (lambda: Net(shared, a=conv(3, 6), b=conv(6, 6), c=conv(6, 2)), [IMAGE]),
-    "flattened towers": (lambda: Net(towers, a=conv(3, 5), bn=nn.BatchNorm2d(5), b=conv(3, 4), c=nn.Linear(2 * 5 * 16 + 4 * 64, 12), d=nn.Linear(12, 2)), [IMAGE, IMAGE]),
+    "flattened towers": (
+        lambda: Net(
+            towers,
+            a=conv(3, 5),
+            bn=nn.BatchNorm2d(5),
+            b=conv(3, 4),
+            c=nn.Linear(2 * 5 * 16 + 4 * 64, 12),
+            d=nn.Linear(12, 2),
+        ),
+        [IMAGE, IMAGE],
+    ),
     "spatial gate": (lambda: Net(gated, a=conv(3, 8), b=conv(8, 1), c=conv(8, 4)), [IMAGE]),
-    "squeeze and excitation": (lambda: Net(excited, a=conv(3, 8), bn=nn.BatchNorm2d(8), b=nn.Linear(8, 4), c=nn.Linear(4, 8), d=conv(8, 2)), [IMAGE]),
-    "layer scale": (lambda: Net(scaled, a=conv(3, 8), gamma=parameter(8, 1, 1), shift=parameter(8), b=conv(8, 2)), [IMAGE]),
-    "channel shuffle": (lambda: Net(lambda net, x: net.c(shuffle(net.b(net.a(x).relu()))), a=conv(3, 8), b=conv(8, 8, groups=2), c=conv(8, 2)), [IMAGE]),
+    "squeeze and excitation": (
+        lambda: Net(excited, a=conv(3, 8), bn=nn.BatchNorm2d(8), b=nn.Linear(8, 4), c=nn.Linear(4, 8), d=conv(8, 2)),
+        [IMAGE],
+    ),
+    "layer scale": (
+        lambda: Net(scaled, a=conv(3, 8), gamma=parameter(8, 1, 1), shift=parameter(8), b=conv(8, 2)),
+        [IMAGE],
+    ),
+    "channel shuffle": (
+        lambda: Net(
+            lambda net, x: net.c(shuffle(net.b(net.a(x).relu()))), a=conv(3, 8), b=conv(8, 8, groups=2), c=conv(8, 2)
+        ),
+        [IMAGE],
+    ),
     "chunk and cat": (lambda: Net(chunked, a=conv(3, 6), b=conv(6, 8), c=conv(4, 5), d=conv(9, 2)), [IMAGE]),
     "channel slice": (lambda: Net(partly, a=conv(3, 8), b=conv(3, 5), c=conv(10, 2)), [IMAGE]),
     "unused output": (lambda: Net(unused, a=conv(3, 8), b=conv(8, 5), c=conv(8, 2)), [IMAGE]),
-    "transposed": (lambda: Net(transposed, a=conv(3, 8), bn=nn.BatchNorm2d(8), b=nn.ConvTranspose2d(8, 6, 2, stride=2), c=nn.ConvTranspose2d(6, 6, 3, groups=6), d=nn.ConvTranspose2d(6, 4, 3, groups=2)), [IMAGE]),
+    "transposed": (
+        lambda: Net(
+            transposed,
+            a=conv(3, 8),
+            bn=nn.BatchNorm2d(8),
+            b=nn.ConvTranspose2d(8, 6, 2, stride=2),
+            c=nn.ConvTranspose2d(6, 6, 3, groups=6),
+            d=nn.ConvTranspose2d(6, 4, 3, groups=2),
+        ),
+        [IMAGE],
+    ),
     "glu": (lambda: nn.Sequential(conv(3, 12), nn.GLU(1), conv(6, 2)), [IMAGE]),
-    "group norm": (lambda: nn.Sequential(conv(3, 8), nn.GroupNorm(2, 8), nn.ReLU(), conv(8, 6), nn.ReLU(), conv(6, 2)), [IMAGE]),
-    "transformer": (lambda: nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 3)), [(2, 5, 8)]),
-    "lstm": (lambda: Net(lambda net, x: net.c(net.b(net.a(x).relu())[0]).relu(), a=nn.Linear(4, 8), b=nn.LSTM(8, 6, batch_first=True), c=nn.Linear(6, 2)), [(2, 5, 4)]),
-    "fixed view": (lambda: Net(lambda net, x: net.c(net.b(net.a(x).relu()).relu().view(-1, 384)), a=conv(3, 8), b=conv(8, 6), c=nn.Linear(384, 2)), [IMAGE]),
-    "dictionary": (lambda: Net(lambda net, x: {"y": net.b(net.a(x)), "z": (net.a(x).amax((2, 3)) @ torch.ones(8, 1),)}, a=conv(3, 8), b=conv(8, 2)), [IMAGE]),
-}  # fmt: skip
+    "group norm": (
+        lambda: nn.Sequential(conv(3, 8), nn.GroupNorm(2, 8), nn.ReLU(), conv(8, 6), nn.ReLU(), conv(6, 2)),
+        [IMAGE],
+    ),
+    "transformer": (
+        lambda: nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 3)),
+        [(2, 5, 8)],
+    ),
+    "lstm": (
+        lambda: Net(
+            lambda net, x: net.c(net.b(net.a(x).relu())[0]).relu(),
+            a=nn.Linear(4, 8),
+            b=nn.LSTM(8, 6, batch_first=True),
+            c=nn.Linear(6, 2),
+        ),
+        [(2, 5, 4)],
+    ),
+    "fixed view": (
+        lambda: Net(
+            lambda net, x: net.c(net.b(net.a(x).relu()).relu().view(-1, 384)),
+            a=conv(3, 8),
+            b=conv(8, 6),
+            c=nn.Linear(384, 2),
+        ),
+        [IMAGE],
+    ),
+    "dictionary": (
+        lambda: Net(
+            lambda net, x: {"y": net.b(net.a(x)), "z": (net.a(x).amax((2, 3)) @ torch.ones(8, 1),)},
+            a=conv(3, 8),
+            b=conv(8, 2),
+        ),
+        [IMAGE],
+    ),
+}
 
 
 def build(name):

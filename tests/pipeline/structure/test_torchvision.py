@@ -1,0 +1,68 @@
+"""Published architectures through the laws of a cut."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import models
+from torchvision.models.convnext import CNBlockConfig
+
+from secateur.pipeline.structure import trace
+
+SIZES = {
+    "vgg11_bn": 32, "resnet18": 48, "resnet50": 48, "densenet121": 48, "mobilenet_v2": 48, "mobilenet_v3_small": 48,
+    "squeezenet1_1": 48, "shufflenet_v2_x0_5": 48, "efficientnet_b0": 48,
+}  # fmt: skip
+
+# Every producer of channels but the classifier can be cut; what cannot is listed by its reason.
+UNPINNED = {"vgg11_bn", "resnet18", "resnet50", "densenet121", "mobilenet_v2", "mobilenet_v3_small", "squeezenet1_1",
+            "efficientnet_b0"}  # fmt: skip
+
+
+def build(name):
+    torch.manual_seed(0)
+    return getattr(models, name)(weights=None, num_classes=10).eval(), torch.randn(2, 3, SIZES[name], SIZES[name])
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_cut_is_lawful_and_macs_are_what_pytorch_counts(name, lawful):
+    module, x = build(name)
+    structure = lawful(module, x)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(x)
+    assert structure.macs() == counter.get_total_flops() // 2 // len(x)
+    if name in UNPINNED:
+        assert [p.reason for p in structure.pinned] == ["output of the network"]
+
+
+def test_macs_of_attention_are_what_pytorch_counts(lawful):
+    torch.manual_seed(0)
+    module = models.VisionTransformer(
+        32, 8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=48, num_classes=10
+    ).eval()
+    nn.init.normal_(module.heads.head.weight)
+    x = torch.randn(2, 3, 32, 32)
+    structure = lawful(module, x)
+    # The counter knows attention only where it is made of matrix products.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        module(x)
+    assert structure.macs() == counter.get_total_flops() // 2 // len(x)
+    assert set(structure.widths.values()) == {48}
+
+
+def test_layer_scale_and_layer_norm(lawful):
+    torch.manual_seed(0)
+    stages = [CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 2)]
+    module = models.ConvNeXt(stages, layer_scale=1.0, num_classes=10)
+    structure = lawful(module, torch.randn(2, 3, 32, 32))
+    assert structure.widths == {"features.1.0.block.3": 32, "features.3.0.block.3": 64, "features.3.1.block.3": 64}
+    assert "channels are normalised together" in {p.reason for p in structure.pinned}
+
+
+def test_block_names_follow_the_residual_streams():
+    module, x = build("resnet18")
+    blocks = {g.name: g.block for g in trace(module, (x,)).groups}
+    assert blocks["layer2.0.conv1"] == "layer2.0"
+    assert blocks["layer2.0.conv2"] == "layer2"
+    assert blocks["conv1"] == "conv1"
