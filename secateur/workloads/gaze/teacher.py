@@ -31,8 +31,9 @@ def teacher(weights: str | Path | None = None) -> GazeNetwork:
     try:
         network.load_state_dict({name: _single(tensor) for name, tensor in state.items()})
     except RuntimeError as error:
+        reasons = " ".join(str(error).split())
         raise LoadError(
-            str(path), f"weights that do not fit ({error})", "the weights of GazeNetwork", remedy
+            str(path), f"weights that do not fit ({reasons})", "the weights of GazeNetwork", remedy
         ) from error
     return network.eval()
 
