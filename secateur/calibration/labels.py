@@ -14,6 +14,16 @@ from secateur.errors import DataError
 LabelKind = Literal["true", "teacher", "sampled"]
 
 
+def choose_labels(task: Task, wanted: LabelKind | Literal["auto"]) -> LabelKind:
+    """Return the kind of labels; ``auto`` is sampled where the task can sample, else true.
+
+    The gradients of true labels come from few hard samples once a network fits its data; those of sampled ones do not.
+    """
+    if wanted == "auto":
+        return "true" if task.sampled_loss is None else "sampled"
+    return wanted
+
+
 def label_loss(task: Task, kind: LabelKind, *, temperature: float = 1.0, seed: int = 0) -> Loss:
     """Return the loss that is differentiated.
 

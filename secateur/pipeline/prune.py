@@ -13,7 +13,7 @@ from secateur.artifacts import Batch, Data, Group, Model, PruneResult, PruneRoun
 from secateur.calibration.batch_norm import reestimate_batch_norm, running_norms
 from secateur.calibration.batches import batch_size_of, batches, mean_loss
 from secateur.calibration.gram import GateGram, collect_gate_gram
-from secateur.calibration.labels import LabelKind, label_loss, teacher_batches
+from secateur.calibration.labels import LabelKind, choose_labels, label_loss, teacher_batches
 from secateur.errors import BudgetError, LoadError, TraceError, TrainingError
 from secateur.pipeline.allocation import allocate, require_reachable
 from secateur.pipeline.proof import assert_cut_equals_masked
@@ -37,8 +37,9 @@ class Prune:
 
     ``keep`` is the fraction of the network's ``kind`` of cost that may stay, in (0, 1]; it is approached in ``rounds``
     along B_t = B_0^(1 - t/T) B_T^(t/T), so that every round removes the same share. ``signal`` names what a channel is
-    worth, see `SIGNALS`; gate gradients are those of the loss against ``labels``, softened by ``temperature``, on
-    ``samples`` random samples of the calibration set (the training set where there is none), which are held in memory.
+    worth, see `SIGNALS`; gate gradients are those of the loss against ``labels`` (see `choose_labels`, `label_loss`),
+    softened by ``temperature`` unless they are true, on ``samples`` random samples of the calibration set (the training
+    set where there is none), which are held in memory.
     Widths change in steps of ``multiple``; the channels of the modules in ``protect`` (dotted paths or class names) are
     never cut. With ``batch_norm`` running statistics are measured again after each cut, where that lowers the loss.
     ``tolerance`` bounds the relative distance between the cut and the masked network. ``seed`` chooses the samples.
@@ -48,8 +49,8 @@ class Prune:
     kind: Literal["macs", "parameters"] = "macs"
     rounds: int = 3
     signal: str = "fisher"
-    labels: LabelKind = "true"
-    temperature: float = 1.0
+    labels: LabelKind | Literal["auto"] = "auto"
+    temperature: float = 4.0
     samples: int = 256
     batch_size: int = 16
     multiple: int = 1
@@ -175,10 +176,10 @@ class _Work:
         settings = self.settings
         if not SIGNALS[settings.signal].needs_gram:
             return None
-        loss = label_loss(self.task, settings.labels, temperature=settings.temperature, seed=settings.seed)
-        teacher = settings.labels == "teacher"
-        samples = teacher_batches(self.original, self.samples) if teacher else self.samples
-        return collect_gate_gram(module, structure.groups, samples, loss, labels=settings.labels)
+        labels = choose_labels(self.task, settings.labels)
+        loss = label_loss(self.task, labels, temperature=settings.temperature, seed=settings.seed)
+        samples = teacher_batches(self.original, self.samples) if labels == "teacher" else self.samples
+        return collect_gate_gram(module, structure.groups, samples, loss, labels=labels)
 
     def _settled(self, module: nn.Module, where: str) -> tuple[nn.Module, float]:
         """Return the cut network with the better of its old and its re-estimated batch statistics, and its loss."""

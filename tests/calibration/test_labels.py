@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from secateur.artifacts import Metric, Task
-from secateur.calibration.labels import label_loss, teacher_batches
+from secateur.calibration.labels import choose_labels, label_loss, teacher_batches
 from secateur.errors import DataError
 
 
@@ -55,3 +55,9 @@ def test_sampled_labels_follow_the_seed_and_the_softened_predictions() -> None:
 def test_a_task_without_a_distribution_is_refused() -> None:
     with pytest.raises(DataError, match="task classes: found no sampled_loss; wanted one, for sampled labels"):
         label_loss(task(False), "sampled")
+
+
+def test_labels_are_sampled_where_they_can_be_unless_asked_for() -> None:
+    assert choose_labels(task(True), "auto") == "sampled"
+    assert choose_labels(task(False), "auto") == "true"
+    assert choose_labels(task(True), "teacher") == "teacher"
