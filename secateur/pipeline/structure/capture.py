@@ -1,7 +1,10 @@
 """Capture a network as a flat graph of ATen operators without touching it."""
 
 import copy
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +47,7 @@ def capture(module: nn.Module, example_inputs: tuple[Tensor, ...], *, training: 
         if parameter.is_floating_point():
             parameter.requires_grad_(True)
     try:
-        with randomness_kept(device_of(duplicate)), warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")
+        with randomness_kept(device_of(duplicate)), _silence(), torch.enable_grad():
             program = torch.export.export(duplicate, example_inputs, strict=False)
     except Exception as error:  # torch.export raises whatever the network's own code or the compiler raises
         message = str(error).strip() or "no message"
@@ -67,6 +69,20 @@ def capture(module: nn.Module, example_inputs: tuple[Tensor, ...], *, training: 
         outputs=frozenset(n for n in kept if isinstance(n, str)),
         output_shapes=_output_shapes(program),
     )
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep the compiler from printing warnings, and tracebacks of failures that are raised all the same."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
 
 
 def _output_shapes(program: ExportedProgram) -> tuple[tuple[int, ...], ...]:

@@ -1,7 +1,7 @@
 """What can be cut from a network and what each cut saves."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
@@ -21,11 +21,11 @@ class Structure:
 
     groups: tuple[Group, ...]
     pinned: tuple[Pinned, ...]
-    example_inputs: tuple[Tensor, ...]
-    shapes: Mapping[str, tuple[int, ...]]
-    output_shapes: tuple[tuple[int, ...], ...]
-    mac_terms: CostTerms
-    parameter_terms: CostTerms
+    example_inputs: tuple[Tensor, ...] = field(repr=False)
+    shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
+    output_shapes: tuple[tuple[int, ...], ...] = field(repr=False)
+    mac_terms: CostTerms = field(repr=False)
+    parameter_terms: CostTerms = field(repr=False)
 
     @property
     def widths(self) -> dict[str, int]:
