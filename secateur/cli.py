@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -193,6 +194,8 @@ def _version(
 
 def main() -> None:
     """Run the command line; a failure that a user can cure is told without a traceback, and each exits with 2."""
+    # Threads that wait for each other give their core away: on a busy machine training is several times faster for it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.getLogger("torch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)

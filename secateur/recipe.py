@@ -63,7 +63,7 @@ class EstimateSettings(Section):
     """Labels of the gradients: drawn from the network's predictions, or the data's own; auto draws where it can."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
     """Softening of the predictions that labels are drawn from."""
-    tau: Annotated[float, Field(gt=0)] = 0.01
+    tau: Annotated[float, Field(gt=0)] = 0.001
     """Tail of the spectrum, in nats, below which the directions of a group count as superfluous."""
 
 

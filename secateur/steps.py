@@ -20,7 +20,7 @@ from secateur.artifacts import (
 )
 from secateur.calibration.batches import batches, evaluate
 from secateur.calibration.gram import GateGram, collect_gate_gram, load_gate_gram
-from secateur.calibration.labels import label_loss
+from secateur.calibration.labels import choose_labels, label_loss
 from secateur.listening import Listener
 from secateur.loading import Workload
 from secateur.pipeline.export import export
@@ -69,13 +69,17 @@ class Steps:
         """Collect gate Grams of the uncut network and estimate its redundancy."""
         settings, workload = self.recipe.estimate, self.workload
         structure = self.original
-        labels = settings.labels
-        if labels == "auto":
-            labels = "sampled" if workload.task.sampled_loss is not None else "true"
+        labels = choose_labels(workload.task, settings.labels)
         loss = label_loss(workload.task, labels, temperature=settings.temperature, seed=self.recipe.seed)
         samples = batches(self._calibration(), settings.batch_size, limit=settings.samples, seed=self.recipe.seed)
         counted = self._counted(samples, "calibration samples", settings.samples, settings.batch_size)
         gram = collect_gate_gram(workload.model.module, structure.groups, counted, loss, labels=labels)
+        widest = max((group.num_channels for group in structure.groups), default=0)
+        if gram.num_samples < widest:
+            self.listener.message(
+                f"{gram.num_samples} samples cannot show more than so many effective filters, and the widest group has "
+                f"{widest}: floors of wide groups are too low; raise estimate.samples"
+            )
         gram.save(folder / "gram.safetensors")
         write(folder, "redundancy", estimate(structure, gram, settings.tau))
 

@@ -19,7 +19,7 @@ class Terminal:
             console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
         self._task: TaskID | None = None
-        self._tenth = (-1, "")
+        self._tenth = (-1, 0)
 
     def __enter__(self) -> "Terminal":
         self._bar.start()
@@ -33,6 +33,7 @@ class Terminal:
     def step(self, name: str) -> None:
         """Print the step's name."""
         self._clear()
+        self._tenth = (-1, 0)
         self._console.print(f"[bold]{name}[/bold]")
 
     def done(self, name: str, reused: bool, duration_s: float) -> None:
@@ -53,7 +54,7 @@ class Terminal:
             if done >= total:
                 self._clear()
             return
-        tenth = (10 * done // max(total, 1), description)
+        tenth = (10 * done // max(total, 1), total)
         if tenth != self._tenth:
             self._tenth = tenth
             self._console.print(f"  {description}: {done} of {total}", highlight=False, markup=False)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from secateur.artifacts.channels import Pinned
 from secateur.artifacts.record import Record
 
@@ -115,8 +117,8 @@ class Evaluation(Record):
     num_samples: int
     metrics: dict[str, float]
     per_sample: dict[str, tuple[float, ...]]
-    higher_is_better: dict[str, bool] = {}
-    units: dict[str, str] = {}
+    higher_is_better: dict[str, bool] = Field(default_factory=dict)
+    units: dict[str, str] = Field(default_factory=dict)
 
 
 class Parity(Record):
@@ -160,7 +162,7 @@ class EngineResult(Record):
     status: Literal["built", "skipped"]
     reason: str = ""
     device: str = ""
-    options: dict[str, str] = {}
+    options: dict[str, str] = Field(default_factory=dict)
     path: str | None = None
     sha256: str | None = None
     size_bytes: int | None = None

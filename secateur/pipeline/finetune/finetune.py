@@ -15,6 +15,7 @@ from secateur.pipeline.finetune.batch_norm import BatchNormMode, learning_norms
 from secateur.pipeline.finetune.checkpoint import Checkpoint, Position, fingerprint_of
 from secateur.pipeline.finetune.features import FeatureDistance, match_readers
 from secateur.pipeline.finetune.loss import DistillationLoss, DistillationWeights
+from secateur.pipeline.finetune.memory_layout import channels_last
 from secateur.pipeline.finetune.optimizer import OptimizerName, build_optimizer
 from secateur.pipeline.finetune.progress import Progress, silent
 from secateur.pipeline.finetune.randomness import SeededItems, own_randomness, split
@@ -117,8 +118,8 @@ class Finetune:
             StorageError: the checkpoint cannot be written or read.
         """
         with accelerated(self.device, self.precision) as accelerator, own_randomness(accelerator.device):
-            pupil = student.clone().module.to(accelerator.device)
-            master = teacher.clone().module.to(accelerator.device).eval().requires_grad_(False)
+            pupil = channels_last(student.clone().module.to(accelerator.device))
+            master = channels_last(teacher.clone().module.to(accelerator.device)).eval().requires_grad_(False)
             readers = match_readers(student, teacher, student_groups, groups, importance or {}, self.num_readers)
             chosen, held_out = self._split(data)
             training = Training(
