@@ -25,6 +25,7 @@ from secateur.loading import Workload, importable, load
 from secateur.recipe import Recipe
 from secateur.report.gates import check_gates
 from secateur.report.plots.spectra import spectra_png
+from secateur.report.tracking import require_mlflow, track
 from secateur.runs import Run, Step, open_run
 from secateur.steps import Steps, read
 from secateur.storage import write as write_file
@@ -117,6 +118,8 @@ class _Chain:
         """Do every step."""
         recipe, steps, deployment = self.recipe, self.steps, self.deployment
         deployment.require_runtime()
+        if recipe.mlflow is not None:
+            require_mlflow()
         estimated = self.estimate()
         healing = recipe.finetune.model_dump(exclude={"epochs", "validation"})
         pruned = self.step(
@@ -155,4 +158,6 @@ class _Chain:
         self.listener.step("report")
         durations = {step.record.name: step.record.duration_s for step in before}
         summary = deployment.report(measured, verdict, durations, self.folder.folder)
+        if recipe.mlflow is not None:
+            track(summary, self.folder.folder, **recipe.mlflow.model_dump())
         return Outcome(summary=summary, report=self.folder.folder / "report.html", folder=self.folder.folder)

@@ -172,6 +172,15 @@ class MeasureSettings(Section):
     """Also time the original against itself; what that shows is the limit of resolution."""
 
 
+class MlflowSettings(Section):
+    """Logging of finished runs to MLflow."""
+
+    experiment: str = "secateur"
+    """The experiment's name."""
+    tracking_uri: str | None = None
+    """MLflow's server or folder; the environment's MLFLOW_TRACKING_URI where absent."""
+
+
 class Recipe(Section):
     """A whole run: from a trained network to judged engines."""
 
@@ -193,6 +202,8 @@ class Recipe(Section):
     measure: MeasureSettings = MeasureSettings()
     gates: list[Gate] = []
     """What must hold for the run to pass; the exit code says whether it does."""
+    mlflow: MlflowSettings | None = None
+    """Where finished runs are logged to, if anywhere."""
     pictures: Annotated[int, Field(ge=0)] = 6
     """Pictures of test samples in the report, where the task can draw them."""
     folder: Path = Path("runs")
