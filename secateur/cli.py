@@ -23,7 +23,6 @@ COULD_NOT_RUN = 2
 
 app = typer.Typer(
     name="secateur", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-    help="Compress trained PyTorch networks into deployable engines and prove the gain.",
 )  # fmt: skip
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
@@ -181,15 +180,20 @@ def schema() -> None:
     sys.stdout.write(recipe_schema())
 
 
-@app.callback(invoke_without_command=True)
-def _version(
-    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> bool:
+    if wanted:
         _show(f"secateur {__version__}")
         raise typer.Exit
-    if context.invoked_subcommand is None:
-        raise typer.Exit(COULD_NOT_RUN)
+    return wanted
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Compress trained PyTorch networks into deployable engines and prove the gain."""
 
 
 def main() -> None:

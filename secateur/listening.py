@@ -1,8 +1,9 @@
 """Who is told how a run goes on."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Listener(Protocol):
     """Hears of steps and of the progress inside them; the command line draws it, `Silent` does not."""
 
