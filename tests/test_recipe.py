@@ -125,6 +125,7 @@ def test_the_published_schema_is_current() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")), ids=lambda p: p.name)
-def test_the_recipes_are_valid(path: Path) -> None:
+def test_the_recipes_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECATEUR_DATA", "data")
     assert read_recipe(path).name == path.stem
     assert yaml.safe_load(path.read_text())["name"] == path.stem
