@@ -1,15 +1,18 @@
 """The listener of the command line: one line a step, a bar for what takes long."""
 
+import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+EVERY_S = 10.0
+
 
 class Terminal:
     """Draw the progress of a run on a console (standard error, so that standard output holds results only).
 
-    A bar is drawn on a terminal; elsewhere, as in a log of a build server, every tenth of it is a line.
+    A bar is drawn on a terminal; elsewhere, as in a log of a build server, a line now and then says how far it is.
     """
 
     def __init__(self, console: Console) -> None:
@@ -19,7 +22,7 @@ class Terminal:
             console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
         self._task: TaskID | None = None
-        self._tenth = (-1, 0)
+        self._told_at = time.monotonic()
 
     def __enter__(self) -> "Terminal":
         self._bar.start()
@@ -33,7 +36,7 @@ class Terminal:
     def step(self, name: str) -> None:
         """Print the step's name."""
         self._clear()
-        self._tenth = (-1, 0)
+        self._told_at = time.monotonic()
         self._console.print(f"[bold]{name}[/bold]")
 
     def done(self, name: str, reused: bool, duration_s: float) -> None:
@@ -54,9 +57,9 @@ class Terminal:
             if done >= total:
                 self._clear()
             return
-        tenth = (10 * done // max(total, 1), total)
-        if tenth != self._tenth:
-            self._tenth = tenth
+        now = time.monotonic()
+        if done >= total or now - self._told_at >= EVERY_S:
+            self._told_at = now
             self._console.print(f"  {description}: {done} of {total}", highlight=False, markup=False)
 
     def _clear(self) -> None:
