@@ -140,18 +140,23 @@ class Deployment:
         return summary
 
     def pictures(self, networks: dict[str, Model]) -> list[tuple[str, np.ndarray]]:
-        """Draw the first test samples with what both networks make of them, where the task can draw."""
+        """Draw test samples, and the data's further pictures, with what both networks make of them."""
         draw, number = self.workload.task.illustrate, self.recipe.pictures
         if draw is None or number == 0:
             return []
         inputs, targets = next(batches(self.workload.data.test, number, limit=number))
-        with torch.inference_mode():
-            outputs = [networks[name].module.eval()(*as_tuple(inputs)) for name in NETWORKS]
-        parts = (inputs, targets, *outputs)
-        return [
-            (f"test sample {index + 1}", draw(*(_one(part, index) for part in parts)))
+        samples = [
+            (f"test sample {index + 1}", _one(inputs, index), _one(targets, index))
             for index in range(len(as_tuple(inputs)[0]))
         ]
+        samples += [(caption, picture, None) for caption, picture in self.workload.data.pictures.items()]
+        drawn = []
+        for caption, picture, target in samples:
+            batch = tuple(part[None] for part in as_tuple(picture))
+            with torch.inference_mode():
+                outputs = [_one(networks[name].module.eval()(*batch), 0) for name in NETWORKS]
+            drawn.append((caption, draw(picture, target, *outputs)))
+        return drawn
 
     def _inputs(self) -> tuple[np.ndarray, ...]:
         size = self.recipe.measure.batch_size

@@ -81,7 +81,11 @@ class Steps:
                 f"{widest}: floors of wide groups are too low; raise estimate.samples"
             )
         gram.save(folder / "gram.safetensors")
-        write(folder, "redundancy", estimate(structure, gram, settings.tau))
+        redundancy = estimate(structure, gram, settings.tau)
+        most = redundancy.maximum_compression
+        told = f"{most['macs']:.0%} of the MACs and {most['filters']:.0%} of the filters"
+        self.listener.message(f"maximum compression at tau {settings.tau:g}: {told} could go")
+        write(folder, "redundancy", redundancy)
 
     def prune(self, estimated: Path, folder: Path) -> None:
         """Cut the network to the budget in rounds, healing it a little after each."""

@@ -33,8 +33,8 @@ class Task:
     ``distill(outputs, teacher_outputs, temperature)`` gives one loss a sample, shape [batch].
     ``sampled_loss(outputs, temperature, generator)`` draws labels from the network's own softened predictions and
     gives the softened loss against them, shape [batch]; absent where predictions are not distributions.
-    ``illustrate(inputs, targets, outputs, compressed_outputs)`` draws one sample (no batch axis on any argument) as
-    an RGB picture, uint8 [height, width, 3]; optional.
+    ``illustrate(inputs, targets, outputs, compressed_outputs)`` draws one sample (no batch axis on any argument,
+    targets None where there are none) as an RGB picture, uint8 [height, width, 3]; optional.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Data:
     """Map-style data sets of ``(inputs, target)``, inputs a tensor or a tuple of tensors without batch axis.
 
     ``facts`` are figures about the data that the report prints (for example the best attainable value of a metric).
+    ``pictures`` are further inputs without targets, by caption, that the report draws if the task can.
     ``fingerprint`` identifies the content for caching; without it the first and last items are hashed.
     """
 
@@ -66,6 +67,7 @@ class Data:
     calibration: Dataset[Any] | None = None
     description: str = ""
     facts: Mapping[str, float] = field(default_factory=dict)
+    pictures: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str | None = None
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ class Illustration:
     def __call__(
         self, inputs: Any, targets: Any, outputs: Any, compressed_outputs: Any
     ) -> UInt8[np.ndarray, "height width 3"]:
-        """Return the drawing; inputs [3 or 1, height, width], targets a class index, outputs logits [classes]."""
+        """Return the drawing; inputs [3 or 1, height, width], targets a class or None, outputs logits [classes]."""
         picture = inputs[0] if isinstance(inputs, (tuple, list)) else inputs
         canvas = Image.new("RGB", (SIDE + BAR + 90, SIDE), "white")
         canvas.paste(_viewable(picture), (0, 0))
@@ -37,7 +37,11 @@ class Illustration:
         for row, index in enumerate(before.topk(min(5, len(before))).indices.tolist()):
             top = 4 + row * ROW
             name = self.classes[index] if index < len(self.classes) else str(index)
-            draw.text((SIDE + 8, top + 6), name[:12], fill=TRUTH if index == int(targets) else (40, 40, 40))
+            draw.text(
+                (SIDE + 8, top + 6),
+                name[:12],
+                fill=TRUTH if targets is not None and index == int(targets) else (40, 40, 40),
+            )
             for offset, chance, colour in ((0, before[index], ORIGINAL), (11, after[index], COMPRESSED)):
                 left = SIDE + 85
                 draw.rectangle((left, top + offset, left + round(BAR * float(chance)), top + offset + 9), fill=colour)

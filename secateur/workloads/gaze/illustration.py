@@ -18,25 +18,27 @@ GAP, HEAD = 4, 16
 
 def illustrate(
     inputs: Float[Tensor, "3 height width"],
-    targets: Float[Tensor, "rows columns"],
+    targets: Float[Tensor, "rows columns"] | None,
     outputs: Float[Tensor, "rows columns"],
     compressed_outputs: Float[Tensor, "rows columns"],
 ) -> UInt8[np.ndarray, "drawn_height drawn_width 3"]:
-    """Draw four panels side by side: the picture, its fixations, the network's density, the compressed network's.
+    """Draw panels side by side: the picture, its fixations if known, the network's density, the compressed network's.
 
     Fixations are shown as a density blurred by one cell. The two networks share one scale of colours, the fixations
     have their own: few samples peak higher than the density they come from.
     """
     picture = inputs.detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy() * 255
     height, width = picture.shape[:2]
-    maps = torch.stack([_blurred(targets), outputs.float().exp(), compressed_outputs.float().exp()]).detach().cpu()
+    known = [] if targets is None else [_blurred(targets)]
+    maps = torch.stack([*known, outputs.float().exp(), compressed_outputs.float().exp()]).detach().cpu()
     large = functional.interpolate(maps[None], size=(height, width), mode="bilinear", align_corners=False)[0].numpy()
-    peaks = [large[0].max(), large[1:].max(), large[1:].max()]
+    peaks = [*(heat.max() for heat in large[: len(known)]), large[-2:].max(), large[-2:].max()]
     heats = [np.sqrt(np.clip(heat / max(float(peak), 1e-12), 0, 1)) for heat, peak in zip(large, peaks, strict=True)]
     panels = [picture, *(_overlay(picture, heat) for heat in heats)]
+    captions = [caption for caption in CAPTIONS if targets is not None or caption != "fixations"]
     canvas = Image.new("RGB", (len(panels) * (width + GAP) - GAP, HEAD + height), "white")
     draw = ImageDraw.Draw(canvas)
-    for place, (panel, caption) in enumerate(zip(panels, CAPTIONS, strict=True)):
+    for place, (panel, caption) in enumerate(zip(panels, captions, strict=True)):
         left = place * (width + GAP)
         draw.text((left + 2, 2), caption, fill=(40, 40, 40))
         canvas.paste(Image.fromarray(panel.round().astype(np.uint8)), (left, HEAD))

@@ -124,6 +124,7 @@ def test_the_illustration_is_brightest_where_the_densities_peak():
     peaked = torch.full((48, 64), -20.0)
     peaked[36, 48] = 10
     peaked = peaked.flatten().log_softmax(0).view(48, 64)
+    assert GAZE.illustrate(picture, None, peaked, peaked).shape == (16 + 192, 3 * 256 + 2 * 4, 3)
     drawn = GAZE.illustrate(picture, counts, peaked, peaked)
     assert drawn.dtype == np.uint8
     assert drawn.shape == (16 + 192, 4 * 256 + 3 * 4, 3)
