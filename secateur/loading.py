@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from secateur.artifacts import Data, Metric, Model, Task, as_tuple
 from secateur.calibration.batches import batches, per_sample
+from secateur.calibration.finite import require_finite
 from secateur.errors import DataError, LoadError, SecateurError
 from secateur.recipe import Call, CustomTask, Recipe
 from secateur.workloads import TASKS, kullback_leibler, squared_error
@@ -50,7 +51,7 @@ def load(recipe: Recipe) -> Workload:
             "Return the network itself, with its trained weights loaded.",
         )  # fmt: skip
     module = module.cpu().eval()
-    check_finite(module, recipe.model.function)
+    require_finite(module, f"model: {recipe.model.function}")
     inputs, targets = next(batches(data.calibration or data.train, 2, limit=2))
     model = Model(module=module, example_inputs=as_tuple(inputs))
     _check_call(model, task, targets)
@@ -115,17 +116,6 @@ def resolve(named: Call, key: str) -> Callable[..., Any]:
     if not callable(found):
         raise LoadError(where, f"a {type(found).__name__}", "a function", "Name a function that returns it.")
     return found
-
-
-def check_finite(module: nn.Module, where: str) -> None:
-    """Raise a `LoadError` that names the first weight or buffer which is not finite."""
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise LoadError(
-                f"model: {where}", f"{bad} of {tensor.numel()} values of {name} are NaN or infinite",
-                "finite weights", "Train again or load another checkpoint.",
-            )  # fmt: skip
 
 
 def hash_weights(module: nn.Module) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from secateur.artifacts import Batch, Data, Group, Model, PruneResult, PruneRound, Redundancy, Task
 from secateur.calibration.batch_norm import reestimate_batch_norm, running_norms
 from secateur.calibration.batches import batch_size_of, batches, mean_loss
+from secateur.calibration.finite import require_finite
 from secateur.calibration.gram import GateGram, collect_gate_gram
 from secateur.calibration.labels import LabelKind, choose_labels, label_loss, teacher_batches
 from secateur.errors import BudgetError, LoadError, TraceError, TrainingError
@@ -201,17 +202,6 @@ class _Work:
                 "Lower the learning rate of the recovery, or cut in more rounds.",
             )  # fmt: skip
         return loss
-
-
-def require_finite(module: nn.Module) -> None:
-    """Raise LoadError naming the first parameter or buffer with a value that is not finite."""
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise LoadError(
-                f"network, {name}", f"{bad} values of NaN or infinity", "finite weights",
-                "Load a checkpoint from before training diverged.",
-            )  # fmt: skip
 
 
 def _cost(structure: Structure, kind: Literal["macs", "parameters"]) -> int:

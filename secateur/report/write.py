@@ -1,9 +1,7 @@
 """Write the report's three files, each whole or not at all, and read a report back."""
 
-import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from secateur.errors import StorageError
 from secateur.report.gates import ORIGINAL, network_intervals
 from secateur.report.html import render_html
 from secateur.report.markdown import render_markdown
+from secateur.storage import write
 
 
 def write_report(
@@ -37,8 +36,6 @@ def write_report(
         StorageError: the folder cannot be written; files that were there stay as they were.
         DataError: a picture or an evaluation of the wrong kind.
     """
-    with _storing(folder):  # before the work, which takes a while
-        folder.mkdir(parents=True, exist_ok=True)
     evaluations = summary.evaluations
     intervals = (
         network_intervals(evaluations, num_resamples=num_resamples, seed=seed) if ORIGINAL in evaluations else {}
@@ -49,7 +46,7 @@ def write_report(
         "report.html": render_html(summary, intervals, pictures),
     }
     for name, text in contents.items():
-        _write(folder / name, text)
+        write(folder / name, text.encode())
     return folder / "report.html"
 
 
@@ -75,27 +72,3 @@ def summary_json(summary: Summary) -> str:
     text = summary.model_dump_json(indent=1)
     # A raw line break stands between tokens only, never inside a JSON string, so nothing but layout changes.
     return re.sub(r"\[\n[^\[\]{}\"]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _storing(path):
-        try:
-            with beside.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-
-
-@contextmanager
-def _storing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            str(path), error.strerror or str(error), "a folder with room and permission to write",
-            "Free space or choose another folder.",
-        ) from error  # fmt: skip

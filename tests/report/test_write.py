@@ -243,7 +243,7 @@ def test_rewriting_replaces_whole_files(small: Summary, tmp_path: Path) -> None:
 
 def test_a_file_in_the_way_is_a_storage_error(small: Summary, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(StorageError, match=r"taken.*wanted a folder with room and permission to write"):
+    with pytest.raises(StorageError, match=r"taken.*Check that it exists, that there is space left"):
         write_report(small, tmp_path / "taken", num_resamples=50)
 
 

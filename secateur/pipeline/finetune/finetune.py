@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from secateur.artifacts import Data, FinetuneResult, Group, Model, Task
+from secateur.calibration.randomness import randomness_kept
 from secateur.errors import RecipeError
 from secateur.pipeline.finetune.acceleration import Device, Precision, accelerated
 from secateur.pipeline.finetune.batch_norm import BatchNormMode, learning_norms
@@ -18,7 +19,7 @@ from secateur.pipeline.finetune.loss import DistillationLoss, DistillationWeight
 from secateur.pipeline.finetune.memory_layout import channels_last
 from secateur.pipeline.finetune.optimizer import OptimizerName, build_optimizer
 from secateur.pipeline.finetune.progress import Progress, silent
-from secateur.pipeline.finetune.randomness import SeededItems, own_randomness, split
+from secateur.pipeline.finetune.randomness import SeededItems, split
 from secateur.pipeline.finetune.schedule import learning_rate
 from secateur.pipeline.finetune.training import Plan, Training
 
@@ -117,9 +118,11 @@ class Finetune:
             TrainingError: a loss or gradient is not finite; a checkpoint of another training; nothing to train.
             StorageError: the checkpoint cannot be written or read.
         """
-        with accelerated(self.device, self.precision) as accelerator, own_randomness(accelerator.device):
-            pupil = channels_last(student.clone().module.to(accelerator.device))
-            master = channels_last(teacher.clone().module.to(accelerator.device)).eval().requires_grad_(False)
+        with accelerated(self.device, self.precision) as accelerator, randomness_kept(accelerator.device):
+            example = tuple(tensor.to(accelerator.device) for tensor in teacher.example_inputs)
+            pupil = channels_last(student.clone().module.to(accelerator.device), example)
+            master = channels_last(teacher.clone().module.to(accelerator.device), example)
+            master = master.eval().requires_grad_(False)
             readers = match_readers(student, teacher, student_groups, groups, importance or {}, self.num_readers)
             chosen, held_out = self._split(data)
             training = Training(

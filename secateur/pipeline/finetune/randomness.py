@@ -6,8 +6,6 @@ what it would have drawn, and nothing about random states needs to be stored.
 
 import random
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -16,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-__all__ = ["NumberedItems", "SeededItems", "order_of_epoch", "own_randomness", "seed_step", "split"]
+__all__ = ["NumberedItems", "SeededItems", "order_of_epoch", "seed_step", "split"]
 
 ITEM, STEP, ORDER, SPLIT = range(4)
 VALIDATION_EPOCH = 0
@@ -44,19 +42,6 @@ def split(num_samples: int, num_held_out: int, seed: int) -> tuple[list[int], li
     generator = torch.Generator().manual_seed(_stream(SPLIT, seed))
     order = torch.randperm(num_samples, generator=generator).tolist()
     return sorted(order[num_held_out:]), sorted(order[:num_held_out])
-
-
-@contextmanager
-def own_randomness(device: torch.device) -> Iterator[None]:
-    """Give the global random states of torch, NumPy and Python back as they were, on leaving."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002 (data sets may use it)
-    devices = [device.index or 0] if device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        random.setstate(python_state)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from secateur.calibration.randomness import randomness_kept
 from secateur.errors import TraceError
-from secateur.pipeline.structure.randomness import randomness_kept
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

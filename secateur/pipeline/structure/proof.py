@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.artifacts import Group
+from secateur.calibration.randomness import randomness_kept
 from secateur.pipeline.structure.capture import copy_of, device_of, flat_outputs, tensors
 from secateur.pipeline.structure.cut import Kept, cut_tensors
-from secateur.pipeline.structure.randomness import randomness_kept
 from secateur.pipeline.structure.resize import replace_tensors
 from secateur.pipeline.structure.structure import Structure
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from secateur.artifacts import Model
+from secateur.calibration.randomness import randomness_kept
 from secateur.errors import LoadError, StorageError
 from secateur.pipeline.structure.capture import canonical_names, copy_of, device_of, tensors
-from secateur.pipeline.structure.randomness import randomness_kept
 from secateur.pipeline.structure.resize import replace_tensors
 
 TENSORS, DESCRIPTION = "model.safetensors", "model.json"

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from secateur.calibration.randomness import randomness_kept
 from secateur.errors import TrainingError
 from secateur.pipeline.finetune.batch_norm import learning_norms
 from secateur.pipeline.finetune.optimizer import build_optimizer
-from secateur.pipeline.finetune.randomness import SeededItems, order_of_epoch, own_randomness, seed_step, split
+from secateur.pipeline.finetune.randomness import SeededItems, order_of_epoch, seed_step, split
 from secateur.pipeline.finetune.schedule import learning_rate
 
 LAWS = settings(max_examples=50, deadline=None)
@@ -78,7 +79,7 @@ def test_the_global_generators_go_on_as_if_nothing_had_been_drawn():
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002
     random.seed(0)
-    with own_randomness(torch.device("cpu")):
+    with randomness_kept(torch.device("cpu")):
         seed_step(3, 4)
         SeededItems(dataset=Draws(), indices=[0], seed=0)[0]
     assert Draws()[0] == expected
