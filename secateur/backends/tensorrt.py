@@ -119,39 +119,45 @@ class TensorRt:
     def _compile(
         self, trt: Any, log: Log, onnx_file: Path, inputs: tuple[OnnxInput, ...], options: BuildOptions
     ) -> bytes:
-        # Every object stays in a local name until the engine is serialised: TensorRT's Python objects do not keep the
-        # objects they were made from alive, and crash without them.
-        builder = trt.Builder(log)
-        flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-        network = builder.create_network(0 if flag is None else 1 << int(flag))
-        parser = trt.OnnxParser(network, log)
-        if not parser.parse_from_file(str(onnx_file)):
-            raise self._parse_error(parser, onnx_file)
-        config = builder.create_builder_config()
-        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        if not self.tf32:
-            config.clear_flag(trt.BuilderFlag.TF32)
-        self._set_compute_capabilities(trt, config)
-        profile = builder.create_optimization_profile()
-        if any(isinstance(size, str) for entry in inputs for size in entry.shape):
-            for entry in inputs:
-                least, usual, most = (
-                    entry.sized(size, options.sizes) if entry.shape and isinstance(entry.shape[0], str) else entry.shape
-                    for size in (1, options.batch_size, max(options.batch_size, options.max_batch_size))
-                )
-                profile.set_shape(entry.name, least, usual, most)
-            config.add_optimization_profile(profile)
-        monitor = _monitor(trt, options.progress)
-        config.progress_monitor = monitor
-        plan = builder.build_serialized_network(network, config)
-        if monitor.interruption is not None:
-            raise monitor.interruption
-        if plan is None:
-            raise BackendError(
-                f"{self.name}, {onnx_file}", f"a failed build ({log.last_error()})", "an engine",
-                "Replace the layer it names, or update the runtime.",
-            )  # fmt: skip
-        return bytes(plan)
+        # TensorRT's Python objects do not keep the objects they were made from alive, and crash without them: they are
+        # given up one by one, the last made first, before an error can carry this frame away.
+        builder = network = parser = config = profile = monitor = plan = None
+        try:
+            builder = trt.Builder(log)
+            flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+            network = builder.create_network(0 if flag is None else 1 << int(flag))
+            parser = trt.OnnxParser(network, log)
+            if not parser.parse_from_file(str(onnx_file)):
+                raise self._parse_error(parser, onnx_file)
+            config = builder.create_builder_config()
+            config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+            if not self.tf32:
+                config.clear_flag(trt.BuilderFlag.TF32)
+            self._set_compute_capabilities(trt, config)
+            profile = builder.create_optimization_profile()
+            if any(isinstance(size, str) for entry in inputs for size in entry.shape):
+                for entry in inputs:
+                    profile.set_shape(entry.name, *_profile_shapes(entry, options))
+                config.add_optimization_profile(profile)
+            monitor = _monitor(trt, options.progress)
+            config.progress_monitor = monitor
+            plan = builder.build_serialized_network(network, config)
+            if monitor.interruption is not None:
+                raise monitor.interruption
+            if plan is None:
+                raise BackendError(
+                    f"{self.name}, {onnx_file}", f"a failed build ({log.last_error()})", "an engine",
+                    "Replace the layer it names, or update the runtime.",
+                )  # fmt: skip
+            return bytes(plan)
+        finally:
+            plan = None
+            config = None
+            monitor = None
+            profile = None
+            parser = None
+            network = None
+            builder = None
 
     def _parse_error(self, parser: Any, onnx_file: Path) -> BackendError:
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
@@ -179,6 +185,14 @@ class TensorRt:
         config.num_compute_capabilities = len(names)
         for index, name in enumerate(names):
             config.set_compute_capability(members[name], index)
+
+
+def _profile_shapes(entry: OnnxInput, options: BuildOptions) -> tuple[tuple[int | str, ...], ...]:
+    """Return an input's least, usual and largest shape."""
+    if not (entry.shape and isinstance(entry.shape[0], str)):
+        return (entry.shape,) * 3
+    sizes = (1, options.batch_size, max(options.batch_size, options.max_batch_size))
+    return tuple(entry.sized(size, options.sizes) for size in sizes)
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:
