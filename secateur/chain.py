@@ -136,7 +136,7 @@ class _Chain:
         )
         runtime = recipe.measure.model_dump(include={"backend", "batch_size", "num_threads"})
         built = self.step(
-            "build", {"build": recipe.build, **runtime},
+            "build", {"build": recipe.build, **runtime, "runtimes": deployment.runtimes()},
             (exported,), lambda folder: deployment.build(exported.folder, folder),
         )  # fmt: skip
         timed = self.step(

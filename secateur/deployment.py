@@ -25,13 +25,13 @@ from secateur.artifacts import (
 )
 from secateur.backends import BACKENDS
 from secateur.backends.compare import Compare
-from secateur.backends.protocol import BuildOptions, Engine, skipped
+from secateur.backends.protocol import Backend, BuildOptions, Engine, failed, skipped
 from secateur.calibration.batches import batches
 from secateur.errors import BackendError
 from secateur.listening import Listener
 from secateur.loading import Workload
 from secateur.recipe import Recipe
-from secateur.report.gates import COMPRESSED, ORIGINAL, judge, quantities
+from secateur.report.gates import COMPRESSED, FAILED_ENGINES, ORIGINAL, Gate, judge, quantities
 from secateur.report.write import write_report
 from secateur.steps import read, write
 
@@ -87,18 +87,35 @@ class Deployment:
             batch_size=settings.batch_size, max_batch_size=max(8, settings.batch_size),
             num_threads=settings.num_threads, seed=self.recipe.seed,
         )  # fmt: skip
-        names = dict.fromkeys([*self.recipe.build.backends, settings.backend])
         for network in NETWORKS:
             results = []
-            for name in names:
-                backend = BACKENDS[name]
-                missing = backend.unavailable()
-                if missing is not None:
-                    results.append(skipped(backend, missing))
-                else:
-                    results.append(backend.build(exported / f"{network}.onnx", folder / network / name, options))
-                self.listener.message(f"{network}, {name}: {_told(results[-1])}")
+            for backend in self._backends():
+                file = exported / f"{network}.onnx"
+                results.append(self._build(backend, file, folder / network / backend.name, options))
+                self.listener.message(f"{network}, {backend.name}: {_told(results[-1])}")
             write(folder, network, Engines(engines=tuple(results)))
+
+    def runtimes(self) -> dict[str, str]:
+        """Name the version of every runtime that engines are asked of, or why it is absent.
+
+        Engines belong to the version that built them: another one builds its own.
+        """
+        return {backend.name: str(backend.unavailable() or backend.version()) for backend in self._backends()}
+
+    def _backends(self) -> list[Backend]:
+        return [BACKENDS[name] for name in dict.fromkeys([*self.recipe.build.backends, self.recipe.measure.backend])]
+
+    def _build(self, backend: Backend, file: Path, folder: Path, options: BuildOptions) -> EngineResult:
+        """Build one engine; only the refusal of the runtime that is to be timed stops the run."""
+        missing = backend.unavailable()
+        if missing is not None:
+            return skipped(backend, missing)
+        try:
+            return backend.build(file, folder, options)
+        except BackendError as error:
+            if backend.name == self.recipe.measure.backend:
+                raise
+            return failed(backend, error)
 
     def measure(self, built: Path, folder: Path) -> None:
         """Time the original's engine against the compressed one's, on real inputs."""
@@ -119,12 +136,15 @@ class Deployment:
         write(folder, "comparison", comparison)
 
     def gate(self, measured: Measured, folder: Path) -> None:
-        """Hold the gates against what was measured."""
+        """Hold the gates against what was measured; no engine may have failed to build unless a gate allows it."""
         found = quantities(
             prune=measured.prune, evaluations=measured.evaluations, exports=measured.exports,
             engines=measured.engines, comparison=measured.comparison, seed=self.recipe.seed,
         )  # fmt: skip
-        write(folder, "verdict", judge(found, self.recipe.gates))
+        gates = self.recipe.gates
+        if all(gate.quantity != FAILED_ENGINES for gate in gates):
+            gates = [*gates, Gate(quantity=FAILED_ENGINES, at_most=0)]
+        write(folder, "verdict", judge(found, gates))
 
     def report(self, measured: Measured, verdict: Verdict, durations_s: dict[str, float], folder: Path) -> Summary:
         """Write the report and return what it says."""
@@ -171,6 +191,6 @@ def _one(batch: Any, index: int) -> Any:
 
 
 def _told(engine: EngineResult) -> str:
-    if engine.status == "skipped":
-        return f"skipped: {engine.reason}"
+    if engine.status != "built":
+        return f"{engine.status}: {engine.reason}"
     return f"built in {engine.build_s or 0:.1f} s, {engine.size_bytes or 0:,} bytes"

@@ -155,11 +155,14 @@ class Exported:
 
 
 class EngineResult(Record):
-    """An engine that was built, or why not. ``options`` are the settings that it was built with."""
+    """An engine that was built, or why not: its runtime is absent (skipped) or refused the network (failed).
+
+    ``options`` are the settings that it was built with.
+    """
 
     backend: str
     backend_version: str
-    status: Literal["built", "skipped"]
+    status: Literal["built", "skipped", "failed"]
     reason: str = ""
     device: str = ""
     options: dict[str, str] = Field(default_factory=dict)

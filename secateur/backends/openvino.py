@@ -105,7 +105,7 @@ class OpenVino:
             request = core.compile_model(core.read_model(content), "CPU", settings).create_infer_request()
         except RuntimeError as error:
             raise BackendError(
-                f"{self.name}, {where}", f"a refusal ({_last_line(error)})", "a network that OpenVINO can compile",
+                f"{self.name}, {where}", f"a refusal ({_cause(error)})", "a network that OpenVINO can compile",
                 "Export in another opset, or replace the operator it names.",
             ) from error  # fmt: skip
         return OpenVinoEngine(request, inputs, self.name)
@@ -152,7 +152,8 @@ class OpenVinoEngine(Engine):
         self._request = None
 
 
-def _last_line(error: BaseException) -> str:
-    """Shorten OpenVINO's message, which ends with the cause and begins with where in its source it came up."""
+def _cause(error: BaseException) -> str:
+    """Shorten OpenVINO's message: without where in its sources it came up, and its advice to those who extend it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[-1][:300]
+    told = [line for line in lines if not line.startswith(("Exception from ", "Check ", "To facilitate ", "Summary:"))]
+    return " ".join(told or lines or [type(error).__name__])[:300]

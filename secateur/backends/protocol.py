@@ -118,6 +118,11 @@ def skipped(backend: Backend, missing: Missing) -> EngineResult:
     return EngineResult(backend=backend.name, backend_version=backend.version(), status="skipped", reason=str(missing))
 
 
+def failed(backend: Backend, error: BackendError) -> EngineResult:
+    """Record an engine that its runtime refused to build, and why."""
+    return EngineResult(backend=backend.name, backend_version=backend.version(), status="failed", reason=str(error))
+
+
 def require(name: str, missing: Missing | None, wanted: str) -> None:
     """Raise `BackendError` where something is missing."""
     if missing is not None:

@@ -18,7 +18,7 @@ from secateur.calibration.labels import LabelKind, choose_labels, label_loss, te
 from secateur.errors import BudgetError, LoadError, TraceError, TrainingError
 from secateur.pipeline.allocation import allocate, require_reachable
 from secateur.pipeline.proof import assert_cut_equals_masked
-from secateur.pipeline.redundancy import floor_width
+from secateur.pipeline.redundancy import floor_width, tau_for_budget
 from secateur.pipeline.signals import SIGNALS, Evidence
 from secateur.pipeline.structure import Structure, cut, trace
 
@@ -96,7 +96,7 @@ class Prune:
         start = self.trace(model)
         floors = _floors(start, redundancy)
         whole = _cost(start, self.kind)
-        require_reachable(start.cost_terms(self.kind), math.floor(whole * self.keep), start.groups, floors)
+        self._require_reachable(start, redundancy)
         source = data.calibration if data.calibration is not None else data.train
         work = _Work(
             settings=self, task=task, floors=floors, recover=recover, progress=progress, original=model.module,
@@ -121,6 +121,15 @@ class Prune:
             rounds=tuple(rounds),
             pinned=start.pinned,
         )
+
+    def _require_reachable(self, structure: Structure, redundancy: Redundancy | None) -> None:
+        terms, budget = structure.cost_terms(self.kind), math.floor(_cost(structure, self.kind) * self.keep)
+        tau = redundancy and tau_for_budget(redundancy, terms, budget, structure.groups)
+        if tau is not None and redundancy is not None:
+            remedy = f"Keep more, raise tau from {redundancy.tau:g} to {tau:.2g}, or set floors: false."
+        else:
+            remedy = "No floor is low enough: keep more, lower the multiple, or protect fewer modules."
+        require_reachable(terms, budget, structure.groups, _floors(structure, redundancy), remedy)
 
     def trace(self, model: Model) -> Structure:
         """Return what can be cut from a network under these settings."""

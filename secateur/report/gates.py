@@ -25,6 +25,9 @@ ORIGINAL = "original"
 COMPRESSED = "compressed"
 """The keys of the two networks in every mapping of evaluations, exports and engines."""
 
+FAILED_ENGINES = "failed_engines"
+"""The quantity that every run is held to, be it gated or not."""
+
 QUANTITIES: dict[str, str] = {
     "speedup": "measured latency before over after",
     "mac_ratio": "multiply-adds before over after",
@@ -32,6 +35,7 @@ QUANTITIES: dict[str, str] = {
     "size_ratio": "bytes of the ONNX file before over after",
     "realised": "share of the multiply-adds' promise that the stopwatch confirms, ln(speedup) / ln(mac_ratio)",
     "parity": "worst absolute difference between two runtimes on the same inputs",
+    FAILED_ENGINES: "engines that an installed runtime refused to build; none may, unless a gate says otherwise",
     "latency_s": "median latency after compression; the line is in seconds",
 }
 """What every run measures, beside each metric ``<metric>`` and its loss ``<metric>_drop``."""
@@ -46,7 +50,7 @@ class Gate(Record):
 
     quantity: str
     """What is held against the line: speedup, mac_ratio, parameter_ratio, size_ratio, realised, parity, latency_s,
-    a metric's name, or its name followed by _drop (how much worse it became)."""
+    failed_engines, a metric's name, or its name followed by _drop (how much worse it became)."""
     at_least: Line | None = None
     """The smallest value that passes."""
     at_most: Line | None = None
@@ -109,6 +113,7 @@ def quantities(
         "size_ratio": _point(exports[ORIGINAL].size_bytes / exports[COMPRESSED].size_bytes),
         "realised": _realised(mac_ratio, comparison.speedup),
         "parity": _point(_worst_parity(exports, engines)),
+        FAILED_ENGINES: _point(float(_num_failed(engines))),
         "latency_s": median_interval(
             comparison.candidate.p50_s, comparison.samples_s["candidate"], num_resamples=num_resamples, seed=seed
         ),
@@ -230,3 +235,7 @@ def _refuse_unknown(gates: Sequence[Gate], allowed: Sequence[str]) -> None:
             raise RecipeError(
                 "gates", f"the quantity {gate.quantity!r}", f"one of {', '.join(allowed)}", "Correct the gate's name."
             )
+
+
+def _num_failed(engines: Mapping[str, Sequence[EngineResult]]) -> int:
+    return sum(engine.status == "failed" for built in engines.values() for engine in built)

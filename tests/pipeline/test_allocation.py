@@ -96,7 +96,7 @@ def test_a_budget_below_the_floors_says_what_can_be_reached(problem: tuple) -> N
         allocate(scores, terms, smallest - 1, groups, floors)
     assert f"budget: found {smallest - 1:,} of " in str(caught.value)
     assert f"wanted at least {smallest:,} (" in str(caught.value)
-    assert "raise tau, set floors: false, lower the multiple" in str(caught.value)
+    assert "Keep more, or lower the floors or the multiple" in str(caught.value)
     reached = allocate(scores, terms, smallest, groups, floors)
     assert terms.total(terms.vector({name: int(m.sum()) for name, m in reached.items()})) == smallest
 

@@ -187,6 +187,16 @@ def test_a_budget_below_the_floors_is_refused_before_anything_is_cut() -> None:
     assert recovered == []
 
 
+def test_a_budget_that_a_larger_tau_would_reach_is_refused_with_that_tau() -> None:
+    found = redundancy()
+    keep = found.macs_effective / found.macs - 0.02
+    remedy = rf"Keep more, raise tau from {found.tau:g} to [\d.e-]+, or set floors: false"
+    with pytest.raises(BudgetError, match=remedy):
+        Prune(keep=keep)(trained(), TASK, DATA, redundancy=found)
+    with pytest.raises(BudgetError, match="No floor is low enough: keep more, lower the multiple, or protect fewer"):
+        Prune(keep=1e-6)(trained(), TASK, DATA, redundancy=found)
+
+
 def test_the_redundancy_of_another_network_is_refused() -> None:
     pruned, _ = Prune(keep=0.5, rounds=1)(trained(), TASK, DATA)
     with pytest.raises(LoadError, match=r"redundancy, group .*: found .* channels; wanted .* as in the network"):

@@ -9,11 +9,11 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 from torch.nn import functional
 
-from secateur.artifacts import Group
+from secateur.artifacts import Group, Redundancy
 from secateur.calibration.gram import GateGram, collect_gate_gram
 from secateur.errors import DataError
-from secateur.pipeline.redundancy import effective_filters, estimate, floor_width, spectrum
-from secateur.pipeline.structure import trace
+from secateur.pipeline.redundancy import effective_filters, estimate, floor_width, spectrum, tau_for_budget
+from secateur.pipeline.structure import Structure, trace
 
 torch.set_num_threads(1)
 
@@ -124,3 +124,27 @@ def test_a_gram_of_other_groups_is_refused() -> None:
         estimate(structure, GateGram(gram={"0": eye, "2": eye}, num_samples=1), 0.1)
     with pytest.raises(DataError, match=r"redundancy: found tau=-1\.0; wanted a tail of at least 0 nats"):
         estimate(structure, GateGram(gram={}, num_samples=1), -1.0)
+
+
+def estimated(tau: float) -> tuple[Structure, Redundancy]:
+    module, images = network(), torch.randn(200, 3, 8, 8)
+    structure = trace(module, (images[:2],))
+    batches = [(images, torch.randint(0, 4, (200,)))]
+    gram = collect_gate_gram(module, structure.groups, batches, functional.cross_entropy, labels="true")
+    return structure, estimate(structure, gram, tau)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.6, 0.3, 0.1])
+def test_the_smallest_tau_of_a_budget_makes_it_reachable_and_less_does_not(share: float) -> None:
+    structure, redundancy = estimated(1e-9)
+    budget = int(share * structure.macs())
+    tau = tau_for_budget(redundancy, structure.cost_terms("macs"), budget, structure.groups)
+    assert tau is not None
+    assert estimated(tau)[1].macs_effective <= budget < estimated(0.9 * tau)[1].macs_effective
+
+
+def test_no_tau_reaches_below_what_cannot_be_cut_and_none_is_needed_for_everything() -> None:
+    structure, redundancy = estimated(0.1)
+    terms, groups = structure.cost_terms("macs"), structure.groups
+    assert tau_for_budget(redundancy, terms, 0, groups) is None
+    assert tau_for_budget(redundancy, terms, structure.macs(), groups) == 0

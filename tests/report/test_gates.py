@@ -124,6 +124,14 @@ def test_every_allowed_quantity_is_measured(summary: Summary) -> None:
         assert interval.low <= interval.value <= interval.high
 
 
+def test_engines_that_failed_are_counted_and_absent_runtimes_are_not(summary: Summary) -> None:
+    one = summary.engines["original"][0]
+    engines = {"original": [one], "compressed": [one, one.model_copy(update={"status": "failed", "parity": None})]}
+    assert measured(summary, engines=engines)["failed_engines"].value == 1
+    skipped = {"original": [one], "compressed": [one.model_copy(update={"status": "skipped", "parity": None})]}
+    assert measured(summary, engines=skipped)["failed_engines"].value == 0
+
+
 def test_quantities_say_what_the_summary_says(summary: Summary) -> None:
     found = measured(summary)
     assert found["speedup"] == summary.comparison.speedup

@@ -47,9 +47,13 @@ def floor_cost(terms: CostTerms, groups: Sequence[Group], floors: Mapping[str, i
 
 
 def require_reachable(
-    terms: CostTerms, budget: int, groups: Sequence[Group], floors: Mapping[str, int] | None = None
+    terms: CostTerms,
+    budget: int,
+    groups: Sequence[Group],
+    floors: Mapping[str, int] | None = None,
+    remedy: str = "Keep more, or lower the floors or the multiple, or protect fewer modules.",
 ) -> None:
-    """Raise BudgetError where the smallest cost that the floors allow exceeds the budget."""
+    """Raise BudgetError with this remedy where the smallest cost that the floors allow exceeds the budget."""
     smallest = floor_cost(terms, groups, floors)
     if smallest > budget:
         whole = terms.total(terms.vector({group.name: group.num_channels for group in groups}))
@@ -57,7 +61,7 @@ def require_reachable(
             "budget",
             f"{budget:,} of {whole:,} ({budget / whole:.1%})",
             f"at least {smallest:,} ({smallest / whole:.1%}), the smallest that these floors allow",
-            "Keep more, or lower the floors: raise tau, set floors: false, lower the multiple, protect fewer modules.",
+            remedy,
         )
 
 

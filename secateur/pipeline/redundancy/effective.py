@@ -31,12 +31,17 @@ def effective_filters(gram: Float64[Tensor, "num_channels num_channels"], tau: f
     if the rank is r, the Schur complement of r independent gates vanishes. One ``tau`` serves the whole network because
     all spectra are in units of the loss.
     """
-    return max(1, _count(spectrum(gram), tau))
+    return count_effective(spectrum(gram), tau)
 
 
-def _count(values: Float64[Tensor, " num_channels"], tau: float) -> int:
-    tails = values.flip(0).cumsum(0)  # tails[k]: what is lost without the k + 1 smallest
-    return len(values) - int((tails <= tau).sum())
+def count_effective(values: Float64[Tensor, " num_channels"], tau: float) -> int:
+    """Return how many values of a descending spectrum are needed so that the others sum to at most ``tau``."""
+    return max(1, len(values) - int((tails(values) <= tau).sum()))
+
+
+def tails(values: Float64[Tensor, " num_channels"]) -> Float64[Tensor, " num_channels"]:
+    """Return what is lost, in nats, without the smallest value of a descending spectrum, the two smallest, and on."""
+    return values.flip(0).cumsum(0)
 
 
 def estimate(structure: Structure, gate_gram: GateGram, tau: float) -> Redundancy:
@@ -83,6 +88,6 @@ def _group_redundancy(group: Group, gram: Tensor, tau: float) -> GroupRedundancy
         name=group.name,
         block=group.block,
         num_channels=group.num_channels,
-        num_effective=max(1, _count(values, tau)),
+        num_effective=count_effective(values, tau),
         spectrum=tuple(values.tolist()),
     )

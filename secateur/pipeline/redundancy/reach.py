@@ -1,0 +1,38 @@
+"""Which threshold a budget needs."""
+
+import bisect
+import math
+from collections.abc import Sequence
+
+import torch
+
+from secateur.artifacts import Group, Redundancy
+from secateur.pipeline.costs import CostTerms
+from secateur.pipeline.redundancy.effective import count_effective, tails
+from secateur.pipeline.redundancy.floor import floor_width
+
+
+def tau_for_budget(redundancy: Redundancy, terms: CostTerms, budget: int, groups: Sequence[Group]) -> float | None:
+    """Return the smallest tau, in nats and rounded up to two digits, whose floors cost at most ``budget``.
+
+    ``budget`` is absolute, in the unit of ``terms``, which are costs over ``groups``. None where no tau is large enough
+    because of `Group.least`, the step, or what is not cut at all.
+    """
+    spectra = {group.name: torch.tensor(group.spectrum, dtype=torch.float64) for group in redundancy.groups}
+
+    def affordable(tau: float) -> bool:
+        floors = {group.name: floor_width(group, count_effective(spectra[group.name], tau)) for group in groups}
+        return terms.total(terms.vector(floors)) <= budget
+
+    # The floors change where tau passes a tail, and fall as it grows.
+    steps = sorted({0.0, *(tail for values in spectra.values() for tail in tails(values).tolist())})
+    found = bisect.bisect_left(steps, True, key=affordable)
+    return _rounded_up(steps[found]) if found < len(steps) else None
+
+
+def _rounded_up(value: float) -> float:
+    """Return the next number of two significant digits."""
+    if value <= 0:
+        return 0.0
+    digit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.ceil(value / digit) * digit:.2g}")
