@@ -28,8 +28,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest tests/backends  # native runtimes in a process of their own: a crash there is theirs
-	$(BIN)/python -m pytest --ignore=tests/backends
+	$(BIN)/python -m pytest
 
 bench: $(STAMP)
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

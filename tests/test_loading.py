@@ -14,7 +14,7 @@ from secateur.loading import Workload, importable, load
 from secateur.recipe import Recipe
 from secateur.workloads import kullback_leibler, squared_error
 
-OWN = '''
+OWN = """
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -67,7 +67,7 @@ def whole():
 
 def no_task():
     return 3
-'''
+"""
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """OpenVINO on the processor, tuned for latency."""
 
+import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,19 @@ from secateur.errors import BackendError
 from secateur.storage import sha256, write
 
 
+@functools.cache
+def _core() -> Any:
+    """Return the process's one core.
+
+    A core's CPU plugin gives the thread another stack for signal handlers, and puts back the one it found when the core
+    goes. Cores that go in another order than the reverse leave a freed one behind: the next signal, be it Ctrl-C or the
+    end of a child process, then ends the process. A core that stays changes it once.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 @dataclass(frozen=True, kw_only=True)
 class OpenVino:
     """OpenVINO on the CPU: one stream, latency hint, float32 arithmetic also where the processor has bfloat16.
@@ -27,10 +41,10 @@ class OpenVino:
     def unavailable(self) -> Missing | None:
         """Say why nothing can be compiled here, or None."""
         try:
-            import openvino
+            import openvino  # noqa: F401
         except ImportError as error:
             return Missing(found=f"no openvino ({error})", remedy="Install it: pip install 'secateur[openvino]'.")
-        devices = openvino.Core().available_devices
+        devices = _core().available_devices
         if "CPU" not in devices:
             return Missing(found=f"an openvino with the devices {devices}", remedy="Install openvino's CPU plugin.")
         return None
@@ -51,9 +65,7 @@ class OpenVino:
         """Name the processor as OpenVINO sees it."""
         if self.unavailable() is not None:
             return ()
-        import openvino
-
-        return (openvino.Core().get_property("CPU", "FULL_DEVICE_NAME").strip(),)
+        return (_core().get_property("CPU", "FULL_DEVICE_NAME").strip(),)
 
     def build(self, onnx_file: Path, folder: Path, options: BuildOptions) -> EngineResult:
         """Copy the ONNX file, its weights inside, compile it and prove its outputs."""
@@ -83,7 +95,7 @@ class OpenVino:
         )
 
     def load(self, result: EngineResult, folder: Path, *, num_threads: int = 1) -> Engine:
-        """Compile the engine's file anew, in a core of its own."""
+        """Compile the engine's file anew."""
         require(self.name, self.unable_to_run(), "OpenVINO with its CPU plugin")
         content = engine_file(self, result, folder)
         path = folder / str(result.path)
@@ -92,9 +104,7 @@ class OpenVino:
     def _compiled(
         self, content: bytes, inputs: tuple[OnnxInput, ...], where: str, num_threads: int
     ) -> "OpenVinoEngine":
-        import openvino
-
-        core = openvino.Core()
+        core = _core()
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,

@@ -1,6 +1,9 @@
 """One set of laws over every backend of the table: built, proved, loaded, run, or absent with a reason."""
 
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,3 +178,40 @@ def test_results_survive_json(narrow: Exported, tmp_path: Path) -> None:
     assert again == result
     with BACKENDS["onnxruntime"].load(again, tmp_path) as engine:
         assert engine.run((image(2),))[0].shape == (2, 5)
+
+
+SIGNALLED = """
+import gc, signal, sys
+from pathlib import Path
+
+import numpy as np
+
+from secateur.backends import BACKENDS
+from secateur.backends.protocol import BuildOptions
+
+backend, folder = BACKENDS[sys.argv[1]], Path(sys.argv[3])
+result = backend.build(Path(sys.argv[2]), folder, BuildOptions())
+first, second = backend.load(result, folder), backend.load(result, folder)
+first.close()
+gc.collect()
+second.close()
+gc.collect()
+heard = []
+signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
+signal.raise_signal(signal.SIGUSR1)
+assert heard == [1]
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs POSIX signals")
+@backends
+def test_signals_are_survived_whatever_the_order_in_which_engines_closed(
+    backend: Backend, narrow: Exported, tmp_path: Path
+) -> None:
+    """A runtime that leaves a freed stack for signal handlers behind ends the process at its next signal."""
+    able_to_run(backend)
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", SIGNALLED, backend.name, str(narrow.path), str(tmp_path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
