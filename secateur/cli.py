@@ -20,6 +20,8 @@ from secateur.errors import SecateurError
 from secateur.listening import Listener, Silent
 
 COULD_NOT_RUN = 2
+INTERRUPTED = 130
+"""What typer makes of Ctrl-C."""
 
 app = typer.Typer(
     name="secateur", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -209,7 +211,9 @@ def main() -> None:
         err.print("[bold red]error[/bold red] ", end="")
         err.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(COULD_NOT_RUN)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:
+            raise
         err.print("interrupted; finished steps are kept, the same command goes on from there")
         sys.exit(COULD_NOT_RUN)
     except Exception:  # a defect, not a verdict: exit code 1 means that a gate failed

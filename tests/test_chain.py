@@ -142,29 +142,62 @@ def test_check_touches_nothing(project: Path) -> None:
     ]
 
 
-def test_a_killed_run_goes_on(project: Path, summary: Summary) -> None:
-    changes = overrides("name=killed", "finetune.epochs=200", "finetune.learning_rate=0.0001")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "secateur", "run", "recipe.yaml", *changes], cwd=project,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+def started(project: Path, *changes: str, largest_file: int | None = None) -> subprocess.Popen[str]:
+    """Start a run; ``largest_file`` is what the operating system lets it write at most, in bytes."""
+
+    def limit() -> None:
+        import resource
+
+        if largest_file is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+    return subprocess.Popen(
+        [sys.executable, "-m", "secateur", "run", "recipe.yaml", *overrides(*changes)], cwd=project,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=limit,
     )  # fmt: skip
-    folder = project / "runs" / "killed"
+
+
+def finished(folder: Path) -> set[str]:
+    return {path.name.split("-")[0] for path in (folder / "steps").iterdir()}
+
+
+LONG = ("finetune.epochs=200", "finetune.learning_rate=0.0001")
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+def test_a_run_that_is_ended_goes_on(project: Path, summary: Summary, ended_by: signal.Signals) -> None:
+    changes = (f"name={ended_by.name}", *LONG)
+    process = started(project, *changes)
+    folder = project / "runs" / ended_by.name
     while not list(folder.glob("partial/finetune-*/checkpoint/*")):
         assert process.poll() is None
         time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert {path.name.split("-")[0] for path in (folder / "steps").iterdir()} == {"estimate", "prune"}
+    process.send_signal(ended_by)
+    said = process.communicate()[1]
+    if ended_by == signal.SIGINT:
+        assert process.returncode == 2
+        assert "finished steps are kept, the same command goes on from there" in " ".join(said.split())
+        assert "Traceback" not in said
+    assert finished(folder) == {"estimate", "prune"}
     # The same command goes on; the epochs of the checkpoint are not trained again.
-    process = subprocess.Popen(
-        [sys.executable, "-m", "secateur", "run", "recipe.yaml", *changes], cwd=project,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = started(project, *changes)
     heard = []
     for line in process.stderr:
         heard.append(line)
         if "fine-tuning" in line:
             break
     process.kill()
-    process.wait()
+    process.communicate()
     assert sum("taken from the run folder" in line for line in heard) == 2
+    assert int(re.search(r"epoch (\d+) of 200", heard[-1]).group(1)) > 1
+
+
+def test_a_run_without_space_keeps_what_it_has(project: Path, summary: Summary) -> None:
+    changes = ("name=cramped", *LONG)
+    process = started(project, *changes, largest_file=150_000)  # enough for all but the checkpoint
+    said = " ".join(process.communicate()[1].split())
+    assert process.returncode == 2
+    assert re.search(r"error .* a checkpoint that cannot be written .*File too large", said), said
+    assert "Free some space or name another folder" in said
+    assert "Traceback" not in said
+    assert finished(project / "runs" / "cramped") == {"estimate", "prune"}
