@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from secateur.chain import estimate, run
     from secateur.errors import SecateurError
     from secateur.pipeline.export import export
-    from secateur.pipeline.structure import cut, trace
+    from secateur.pipeline.structure import Plan, cut, cut_optimizer, load, mask, regrow, save, trace
     from secateur.recipe import Recipe
     from secateur.recipe_file import read_recipe
 
@@ -20,16 +20,22 @@ _HOMES = {
     "Data": "secateur.artifacts",
     "Metric": "secateur.artifacts",
     "Model": "secateur.artifacts",
+    "Plan": "secateur.pipeline.structure",
     "Recipe": "secateur.recipe",
     "SecateurError": "secateur.errors",
     "Task": "secateur.artifacts",
     "bench": "secateur.backends.bench",
     "cut": "secateur.pipeline.structure",
+    "cut_optimizer": "secateur.pipeline.structure",
     "estimate": "secateur.chain",
     "export": "secateur.pipeline.export",
+    "load": "secateur.pipeline.structure",
+    "mask": "secateur.pipeline.structure",
     "measure": "secateur.backends.measure",
     "read_recipe": "secateur.recipe_file",
+    "regrow": "secateur.pipeline.structure",
     "run": "secateur.chain",
+    "save": "secateur.pipeline.structure",
     "trace": "secateur.pipeline.structure",
 }
 
@@ -37,16 +43,22 @@ __all__ = [
     "Data",
     "Metric",
     "Model",
+    "Plan",
     "Recipe",
     "SecateurError",
     "Task",
     "bench",
     "cut",
+    "cut_optimizer",
     "estimate",
     "export",
+    "load",
+    "mask",
     "measure",
     "read_recipe",
+    "regrow",
     "run",
+    "save",
     "trace",
 ]
 

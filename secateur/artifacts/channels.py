@@ -48,6 +48,10 @@ class Group:
     least: int = 1
     multiple: int = 1
 
+    def allowed_width(self, wanted: int) -> int:
+        """Return the smallest width allowed that is at least ``wanted``: no less than ``least``, on a step or uncut."""
+        return min(self.num_channels, -(-max(wanted, self.least) // self.multiple) * self.multiple)
+
 
 class Pinned(Record):
     """Channels that are never cut, and why; ``tensor`` is the parameter, ``operator`` the ATen operator behind it."""

@@ -18,7 +18,7 @@ from secateur.calibration.labels import LabelKind, choose_labels, label_loss, te
 from secateur.errors import BudgetError, LoadError, TraceError, TrainingError
 from secateur.pipeline.allocation import allocate, require_reachable
 from secateur.pipeline.proof import assert_cut_equals_masked
-from secateur.pipeline.redundancy import floor_width, tau_for_budget
+from secateur.pipeline.redundancy import tau_for_budget
 from secateur.pipeline.signals import SIGNALS, Evidence
 from secateur.pipeline.structure import Structure, cut, trace
 
@@ -116,7 +116,7 @@ class Prune:
             parameters_after=structure.parameters(),
             widths_before=start.widths,
             widths_after={**start.widths, **structure.widths},
-            floors={group.name: floor_width(group, floors.get(group.name, 0)) for group in start.groups},
+            floors={group.name: group.allowed_width(floors.get(group.name, 0)) for group in start.groups},
             blocks={group.name: group.block for group in start.groups},
             rounds=tuple(rounds),
             pinned=start.pinned,

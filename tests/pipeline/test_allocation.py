@@ -13,7 +13,6 @@ from secateur.artifacts import Group
 from secateur.errors import BudgetError, DataError
 from secateur.pipeline.allocation import allocate, floor_cost
 from secateur.pipeline.costs import CostTerms
-from secateur.pipeline.redundancy import floor_width
 from secateur.pipeline.structure import Structure, trace
 
 torch.set_num_threads(1)
@@ -66,7 +65,7 @@ def check_laws(
     assert cost <= budget
     for g in groups:
         width, mask, score = widths[g.name], keep[g.name], scores[g.name]
-        assert width >= floor_width(g, floors.get(g.name, 0)) >= min(floors.get(g.name, 0), g.num_channels)
+        assert width >= g.allowed_width(floors.get(g.name, 0)) >= min(floors.get(g.name, 0), g.num_channels)
         assert width == g.num_channels or width % g.multiple == 0
         if 0 < width < g.num_channels:
             assert score[mask].min() >= score[~mask].max()

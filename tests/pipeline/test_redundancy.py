@@ -12,7 +12,7 @@ from torch.nn import functional
 from secateur.artifacts import Group, Redundancy
 from secateur.calibration.gram import GateGram, collect_gate_gram
 from secateur.errors import DataError
-from secateur.pipeline.redundancy import effective_filters, estimate, floor_width, spectrum, tau_for_budget
+from secateur.pipeline.redundancy import effective_filters, estimate, spectrum, tau_for_budget
 from secateur.pipeline.structure import Structure, trace
 
 torch.set_num_threads(1)
@@ -72,11 +72,11 @@ def test_planted_copies_are_superfluous() -> None:
 
 
 @given(width=st.integers(1, 70), floor=st.integers(0, 80), least=st.integers(1, 5), multiple=st.integers(1, 16))
-def test_floor_widths_can_be_cut_to(width: int, floor: int, least: int, multiple: int) -> None:
+def test_allowed_widths_can_be_cut_to(width: int, floor: int, least: int, multiple: int) -> None:
     group = Group(
         name="g", num_channels=width, block="", slices=(), readers=(), least=min(least, width), multiple=multiple
     )
-    found = floor_width(group, floor)
+    found = group.allowed_width(floor)
     assert min(width, max(floor, group.least)) <= found <= width
     assert found == width or found % multiple == 0
     assert found == width or found - multiple < max(floor, group.least)

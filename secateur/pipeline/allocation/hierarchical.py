@@ -11,7 +11,6 @@ from torch import Tensor
 from secateur.artifacts import Group
 from secateur.errors import BudgetError, DataError
 from secateur.pipeline.costs import CostTerms
-from secateur.pipeline.redundancy.floor import floor_width
 
 
 def allocate(
@@ -43,7 +42,7 @@ def allocate(
 
 def floor_cost(terms: CostTerms, groups: Sequence[Group], floors: Mapping[str, int] | None = None) -> int:
     """Return the smallest cost that these floors allow."""
-    return terms.total(terms.vector({g.name: floor_width(g, (floors or {}).get(g.name, 0)) for g in groups}))
+    return terms.total(terms.vector({g.name: g.allowed_width((floors or {}).get(g.name, 0)) for g in groups}))
 
 
 def require_reachable(
@@ -97,7 +96,7 @@ class _State:
             groups=groups,
             order=order,
             worth=[np.concatenate(([0.0], np.cumsum(s[o]))) for s, o in zip(scores, order, strict=True)],
-            smallest=np.array([floor_width(g, floors.get(g.name, 0)) for g in groups], dtype=np.int64),
+            smallest=np.array([g.allowed_width(floors.get(g.name, 0)) for g in groups], dtype=np.int64),
             steps=np.array([group.multiple for group in groups], dtype=np.int64),
             whole=widths.copy(),
             widths=widths,

@@ -1,5 +1,4 @@
 from secateur.pipeline.redundancy.effective import effective_filters, estimate, spectrum
-from secateur.pipeline.redundancy.floor import floor_width
 from secateur.pipeline.redundancy.reach import tau_for_budget
 
-__all__ = ["effective_filters", "estimate", "floor_width", "spectrum", "tau_for_budget"]
+__all__ = ["effective_filters", "estimate", "spectrum", "tau_for_budget"]

@@ -14,7 +14,6 @@ from torch import Tensor
 from secateur.artifacts import Group, GroupRedundancy, Redundancy
 from secateur.calibration.gram import GateGram
 from secateur.errors import DataError
-from secateur.pipeline.redundancy.floor import floor_width
 from secateur.pipeline.structure import Structure
 
 
@@ -49,13 +48,13 @@ def estimate(structure: Structure, gate_gram: GateGram, tau: float) -> Redundanc
 
     ``gate_gram`` belongs to the groups of ``structure``; sampled labels at a temperature of 2 to 4 settle the spectra
     with about ten samples a channel. ``tau`` is in nats. Costs are those of the smallest widths that can be cut to, see
-    `floor_width`. Raises DataError where ``tau`` is negative or a group has no Gram matrix of its size.
+    `Group.allowed_width`. Raises DataError where ``tau`` is negative or a group has no Gram matrix of its size.
     """
     if not tau >= 0:
         raise DataError("redundancy", f"tau={tau}", "a tail of at least 0 nats", "Use for example 0.01.")
     groups = tuple(_group_redundancy(group, _gram_of(group, gate_gram.gram), tau) for group in structure.groups)
     floors = {
-        group.name: floor_width(group, found.num_effective)
+        group.name: group.allowed_width(found.num_effective)
         for group, found in zip(structure.groups, groups, strict=True)
     }
     return Redundancy(

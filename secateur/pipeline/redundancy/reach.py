@@ -9,7 +9,6 @@ import torch
 from secateur.artifacts import Group, Redundancy
 from secateur.pipeline.costs import CostTerms
 from secateur.pipeline.redundancy.effective import count_effective, tails
-from secateur.pipeline.redundancy.floor import floor_width
 
 
 def tau_for_budget(redundancy: Redundancy, terms: CostTerms, budget: int, groups: Sequence[Group]) -> float | None:
@@ -21,7 +20,7 @@ def tau_for_budget(redundancy: Redundancy, terms: CostTerms, budget: int, groups
     spectra = {group.name: torch.tensor(group.spectrum, dtype=torch.float64) for group in redundancy.groups}
 
     def affordable(tau: float) -> bool:
-        floors = {group.name: floor_width(group, count_effective(spectra[group.name], tau)) for group in groups}
+        floors = {group.name: group.allowed_width(count_effective(spectra[group.name], tau)) for group in groups}
         return terms.total(terms.vector(floors)) <= budget
 
     # The floors change where tau passes a tail, and fall as it grows.

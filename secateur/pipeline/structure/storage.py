@@ -60,6 +60,14 @@ def load_model(folder: Path, skeleton: nn.Module, example_inputs: tuple[Tensor, 
     Tensors arrive on the skeleton's devices. Raises LoadError naming the first tensor that differs in more than its
     channels, and where files are absent, damaged or of another network.
     """
+    module, description = _loaded(folder, skeleton)
+    kept = {name: torch.tensor(indices, dtype=torch.int64) for name, indices in description["kept"].items()}
+    _check_runs(folder, module, example_inputs)
+    return Model(module=module, example_inputs=example_inputs, kept=kept)
+
+
+def _loaded(folder: Path, skeleton: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
+    """Return a copy of the skeleton with the tensors that were saved, and their description."""
     description, stored = _read(folder)
     module = copy_of(skeleton)
     own, first = tensors(module), canonical_names(module)
@@ -81,9 +89,20 @@ def load_model(folder: Path, skeleton: nn.Module, example_inputs: tuple[Tensor, 
             )  # fmt: skip
     placed = {name: tensor.to(own[name].device) for name, tensor in stored.items()}
     replace_tensors(module, placed)
-    kept = {name: torch.tensor(indices, dtype=torch.int64) for name, indices in description["kept"].items()}
-    _check_runs(folder, module, example_inputs)
-    return Model(module=module, example_inputs=example_inputs, kept=kept)
+    return module, description
+
+
+def save(module: nn.Module, folder: Path) -> None:
+    """Write a cut network's tensors and shapes, see `save_model`; `load` puts them back onto a fresh original."""
+    save_model(Model(module=module, example_inputs=()), folder)
+
+
+def load(fresh: nn.Module, folder: Path) -> nn.Module:
+    """Cut a freshly built original to the widths that `save` wrote and load the weights; ``fresh`` is left as it was.
+
+    No class is ever unpickled. Raises LoadError as `load_model` does.
+    """
+    return _loaded(folder, fresh)[0]
 
 
 def _fits(module: nn.Module, name: str, saved: tuple[int, ...]) -> bool:

@@ -1,5 +1,7 @@
 """What can be cut from a network and what each cut saves."""
 
+import functools
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -26,6 +28,16 @@ class Structure:
     output_shapes: tuple[tuple[int, ...], ...] = field(repr=False)
     mac_terms: CostTerms = field(repr=False)
     parameter_terms: CostTerms = field(repr=False)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 of all shapes and of where every group's channels live, in hexadecimal."""
+        digest = hashlib.sha256(repr(sorted(self.shapes.items())).encode())
+        for group in self.groups:
+            digest.update(f"{group.name} {group.num_channels} {group.least} {group.multiple}".encode())
+            for s in group.slices:
+                digest.update(f"{s.tensor} {s.axis} {s.indices.shape}".encode() + s.indices.astype("<i8").tobytes())
+        return digest.hexdigest()
 
     @property
     def widths(self) -> dict[str, int]:

@@ -1,0 +1,57 @@
+"""Carry an optimiser's state over a cut."""
+
+import inspect
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from secateur.errors import TraceError
+from secateur.pipeline.structure.capture import tensors
+from secateur.pipeline.structure.cut import require_traced, surviving, taken
+from secateur.pipeline.structure.plan import Plan
+from secateur.pipeline.structure.structure import Structure
+
+
+def cut_optimizer(
+    optimizer: Optimizer, module: nn.Module, small: nn.Module, structure: Structure, plan: Plan
+) -> Optimizer:
+    """Return an optimiser of the same class and settings over the cut network, with the state of what survives.
+
+    ``optimizer`` trains ``module``, of which ``small`` is the cut by ``plan``; both are left as they were. State
+    tensors of a parameter's shape (momenta, second moments) lose the entries that the parameter lost; others (step
+    counts) are copied. Raises TraceError where the optimiser trains parameters that are not the network's, or the
+    networks and the plan do not belong together.
+    """
+    require_traced(module, structure)
+    axes = surviving(structure, plan.masks(structure))
+    names = {id(tensor): name for name, tensor in tensors(module).items()}
+    cut_ones = tensors(small)
+
+    def name_of(parameter: Tensor) -> str:
+        name = names.get(id(parameter))
+        if name is None or name not in cut_ones:
+            raise TraceError(
+                "cut_optimizer", f"a parameter of shape {list(parameter.shape)} that is not the network's",
+                f"parameters of {type(module).__name__}", "Give the optimiser that trains this network.",
+            )  # fmt: skip
+        return name
+
+    groups = [
+        {**group, "params": [cut_ones[name_of(parameter)] for parameter in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+    accepted = inspect.signature(type(optimizer)).parameters
+    settings: dict[str, Any] = {key: value for key, value in optimizer.defaults.items() if key in accepted}
+    result = type(optimizer)(groups, **settings)
+    for parameter, state in optimizer.state.items():
+        name = name_of(parameter)
+        result.state[cut_ones[name]] = {
+            key: taken(value, axes.get(name, {})).clone()
+            if isinstance(value, Tensor) and value.shape == parameter.shape
+            else value.clone()
+            if isinstance(value, Tensor)
+            else value
+            for key, value in state.items()
+        }
+    return result

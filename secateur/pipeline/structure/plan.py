@@ -1,0 +1,176 @@
+"""Which channels of a network stay: data that can be made, combined, written down and applied."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from pydantic import ValidationError
+from torch import Tensor
+
+from secateur.artifacts import Group, Record
+from secateur.errors import BudgetError, LoadError, TraceError
+from secateur.pipeline.allocation import allocate
+from secateur.pipeline.structure.structure import Structure
+from secateur.storage import read, write
+
+FORMAT: Literal[1] = 1
+
+
+class _Content(Record):
+    """A plan's file."""
+
+    format: Literal[1] = FORMAT
+    fingerprint: str
+    kept: dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """The channels that stay, for the groups that lose any.
+
+    ``kept`` maps the name of a group to the ascending indices of its surviving channels, int64; groups that are not in
+    it stay whole. ``fingerprint`` is that of the structure the plan was made for, see `Structure.fingerprint`.
+    """
+
+    kept: Mapping[str, Tensor]
+    fingerprint: str
+
+    @staticmethod
+    def of(structure: Structure, keep: Mapping[str, Tensor]) -> "Plan":
+        """Make a plan of masks, bool [num_channels], or of int64 indices of the channels that stay, by group.
+
+        Raises TraceError where one does not fit its group: another size, too few channels left, a width off the step.
+        """
+        masks = {name: _checked(structure.group(name), stays) for name, stays in keep.items()}
+        kept = {name: torch.from_numpy(np.flatnonzero(mask)) for name, mask in masks.items() if not mask.all()}
+        return Plan(kept=kept, fingerprint=structure.fingerprint)
+
+    @staticmethod
+    def random(structure: Structure, keep: float = 0.5, seed: int = 0) -> "Plan":
+        """Keep this share of every group's channels, in (0, 1] and rounded up to an allowed width, drawn at random."""
+        _require_share("Plan.random, keep", keep)
+        generator = np.random.default_rng(seed)
+        drawn = {}
+        for group in structure.groups:
+            width = group.allowed_width(math.ceil(keep * group.num_channels))
+            drawn[group.name] = torch.from_numpy(generator.permutation(group.num_channels)[:width])
+        return Plan.of(structure, drawn)
+
+    @staticmethod
+    def from_scores(
+        structure: Structure,
+        scores: Mapping[str, Tensor],
+        *,
+        macs: float | None = None,
+        parameters: float | None = None,
+        floors: Mapping[str, int] | None = None,
+    ) -> "Plan":
+        """Keep the channels of most worth for their cost, within a budget.
+
+        ``scores`` has one finite value >= 0 a channel, [num_channels] by group. The budget is the share of the
+        network's ``macs`` or of its ``parameters`` that may stay, in (0, 1]; the plan ends within one channel step of
+        it and never above. ``floors`` are widths to keep at least. Raises BudgetError where the budget is not one of
+        the two, or cannot be reached, DataError for scores that do not fit; see `allocate`.
+        """
+        shares = {kind: s for kind, s in (("macs", macs), ("parameters", parameters)) if s is not None}
+        if len(shares) != 1:
+            raise BudgetError(
+                "Plan.from_scores", f"budgets {shares}", "either macs or parameters", "Give one of the two."
+            )
+        kind, share = next(iter(shares.items()))
+        _require_share(f"Plan.from_scores, {kind}", share)
+        terms = structure.cost_terms("macs" if kind == "macs" else "parameters")
+        whole = terms.total(terms.vector(structure.widths))
+        return Plan.of(structure, allocate(scores, terms, math.floor(share * whole), structure.groups, floors))
+
+    def masks(self, structure: Structure) -> dict[str, Bool[np.ndarray, " num_channels"]]:
+        """Return which channels stay of every group that loses any; raise TraceError for a plan of another network."""
+        if self.fingerprint != structure.fingerprint:
+            raise TraceError(
+                "plan", f"a plan for the structure {self.fingerprint}", f"one for {structure.fingerprint}",
+                "Trace the network that the plan was made for, with the same keep= and multiple=.",
+            )  # fmt: skip
+        return {name: _checked(structure.group(name), indices) for name, indices in self.kept.items()}
+
+    def widths(self, structure: Structure) -> dict[str, int]:
+        """Return the width of every group that the plan leaves."""
+        return {**structure.widths, **{name: int(mask.sum()) for name, mask in self.masks(structure).items()}}
+
+    def then(self, later: "Plan") -> "Plan":
+        """Return the plan that does at once what this one and then ``later``, made for the cut network, do.
+
+        Raises TraceError where ``later`` keeps channels that this plan does not leave.
+        """
+        composed = dict(self.kept)
+        for name, indices in later.kept.items():
+            before = self.kept.get(name)
+            if before is not None and indices.numel() and int(indices.max()) >= before.numel():
+                raise TraceError(
+                    f"plan, group {name}", f"channel {int(indices.max())} in the later plan",
+                    f"one of the {before.numel()} that the first plan leaves",
+                    "Trace the cut network for a later plan.",
+                )  # fmt: skip
+            composed[name] = indices if before is None else before[indices]
+        return Plan(kept=composed, fingerprint=self.fingerprint)
+
+    def save(self, path: Path) -> None:
+        """Write the plan as JSON; raises StorageError where the file cannot be written."""
+        kept = {name: tuple(indices.tolist()) for name, indices in self.kept.items()}
+        content = _Content(fingerprint=self.fingerprint, kept=kept)
+        write(path, content.model_dump_json().encode())
+
+    @staticmethod
+    def load(path: Path) -> "Plan":
+        """Read a plan that `save` wrote; raises LoadError for another file, StorageError for one that is not there."""
+        try:
+            content = _Content.model_validate_json(read(path))
+        except ValidationError as error:
+            raise LoadError(
+                str(path), f"another file ({error.errors()[0]['msg']})", f"a plan in format {FORMAT}",
+                "Save the plan again.",
+            ) from error  # fmt: skip
+        kept = {name: torch.tensor(indices, dtype=torch.int64) for name, indices in content.kept.items()}
+        return Plan(kept=kept, fingerprint=content.fingerprint)
+
+
+def _require_share(where: str, share: float) -> None:
+    if not 0 < share <= 1:
+        raise BudgetError(where, str(share), "a share in (0, 1]", "Use 0.5 to keep half.")
+
+
+def _checked(group: Group, stays: Tensor) -> Bool[np.ndarray, " num_channels"]:
+    """Return the mask of surviving channels; raises TraceError where it does not fit the group."""
+    where, width = f"cut, group {group.name}", group.num_channels
+    given = torch.as_tensor(stays).detach().cpu().numpy()
+    if given.dtype == bool and given.shape != (width,):
+        raise TraceError(where, f"a mask of shape {given.shape}", f"({width},)", "Give one entry a channel.")
+    if given.dtype == bool:
+        mask = given
+    elif given.ndim == 1 and np.issubdtype(given.dtype, np.integer):
+        if given.size and (given.min() < 0 or given.max() >= width or np.unique(given).size < given.size):
+            raise TraceError(
+                where, f"indices {given.tolist()[:8]}", f"distinct indices in [0, {width})", "List each channel once."
+            )
+        mask = np.zeros(width, dtype=bool)
+        mask[given] = True
+    else:
+        raise TraceError(
+            where, f"{given.dtype} of shape {given.shape}", "a bool mask or int64 indices",
+            "Turn scores into a mask."
+        )  # fmt: skip
+    left = int(mask.sum())
+    if left < group.least:
+        raise TraceError(
+            where, f"{left} channels to stay", f"at least {group.least}", "Keep more channels of this group."
+        )
+    if left % group.multiple and left != width:
+        raise TraceError(
+            where, f"{left} channels to stay", f"a multiple of {group.multiple}, or all {width}",
+            "Round the width, or trace with another multiple.",
+        )  # fmt: skip
+    return mask
