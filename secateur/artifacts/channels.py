@@ -37,7 +37,8 @@ class Group:
 
     ``least`` is the smallest width that leaves a working network, ``multiple`` the step in which widths may change
     (the final width is a multiple of it, or the uncut width). ``block`` names the residual stream or module that the
-    group belongs to.
+    group belongs to. ``norms`` are the layers whose statistics run over the group's channels, by the name of their
+    weight: cutting a channel takes it out of the statistics too.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Group:
     block: str
     slices: tuple[Slice, ...]
     readers: tuple[Reader, ...]
+    norms: tuple[Reader, ...] = ()
     least: int = 1
     multiple: int = 1
 

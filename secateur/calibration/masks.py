@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.artifacts import Group
+from secateur.calibration.norms import gated_norms
 from secateur.calibration.readers import Transform, channel_axis, tap_readers, weights_of
 from secateur.errors import TraceError
 
@@ -32,20 +33,22 @@ def masked(module: nn.Module, groups: Sequence[Group], keep: Mapping[str, Tensor
     """Run the network as if channels were cut, within the context.
 
     ``keep`` maps group names to a mask [num_channels] or to the int64 indices of the channels that stay; groups that
-    are not in it stay whole. The removed channels are zero where layers read them, which is the same function as the
-    cut network (the gates of Theis et al. 2018, arXiv 1801.05787, on the readers' side).
+    are not in it stay whole. The removed channels are zero where layers read them (the gates of Theis et al. 2018,
+    arXiv 1801.05787, on the readers' side) and are left out where norms take statistics over channels, which is the
+    same function as the cut network.
     """
+    masks = {g.name: as_mask(keep[g.name], g.num_channels) for g in groups if g.name in keep}
     removed: dict[str, list[np.ndarray]] = {}
     for group in groups:
-        if group.name in keep:
-            mask = as_mask(keep[group.name], group.num_channels).numpy()
+        if group.name in masks:
+            mask = masks[group.name].numpy()
             for reader in group.readers:
                 removed.setdefault(reader.weight, []).append(reader.positions[~mask].ravel())
     transforms: dict[str, Transform] = {}
     for name, weight in weights_of(module, removed).items():
         index = torch.from_numpy(np.concatenate(removed[name]).astype(np.int64))
         transforms[name] = _zeros(index.to(weight.device), channel_axis(weight))
-    with tap_readers(module, transforms):
+    with tap_readers(module, transforms), gated_norms(module, groups, masks):
         yield
 
 

@@ -45,28 +45,30 @@ def assemble(flow: Flow, protected: Mapping[str, str], multiple: int) -> tuple[t
     owned = {key: entries for key, entries in owned.items() if entries.atoms.size}
     read = {weight: _entries(reads, atom, is_free) for weight, reads in flow.reads.items()}
     read = {weight: entries for weight, entries in read.items() if entries.atoms.size}
+    normed = {weight: _entries(norms, atom, is_free) for weight, norms in flow.norms.items()}
+    normed = {weight: entries for weight, entries in normed.items() if entries.atoms.size}
     producer = _first_producer(flow, atom)
     group_of_atom = _signatures(owned, int(atom.max()) + 1)
     group_of_atom[~is_free | (producer[0] < 0)] = -1
 
     slices = {key: _by_group(entries, group_of_atom, producer[1]) for key, entries in owned.items()}
-    readers = {weight: _by_group(entries, group_of_atom, producer[1]) for weight, entries in read.items()}
     members = np.unique(group_of_atom[group_of_atom >= 0])
     two = np.unique(atom[np.concatenate(flow.at_least_two)]) if flow.at_least_two else np.zeros(0, dtype=np.int64)
     narrow = set(group_of_atom[two].tolist())
     own_of: dict[int, list[Slice]] = {}
-    reads_of: dict[int, list[Reader]] = {}
+    reads_of, norms_of = dict[int, list[Reader]](), dict[int, list[Reader]]()
     for (tensor, axis), parts in sorted(slices.items()):
         for g, indices in parts.items():
             own_of.setdefault(g, []).append(Slice(tensor=tensor, axis=axis, indices=indices))
-    for weight, parts in readers.items():
-        for g, positions in parts.items():
-            reads_of.setdefault(g, []).append(Reader(weight=weight, positions=positions))
+    for found_of, by_weight in ((reads_of, read), (norms_of, normed)):
+        for weight, entries in by_weight.items():
+            for g, positions in _by_group(entries, group_of_atom, producer[1]).items():
+                found_of.setdefault(g, []).append(Reader(weight=weight, positions=positions))
     found = []
     for g in members.tolist():
-        own, reads = tuple(own_of[g]), tuple(reads_of.get(g, ()))
+        own, reads, norms = tuple(own_of[g]), tuple(reads_of.get(g, ())), tuple(norms_of.get(g, ()))
         order = int(producer[0][group_of_atom == g].min())
-        found.append((order, [(s.tensor, s.axis, s.indices.shape[1]) for s in own], own, reads, g in narrow))
+        found.append((order, [(s.tensor, s.axis, s.indices.shape[1]) for s in own], own, reads, norms, g in narrow))
     found.sort(key=lambda item: item[:2])
     return tuple(_named(flow, found, multiple)), tuple(_report(flow, atom, pin_of_atom))
 
@@ -165,7 +167,7 @@ def _named(flow: Flow, found: list[tuple], multiple: int) -> list[Group]:
     """Name the groups after the module of their first producer."""
     paths = [tensor.removesuffix(".weight") for tensor, _ in flow.producers]
     groups, used = [], dict[str, int]()
-    for order, _, own, reads, narrow in found:
+    for order, _, own, reads, norms, narrow in found:
         path = paths[order]
         used[path] = used.get(path, 0) + 1
         name = path if used[path] == 1 else f"{path}#{used[path]}"
@@ -175,7 +177,16 @@ def _named(flow: Flow, found: list[tuple], multiple: int) -> list[Group]:
         step = step_for(width, multiple)
         least = min(width, -(-(2 if narrow else 1) // step) * step)
         groups.append(
-            Group(name=name, num_channels=width, block=block, slices=own, readers=reads, least=least, multiple=step)
+            Group(
+                name=name,
+                num_channels=width,
+                block=block,
+                slices=own,
+                readers=reads,
+                norms=norms,
+                least=least,
+                multiple=step,
+            )
         )
     return groups
 

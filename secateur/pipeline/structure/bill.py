@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,45 +15,59 @@ def mac_terms(
     groups: tuple[Group, ...], shapes: Mapping[str, tuple[int, ...]], products: Sequence[Product]
 ) -> CostTerms:
     """Count each layer's weight once a position: coefficient * length of axis 0 * length of axis 1."""
-    weights = [p for p in products if p.weight is not None]
+    weights = [_Entry(tensor=str(p.weight), axes=(0, 1), coefficient=p.coefficient) for p in products if p.weight]
     constant = sum(p.coefficient for p in products if p.weight is None)
-    return _terms(groups, shapes, [(str(p.weight), p.coefficient) for p in weights], constant)
+    return _terms(groups, shapes, weights, constant)
 
 
 def parameter_terms(
     groups: tuple[Group, ...], shapes: Mapping[str, tuple[int, ...]], parameters: Sequence[str]
 ) -> CostTerms:
     """Count the entries of every parameter; ``parameters`` names each tied parameter once."""
-    entries = [(name, math.prod(shapes[name][2:])) for name in parameters]
+    owned: dict[str, set[int]] = {}
+    for group in groups:
+        for s in group.slices:
+            owned.setdefault(s.tensor, set()).add(s.axis)
+    entries = []
+    for name in parameters:
+        shape = shapes[name]
+        first = [*sorted(owned.get(name, ())), *(a for a in range(len(shape)) if a not in owned.get(name, ()))]
+        coefficient = math.prod(shape[a] for a in first[2:])
+        entries.append(_Entry(tensor=name, axes=tuple(first[:2]), coefficient=coefficient))
     return _terms(groups, shapes, entries, 0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """A cost: a coefficient times the lengths of up to two axes of a tensor."""
+
+    tensor: str
+    axes: tuple[int, ...]
+    coefficient: int
+
+
 def _terms(
-    groups: tuple[Group, ...],
-    shapes: Mapping[str, tuple[int, ...]],
-    tensors: Sequence[tuple[str, int]],
-    constant: int,
+    groups: tuple[Group, ...], shapes: Mapping[str, tuple[int, ...]], entries: Sequence[_Entry], constant: int
 ) -> CostTerms:
-    """Let the lengths of a tensor's first two axes shrink with the groups that own entries there."""
+    """Let the lengths of the tensors' axes shrink with the groups that own entries there."""
     rows: dict[str, list[int]] = {}
-    for n, (name, _) in enumerate(tensors):
-        rows.setdefault(name, []).append(n)
-    matrices = np.zeros((2, len(tensors), len(groups)), dtype=np.int64)
-    offsets = np.ones((2, len(tensors)), dtype=np.int64)
-    for n, (name, _) in enumerate(tensors):
-        for axis, length in enumerate(shapes[name][:2]):
-            offsets[axis, n] = length
-    trailing = [(name, group.name) for group in groups for name, axis in ((s.tensor, s.axis) for s in group.slices)
-                if axis > 1 and name in rows]  # fmt: skip
-    if trailing:
-        raise ValueError(f"costs follow the first two axes of a tensor only, not {trailing}")
+    for n, entry in enumerate(entries):
+        rows.setdefault(entry.tensor, []).append(n)
+    matrices = np.zeros((2, len(entries), len(groups)), dtype=np.int64)
+    offsets = np.ones((2, len(entries)), dtype=np.int64)
+    for n, entry in enumerate(entries):
+        for side, axis in enumerate(entry.axes[: len(shapes[entry.tensor])]):
+            offsets[side, n] = shapes[entry.tensor][axis]
     for g, group in enumerate(groups):
         for s in group.slices:
             for n in rows.get(s.tensor, ()):
-                matrices[s.axis, n, g] = s.indices.shape[1]
-                offsets[s.axis, n] -= s.indices.size
+                if s.axis not in entries[n].axes:
+                    raise ValueError(f"costs follow two axes of a tensor, not axis {s.axis} of {s.tensor}")
+                side = entries[n].axes.index(s.axis)
+                matrices[side, n, g] = s.indices.shape[1]
+                offsets[side, n] -= s.indices.size
     return CostTerms(
         groups=tuple(group.name for group in groups),
-        coefficient=np.array([c for _, c in tensors], dtype=np.int64),
+        coefficient=np.array([entry.coefficient for entry in entries], dtype=np.int64),
         a0=offsets[0], A=matrices[0], b0=offsets[1], B=matrices[1], constant=constant,
     )  # fmt: skip

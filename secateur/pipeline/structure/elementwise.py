@@ -13,7 +13,7 @@ def elementwise(call: Call) -> Value | tuple[Value, ...]:
     scalar) does not couple these channels: its own label, if it has one, is pinned instead.
     """
     shape = call.shapes[0]
-    operands = [_aligned(v, labels_of(call.flow, v), len(shape)) for v in call.values()]
+    operands = [_aligned(v, labels, len(shape)) for v, labels in _labelled(call)]
     extents = [extent for _, extent in operands]
     extent = tuple(max(sizes) for sizes in zip(*extents, strict=True)) if shape else ()
     varying = [frozenset(a for a, size in enumerate(labels.shape) if size > 1) for labels, _ in operands]
@@ -32,6 +32,26 @@ def elementwise(call: Call) -> Value | tuple[Value, ...]:
     return tuple(call.returning(merged, extent) for _ in call.shapes) if len(call.shapes) > 1 else call.returning(
         merged, extent
     )  # fmt: skip
+
+
+def _labelled(call: Call) -> list[tuple[Value, Labels]]:
+    """Return the operands with their labels.
+
+    A parameter of several axes (a position embedding) gets labels along the one axis on which the others' vary.
+    """
+    values = call.values()
+    spread = [v for v in values if v.tensor is not None and sum(size > 1 for size in v.shape) > 1]
+    others = [(v, labels_of(call.flow, v)) for v in values if v not in spread]
+    axes = {a - len(v.shape) for v, labels in others for a, size in enumerate(labels.shape) if size > 1}
+    found = list(others)
+    for value in spread:
+        rank, axis = len(value.shape), min(axes, default=0)
+        if value.tensor is not None and len(axes) == 1 and -axis <= rank and value.shape[axis] > 1:
+            rows = call.flow.rows(value.tensor, rank + axis, producer=False)
+            found.append((value, rows.reshape([-1 if a == rank + axis else 1 for a in range(rank)])))
+        else:
+            found.append((value, labels_of(call.flow, value)))
+    return found
 
 
 def _aligned(value: Value, labels: Labels, rank: int) -> tuple[Labels, tuple[int, ...]]:

@@ -78,6 +78,7 @@ class Flow:
     pins: list[Pin] = field(default_factory=list)
     ties: dict[tuple[str, int], list[tuple[Labels, np.ndarray]]] = field(default_factory=dict)
     reads: dict[str, list[tuple[Labels, np.ndarray]]] = field(default_factory=dict)
+    norms: dict[str, list[tuple[Labels, np.ndarray]]] = field(default_factory=dict)
     fresh: dict[tuple[str, int], Labels] = field(default_factory=dict)
     producers: dict[tuple[str, int], Labels] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
@@ -102,6 +103,10 @@ class Flow:
     def read(self, weight: str, labels: Labels) -> None:
         """Note that ``labels[i]`` arrives at input channel i of the layer with this weight."""
         self.reads.setdefault(weight, []).append((labels, np.arange(len(labels))))
+
+    def normalise(self, weight: str, labels: Labels) -> None:
+        """Note that the norm with this weight takes its statistics over these channels."""
+        self.norms.setdefault(weight, []).append((labels, np.arange(len(labels))))
 
     def pin(self, labels: Labels, reason: str) -> None:
         """Never cut these labels."""

@@ -61,7 +61,7 @@ def linear(call: Call) -> Value | tuple[Value, ...]:
         call.flow.multiply(rows * math.prod(weight.shape))
         return call.pinned("the linear layer's weight is computed")
     call.flow.multiply(rows, weight.tensor)
-    inputs = channels(call, value, len(value.shape) - 1)
+    inputs = features(call, value)
     call.flow.tie(weight.tensor, 1, inputs, np.arange(inputs.size))
     call.flow.read(weight.tensor, inputs)
     outputs = call.flow.rows(weight.tensor, 0, producer=True)
@@ -85,19 +85,38 @@ def norm_by_channel(call: Call) -> Value | tuple[Value, ...]:
     return (result, *(fixed(shape) for shape in call.shapes[1:])) if len(call.shapes) > 1 else result
 
 
-def layer_norm(call: Call) -> Value | tuple[Value, ...]:
-    """Pin channels that are normalised together; pass on those that are not."""
-    value = call.tensor("input")
+def norm_over_channels(call: Call) -> Value | tuple[Value, ...]:
+    """Tie a layer or RMS norm's parameters to the channels of the last axis, over which it takes its statistics."""
+    value, weight, bias = call.tensor("input"), call.value("weight"), call.value("bias")
     first = len(value.shape) - len(call.arguments["normalized_shape"])
     labels = labels_of(call.flow, value)
-    if any(size > 1 for size in labels.shape[first:]):
+    if not any(size > 1 for size in labels.shape[first:]):
+        return call.returning(labels, value.extent)
+    own = [v for v in (weight, bias) if v is not None]
+    if weight is None or len(call.arguments["normalized_shape"]) > 1 or any(v.tensor is None for v in own):
         return call.pinned("channels are normalised together")
-    return call.returning(labels, value.extent)
+    along = features(call, value)
+    _tie_norm(call, along, weight, bias)
+    return call.returning(along.reshape((1,) * (len(value.shape) - 1) + (-1,)))
 
 
-def group_norm(call: Call) -> tuple[Value, ...]:
-    """Pin channels: the statistics of each are taken over its neighbours too."""
-    return call.pinned("channels are normalised together")
+def group_norm(call: Call) -> Value | tuple[Value, ...]:
+    """Tie a group norm's parameters; channels at the same position of all groups are cut together."""
+    value, weight, bias = call.tensor("input"), call.value("weight"), call.value("bias")
+    own = [v for v in (weight, bias) if v is not None]
+    if weight is None or any(v.tensor is None for v in own):
+        return call.pinned("channels are normalised together")
+    along = channels(call, value, 1)
+    call.flow.merge(*along.reshape(int(call.arguments["num_groups"]), -1))
+    _tie_norm(call, along, weight, bias)
+    return call.returning(along.reshape((1, -1) + (1,) * (len(value.shape) - 2)))
+
+
+def _tie_norm(call: Call, along: Labels, weight: Value, bias: Value | None) -> None:
+    for tensor in (weight.tensor, bias.tensor if bias is not None else None):
+        if tensor is not None:
+            call.flow.tie(tensor, 0, along, np.arange(along.size))
+    call.flow.normalise(str(weight.tensor), along)
 
 
 def embedding(call: Call) -> Value | tuple[Value, ...]:
@@ -116,3 +135,16 @@ def channels(call: Call, value: Value, axis: int) -> Labels:
         call.flow.pin(labels.reshape(-1), "channels lie on an axis that the layer does not read as channels")
         return np.zeros(value.shape[axis], dtype=np.int64)
     return np.broadcast_to(labels.reshape(-1), (value.shape[axis],))
+
+
+def features(call: Call, value: Value) -> Labels:
+    """Return one label a position of the last axis, on which the layer treats all others alike.
+
+    Labels that differ between places (the class token's and the patches') meet in the layer's one position each.
+    """
+    labels = labels_of(call.flow, value)
+    rows = np.broadcast_to(labels, (*labels.shape[:-1], value.shape[-1])).reshape(-1, value.shape[-1])
+    if labels.shape[-1] == 1 and len(rows) > 1:
+        call.flow.pin(labels.reshape(-1), "channels lie on an axis that the layer does not read as channels")
+        return np.zeros(value.shape[-1], dtype=np.int64)
+    return call.flow.merge(rows[0], *np.unique(rows[1:], axis=0)) if len(rows) > 1 else rows[0]

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.calibration.norms import gated_norms
 from secateur.calibration.readers import Transform, channel_axis, tap_readers, weights_of
 from secateur.pipeline.structure.capture import copy_of, device_of
 from secateur.pipeline.structure.cut import require_traced
@@ -29,6 +30,7 @@ class Masked(nn.Module):
         device = device_of(network)
         self.network = network
         self.names = tuple(group.name for group in structure.groups)
+        self._groups = structure.groups
         self.gates = nn.ParameterList(
             nn.Parameter(
                 torch.from_numpy(masks[group.name]).to(device, torch.get_default_dtype())
@@ -49,7 +51,8 @@ class Masked(nn.Module):
             name: self._gated(name, channel_axis(weight))
             for name, weight in weights_of(self.network, self._positions).items()
         }
-        with tap_readers(self.network, transforms):
+        gates = dict(zip(self.names, self.gates, strict=True))
+        with tap_readers(self.network, transforms), gated_norms(self.network, self._groups, gates):
             return self.network(*inputs, **options)
 
     def _gated(self, name: str, axis: int) -> Transform:

@@ -135,7 +135,7 @@ def repeat_interleave(call: Call) -> Value | tuple[Value, ...]:
 
 
 def concatenate(call: Call) -> Value | tuple[Value, ...]:
-    """Join labels along an axis; where they are stacked, along a new one."""
+    """Join labels along an axis, or along a new one. Where they vary along others, these must stay equally long."""
     values = [v for v in call.values() if v.shape != (0,)]
     rank = len(call.shapes[0])
     axis = int(call.arguments.get("dim") or 0) % rank
@@ -147,6 +147,10 @@ def concatenate(call: Call) -> Value | tuple[Value, ...]:
         return call.returning(np.zeros((1,) * rank, dtype=np.int64))
     others = [tuple(1 if a == axis else s for a, s in enumerate(array.shape)) for array in arrays]
     common = np.broadcast_shapes(*others)
+    if max(common) > 1:
+        pieces = [np.unique(array, axis=axis) if array.shape[axis] > 1 else array for array in arrays]
+        rows = [row for piece in pieces for row in np.split(piece, piece.shape[axis], axis)]
+        return call.returning(collapsed(call.flow.merge(*(np.broadcast_to(row, common) for row in rows))))
     full = [np.broadcast_to(array, [n if a == axis else s for a, s in enumerate(common)])
             for array, n in zip(arrays, counts, strict=True)]  # fmt: skip
     return call.returning(collapsed(np.concatenate(full, axis)))

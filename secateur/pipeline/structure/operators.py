@@ -18,9 +18,10 @@ RULES: dict[str, Rule] = {
     "linear": layers.linear,
     "batch_norm": layers.norm_by_channel,
     "instance_norm": layers.norm_by_channel,
-    "layer_norm": layers.layer_norm,
+    "layer_norm": layers.norm_over_channels,
     "embedding": layers.embedding,
     "group_norm": layers.group_norm,
+    "rms_norm": layers.norm_over_channels,
     "prelu": elementwise.prelu,
     # entry by entry, though PyTorch does not tag them so
     "absolute": elementwise.elementwise,

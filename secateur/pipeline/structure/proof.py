@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.artifacts import Group
+from secateur.calibration.norms import gated_norms
 from secateur.calibration.randomness import randomness_kept
 from secateur.pipeline.structure.capture import copy_of, device_of, flat_outputs, tensors
 from secateur.pipeline.structure.cut import Kept, cut_tensors
@@ -51,9 +52,11 @@ class Trial:
         masked = copy_of(self.module)
         with torch.no_grad():
             zero_readers(masked, groups, masks, self.input_axes)
+        survivors = {name: torch.from_numpy(mask) for name, mask in masks.items()}
         try:
             outputs = self._run(small.eval())
-            fault = disagreement(outputs, self._run(masked.eval()))
+            with gated_norms(masked, groups, survivors):
+                fault = disagreement(outputs, self._run(masked.eval()))
         except Exception as error:  # the network's own code fails in its own ways
             return f"its forward does not follow the new width ({type(error).__name__}: {str(error)[:120]})"
         return fault or (self._training_fault(small) if self.trains else "")

@@ -57,6 +57,10 @@ def _set_numbers(owner: nn.Module) -> None:
     elif isinstance(owner, _NormBase):
         held = [t for t in (owner.weight, owner.running_mean) if isinstance(t, Tensor)]
         owner.num_features = held[0].shape[0]
+    elif isinstance(owner, (nn.LayerNorm, nn.RMSNorm)) and isinstance(owner.weight, Tensor):
+        owner.normalized_shape = tuple(owner.weight.shape)
+    elif isinstance(owner, nn.GroupNorm):
+        owner.num_channels = owner.weight.shape[0]
     elif isinstance(owner, nn.PReLU):
         owner.num_parameters = owner.weight.shape[0]
     elif isinstance(owner, nn.Embedding):

@@ -7,6 +7,8 @@ import pytest
 import torch
 from networks import randomise_norms
 from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.convnext import LayerNorm2d
 
 from secateur.pipeline.structure import Structure, cut, trace
 
@@ -24,12 +26,38 @@ def random_masks(structure: Structure, seed: int = 0, share: float = 0.6) -> dic
     return masks
 
 
+def over_survivors(owner: nn.Module, x: Tensor, stays: Tensor) -> Tensor:
+    """Normalise the channels that stay as if there were no others; the others are zero."""
+    axis = 1 if isinstance(owner, (nn.GroupNorm, LayerNorm2d)) else -1
+    few, weight = x.index_select(axis, stays), owner.weight[stays]
+    bias = owner.bias[stays] if getattr(owner, "bias", None) is not None else None
+    if isinstance(owner, nn.RMSNorm):
+        normed = functional.rms_norm(few, weight.shape, weight, owner.eps)
+    elif isinstance(owner, nn.LayerNorm):
+        normed = functional.layer_norm(few.movedim(axis, -1), weight.shape, weight, bias, owner.eps).movedim(-1, axis)
+    else:
+        normed = functional.group_norm(few, owner.num_groups, weight, bias, owner.eps)
+    return torch.zeros_like(x).index_copy(axis, stays, normed)
+
+
 def masked(module: nn.Module, structure: Structure, masks: Mapping[str, Tensor]) -> nn.Module:
-    """Copy a network and multiply the removed input channels of every reader by zero, by hooks on its modules."""
+    """Copy a network and multiply the removed input channels of every reader by zero, by hooks on its modules.
+
+    Norms over channels see the survivors only.
+    """
     result = copy.deepcopy(module)
     names = {id(p): n for n, p in result.named_parameters()}
     for owner in result.modules():
         weight = getattr(owner, "weight", None)
+        if isinstance(owner, (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)) and weight is not None:
+            stays = torch.ones(weight.numel(), dtype=torch.bool)
+            for group in structure.groups:
+                for norm in group.norms:
+                    if norm.weight == names[id(weight)] and group.name in masks:
+                        stays[torch.from_numpy(norm.positions[~masks[group.name].numpy()].reshape(-1))] = False
+            if not stays.all():
+                index = stays.nonzero().flatten()
+                owner.register_forward_hook(lambda o, args, _, index=index: over_survivors(o, args[0], index))
         if not isinstance(owner, (nn.Linear, nn.modules.conv._ConvNd)):
             continue
         for group in structure.groups:

@@ -14,7 +14,7 @@ from torchvision import models
 from secateur.errors import BudgetError, DataError, LoadError, StorageError, TraceError
 from secateur.pipeline.structure import Plan, Structure, cut, cut_optimizer, load, mask, regrow, save, trace
 
-NETWORKS = ["resnet18", "mobilenet_v2", "squeezenet1_1", "shufflenet_v2_x0_5", "vgg11_bn"]
+NETWORKS = ["resnet18", "mobilenet_v2", "squeezenet1_1", "shufflenet_v2_x0_5", "convnext_tiny"]
 
 
 class Branches(nn.Module):

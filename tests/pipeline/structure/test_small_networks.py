@@ -207,6 +207,38 @@ NETWORKS = {
         lambda: nn.Sequential(conv(3, 8), nn.GroupNorm(2, 8), nn.ReLU(), conv(8, 6), nn.ReLU(), conv(6, 2)),
         [IMAGE],
     ),
+    "rms norm": (
+        lambda: nn.Sequential(nn.Linear(4, 8), nn.RMSNorm(8), nn.Linear(8, 6), nn.RMSNorm(6), nn.Linear(6, 2)),
+        [(2, 5, 4)],
+    ),
+    "norms without weights": (
+        lambda: nn.Sequential(
+            nn.Linear(4, 8),
+            nn.LayerNorm(8, elementwise_affine=False),
+            nn.Linear(8, 6),
+            nn.LayerNorm(6, bias=False),
+            nn.Linear(6, 2),
+        ),
+        [(2, 5, 4)],
+    ),
+    "normalised over space too": (
+        lambda: nn.Sequential(conv(3, 6), nn.LayerNorm([6, 8, 8]), conv(6, 2)),
+        [IMAGE],
+    ),
+    "tokens": (
+        lambda: Net(
+            lambda net, x: net.c(
+                net.b(net.norm(torch.cat([net.first.expand(len(x), -1, -1), net.a(x)], 1) + net.place)).relu()[:, 0]
+            ),
+            a=nn.Linear(4, 8),
+            b=nn.Linear(8, 6),
+            c=nn.Linear(6, 2),
+            norm=nn.LayerNorm(8),
+            first=nn.Parameter(torch.randn(1, 1, 8)),
+            place=nn.Parameter(torch.randn(1, 6, 8)),
+        ),
+        [(2, 5, 4)],
+    ),
     "transformer": (
         lambda: nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 3)),
         [(2, 5, 8)],
@@ -280,7 +312,11 @@ WIDTHS = {
     "unused output": {"a": 8, "b": 5},
     "transposed": {"a": 8, "b": 3},
     "glu": {"0": 6},
-    "group norm": {"3": 6},
+    "group norm": {"0": 4, "3": 6},
+    "rms norm": {"0": 8, "2": 6},
+    "norms without weights": {"2": 6},
+    "normalised over space too": {},
+    "tokens": {"a": 8, "b": 6},
     "transformer": {"0.linear1": 16},
     "lstm": {},
     "fixed view": {"a": 8},
@@ -307,7 +343,8 @@ def test_padded_shortcuts_tie_the_middle_and_pin_the_padding():
 
 
 REASONS = {
-    "group norm": ("0.weight", "channels are normalised together", "aten.group_norm.default", "1"),
+    "norms without weights": ("0.weight", "channels are normalised together", "aten.layer_norm.default", "1"),
+    "normalised over space too": ("0.weight", "channels are normalised together", "aten.layer_norm.default", "1"),
     "lstm": ("a.weight", "an operator that is not followed", "aten.lstm.input", "b"),
     "spatial gate": ("b.weight", "one channel is spread over many", "aten.mul.Tensor", ""),
     "channel slice": ("a.weight", "a slice has a fixed bound among channels", "aten.slice.Tensor", ""),

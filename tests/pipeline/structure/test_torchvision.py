@@ -56,8 +56,14 @@ def test_layer_scale_and_layer_norm(lawful):
     stages = [CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 2)]
     module = models.ConvNeXt(stages, layer_scale=1.0, num_classes=10)
     structure = lawful(module, torch.randn(2, 3, 32, 32))
-    assert structure.widths == {"features.1.0.block.3": 32, "features.3.0.block.3": 64, "features.3.1.block.3": 64}
-    assert "channels are normalised together" in {p.reason for p in structure.pinned}
+    assert structure.widths == {
+        "features.0.0": 8, "features.1.0.block.3": 32, "features.2.1": 16, "features.3.0.block.3": 64,
+        "features.3.1.block.3": 64,
+    }  # fmt: skip
+    assert {norm.weight for norm in structure.group("features.2.1").norms} == {
+        "features.3.0.block.2.weight", "features.3.1.block.2.weight", "classifier.0.weight",
+    }  # fmt: skip
+    assert [p.reason for p in structure.pinned] == ["output of the network"]
 
 
 def test_block_names_follow_the_residual_streams():

@@ -1,0 +1,157 @@
+"""Halve every group of published networks, by this project and by Torch-Pruning side by side; write results/structure.json.
+
+Each network and tool has a process of its own with a time limit. Networks have random weights; what is timed is the
+whole way from the network to the cut one that runs: capture, groups, choice of channels, cut.
+
+    pip install torch-pruning==1.6.1
+    python benchmarks/structure.py                # all networks
+    python benchmarks/structure.py resnet50 swin_t --limit 90
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+RESULTS = Path(__file__).parent / "results" / "structure.json"
+TOOLS = ("secateur", "torch-pruning")
+TOO_LARGE = {"regnet_y_128gf", "vit_h_14", "vit_l_16", "vit_l_32"}
+VIDEO = (1, 3, 16, 112, 112)
+SIZES = {
+    "inception_v3": (1, 3, 299, 299), "googlenet": (1, 3, 224, 224), "mvit_v1_b": (1, 3, 16, 224, 224),
+    "mvit_v2_s": (1, 3, 16, 224, 224), "s3d": (1, 3, 16, 224, 224), "raft_small": (1, 3, 128, 128),
+    "raft_large": (1, 3, 128, 128),
+}  # fmt: skip
+
+
+def names() -> list[str]:
+    """List torchvision's networks for classification, video, segmentation and optical flow."""
+    kinds = ("", "video", "segmentation", "optical_flow")
+    modules = [getattr(torchvision.models, kind) if kind else torchvision.models for kind in kinds]
+    found = [name for module in modules for name in torchvision.models.list_models(module=module)]
+    return [name for name in dict.fromkeys(found) if name not in TOO_LARGE]
+
+
+def build(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Return a network with random weights and its example inputs."""
+    torch.manual_seed(0)
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    if any(part in name for part in ("deeplab", "fcn", "lraspp")):
+        options["weights_backbone"] = None
+    module = torchvision.models.get_model(name, weights=None, **options).eval()
+    video = name in torchvision.models.list_models(module=torchvision.models.video)
+    x = torch.randn(SIZES.get(name, VIDEO if video else (1, 3, 224, 224)))
+    return module, (x, x) if name.startswith("raft") else (x,)
+
+
+def macs(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+    """Count multiply-adds as PyTorch does."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(*inputs)
+    return counter.get_total_flops() // 2
+
+
+def by_secateur(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, dict[str, object]]:
+    """Halve all groups; tell what is pinned, and how far the cut network is from the masked one."""
+    from secateur.pipeline.structure import Plan, cut, mask, trace
+    from secateur.pipeline.structure.capture import capture, flat_outputs
+
+    started = time.perf_counter()
+    capture(module, inputs)
+    export_s = time.perf_counter() - started
+    started = time.perf_counter()
+    structure = trace(module, inputs)
+    plan = Plan.random(structure, keep=0.5)
+    small = cut(module, structure, plan)
+    seconds = time.perf_counter() - started
+    with torch.no_grad():
+        found, wanted = flat_outputs(small(*inputs)), flat_outputs(mask(module, structure, plan)(*inputs))
+    pairs = zip(found, wanted, strict=True)
+    error = max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in pairs)
+    reasons: dict[str, int] = {}
+    for pinned in structure.pinned:
+        reasons[pinned.reason] = reasons.get(pinned.reason, 0) + pinned.num_channels
+    return small, {
+        "seconds": seconds, "export_s": export_s, "groups": len(structure.groups), "masked_error": error,
+        "pinned_channels": reasons,
+    }  # fmt: skip
+
+
+def by_torch_pruning(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, dict[str, object]]:
+    """Halve all groups but the outputs', by weight norm, as its documentation shows."""
+    import torch_pruning as tp
+
+    heads = [m for m in module.modules() if isinstance(m, nn.Linear) and m.out_features in (1000, 400)]
+    heads += [m for m in module.modules() if isinstance(m, nn.Conv2d) and m.out_channels in (1000, 21)]
+    started = time.perf_counter()
+    pruner = tp.pruner.BasePruner(
+        module, inputs, importance=tp.importance.GroupMagnitudeImportance(), pruning_ratio=0.5, ignored_layers=heads
+    )
+    pruner.step()
+    return module, {"seconds": time.perf_counter() - started}
+
+
+def one(name: str, tool: str) -> dict[str, object]:
+    """Cut one network and return what came of it."""
+    torch.set_num_threads(1)
+    module, inputs = build(name)
+    before, parameters = macs(module, inputs), sum(p.numel() for p in module.parameters())
+    start_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    small, found = (by_secateur if tool == "secateur" else by_torch_pruning)(module, inputs)
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - start_bytes
+    return {
+        **found, "status": "cut", "macs_before": before, "macs_kept": macs(small.eval(), inputs) / before,
+        "parameters_kept": sum(p.numel() for p in small.parameters()) / parameters, "further_bytes": peak_bytes,
+    }  # fmt: skip
+
+
+def in_a_process(name: str, tool: str, limit_s: float) -> dict[str, object]:
+    """Cut one network in a process of its own."""
+    command = [sys.executable, __file__, "--one", name, tool]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
+    except subprocess.TimeoutExpired:
+        return {"status": f"exceeds {limit_s:g} s"}
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        return {"status": "raises", "error": (said or [f"exit {done.returncode}"])[-1][:300]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Cut every network by every tool and write what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*")
+    parser.add_argument("--limit", type=float, default=90, help="seconds a network and tool")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
+    parser.add_argument("--one", nargs=2, metavar=("NETWORK", "TOOL"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(one(*arguments.one)))
+        return
+    rows: dict[str, dict[str, object]] = {}
+    for name in arguments.networks or names():
+        rows[name] = {tool: in_a_process(name, tool, arguments.limit) for tool in arguments.tools}
+        told = {tool: (row["status"], row.get("seconds"), row.get("macs_kept")) for tool, row in rows[name].items()}
+        print(name, told, flush=True)
+    from secateur.backends.machine import machine_facts
+
+    content = {
+        "networks": rows, "limit_s": arguments.limit, "python": platform.python_version(), "torch": torch.__version__,
+        "torchvision": torchvision.__version__, "machine": machine_facts().model_dump(),
+    }  # fmt: skip
+    if not arguments.networks:
+        RESULTS.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
