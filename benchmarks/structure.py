@@ -1,4 +1,4 @@
-"""Halve every group of published networks, by this project and by Torch-Pruning side by side; write results/structure.json.
+"""Halve all groups of published networks, by this project and by Torch-Pruning; write results/structure.json.
 
 Each network and tool has a process of its own with a time limit. Networks have random weights; what is timed is the
 whole way from the network to the cut one that runs: capture, groups, choice of channels, cut.

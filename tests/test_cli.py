@@ -71,6 +71,7 @@ def test_bad_input_is_told_with_its_remedy(
     assert code == 2
     assert message in err
     assert "Traceback" not in err
+    assert "def forward" not in err, "torch.export printed its unfinished graph"
     assert out == ""
 
 

@@ -1,10 +1,11 @@
 """Capture a network as a flat graph of ATen operators without touching it."""
 
+import contextlib
 import copy
+import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,14 +72,14 @@ def capture(module: nn.Module, example_inputs: tuple[Tensor, ...], *, training: 
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep the compiler from printing warnings, and tracebacks of failures that are raised all the same."""
+    """Keep the compiler from printing warnings, and graphs and tracebacks of failures that are raised all the same."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before = logger.disabled
     logger.disabled = True
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
