@@ -1,6 +1,6 @@
 """The chain of a run: estimate, prune, finetune, evaluate, export, build, measure, gate, report.
 
-Every step is named by the hash of its settings and of the steps it reads (see `secateur.runs`): a rerun takes finished
+Every step is named by the hash of its settings and of what the steps it reads wrote (see `secateur.runs`): a rerun takes finished
 steps from the run folder, a changed setting redoes what depends on it and nothing else.
 """
 
@@ -104,7 +104,7 @@ class _Chain:
     ) -> Step:
         """Take a step from the run folder or compute it."""
         self.listener.step(name)
-        inputs = (self.workload.fingerprint, *(step.key for step in after))
+        inputs = (self.workload.fingerprint, *(step.content for step in after))
         done = self.folder.step(name, {**settings, "seed": self.recipe.seed}, inputs, compute)
         self.listener.done(name, done.reused, done.record.duration_s)
         return done

@@ -29,11 +29,19 @@ from secateur.errors import StorageError
 from secateur.storage import write as write_file
 
 
+RECORD = "step.json"
+
+
 class StepRecord(Record):
-    """What is known of a finished step."""
+    """What is known of a finished step.
+
+    ``key`` is the hash of what the step depends on, ``content`` that of the files it wrote: steps that read them depend
+    on the latter, so that a step that is done again brings its followers with it unless it wrote the very same.
+    """
 
     name: str
     key: str
+    content: str
     settings: dict[str, Any]
     inputs: tuple[str, ...]
     duration_s: float
@@ -49,15 +57,25 @@ class Step:
     reused: bool
 
     @property
-    def key(self) -> str:
+    def content(self) -> str:
         """The hash that later steps name as their input."""
-        return self.record.key
+        return self.record.content
 
 
 def content_hash(value: Any) -> str:
     """Return the SHA-256 of a JSON-like value in canonical form."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_jsonable)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def files_hash(folder: Path) -> str:
+    """Return the SHA-256 of a folder's files, their relative paths and what is in them, except a step's own record."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / RECORD):
+        with path.open("rb") as file:
+            inside = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{path.relative_to(folder).as_posix()}\0{inside}\n".encode())
+    return total.hexdigest()
 
 
 def _jsonable(value: Any) -> Any:
@@ -84,7 +102,7 @@ class Run:
         Args:
             name: the step's name, the same in every run.
             settings: everything of the recipe that the result depends on.
-            inputs: keys of the steps (or fingerprints of the data) that it reads.
+            inputs: contents of the steps (or fingerprints of the data) that it reads.
             compute: writes the step's files into the folder it is given, which may hold what an interrupted
                 attempt at the very same step left there.
 
@@ -120,10 +138,10 @@ class Run:
             partial.mkdir(parents=True, exist_ok=True)
             compute(partial)
             record = StepRecord(
-                name=name, key=key, settings=settings, inputs=inputs,
+                name=name, key=key, content=files_hash(partial), settings=settings, inputs=inputs,
                 duration_s=time.monotonic() - started, version=__version__,
             )  # fmt: skip
-            write_file(partial / "step.json", record.model_dump_json(indent=1).encode())
+            write_file(partial / RECORD, record.model_dump_json(indent=1).encode())
             shutil.rmtree(done, ignore_errors=True)
             done.parent.mkdir(parents=True, exist_ok=True)
             partial.replace(done)
@@ -132,7 +150,7 @@ class Run:
     def _write_manifest(self) -> None:
         rows = [
             {
-                "name": step.record.name, "key": step.key, "folder": str(step.folder.relative_to(self.folder)),
+                "name": step.record.name, "key": step.record.key, "folder": str(step.folder.relative_to(self.folder)),
                 "reused": step.reused, "duration_s": step.record.duration_s,
             }
             for step in self.steps
@@ -201,7 +219,7 @@ def _storage_errno(error: Exception) -> int | None:
 
 def _read_record(folder: Path) -> StepRecord | None:
     """Return the record of a finished step; None where there is none or it cannot be read, so that it is redone."""
-    path = folder / "step.json"
+    path = folder / RECORD
     try:
         return StepRecord.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

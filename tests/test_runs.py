@@ -4,8 +4,10 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,10 @@ def count(folder: Path) -> None:
     path = folder.parent.parent / "count"
     path.write_text(str(int(path.read_text()) + 1 if path.exists() else 1))
     (folder / "result").write_text("finished")
+
+
+def saying(text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "result").write_text(text) and None
 
 
 def steps_run(run_folder: Path) -> int:
@@ -49,15 +55,28 @@ def test_a_finished_step_is_taken_from_the_folder(tmp_path: Path) -> None:
 def test_a_changed_setting_redoes_the_step_and_what_reads_it(tmp_path: Path) -> None:
     def chain(first: int, last: int) -> list[bool]:
         with open_run(tmp_path / "run") as run:
-            one = run.step("one", {"a": first}, (), count)
-            two = run.step("two", {}, (one.key,), count)
-            three = run.step("three", {"a": last}, (two.key,), count)
+            one = run.step("one", {"a": first}, (), saying(f"{first}"))
+            two = run.step("two", {}, (one.content,), saying(f"{first} read"))
+            three = run.step("three", {"a": last}, (two.content,), saying(f"{last}"))
             return [one.reused, two.reused, three.reused]
 
     assert chain(1, 1) == [False, False, False]
     assert chain(1, 2) == [True, True, False]
     assert chain(2, 1) == [False, False, False]
     assert chain(1, 1) == [True, True, True]
+
+
+def test_a_step_done_again_brings_with_it_what_reads_it_unless_it_wrote_the_same(tmp_path: Path) -> None:
+    def chain(said: str) -> list[bool]:
+        with open_run(tmp_path / "run") as run:
+            one = run.step("one", {}, (), saying(said))
+            two = run.step("two", {}, (one.content,), saying("two"))
+        shutil.rmtree(one.folder)
+        return [one.reused, two.reused]
+
+    assert chain("once") == [False, False]
+    assert chain("otherwise") == [False, False]
+    assert chain("otherwise") == [False, True]
 
 
 def test_fresh_redoes_everything(tmp_path: Path) -> None:
