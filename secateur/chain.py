@@ -1,7 +1,7 @@
 """The chain of a run: estimate, prune, finetune, evaluate, export, build, measure, gate, report.
 
-Every step is named by the hash of its settings and of what the steps it reads wrote (see `secateur.runs`): a rerun takes finished
-steps from the run folder, a changed setting redoes what depends on it and nothing else.
+Every step is named by the hash of its settings and of what the steps it reads wrote (see `secateur.runs`): a rerun
+takes finished steps from the run folder, a changed setting redoes what depends on it and nothing else.
 """
 
 from collections.abc import Callable

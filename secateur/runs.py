@@ -28,7 +28,6 @@ from secateur.artifacts import Record
 from secateur.errors import StorageError
 from secateur.storage import write as write_file
 
-
 RECORD = "step.json"
 
 

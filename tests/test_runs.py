@@ -148,7 +148,7 @@ def test_two_runs_do_not_write_one_folder(tmp_path: Path) -> None:
 
 def test_manifest_lists_the_steps_in_order(tmp_path: Path) -> None:
     with open_run(tmp_path / "run") as run:
-        keys = [run.step(name, {}, (), count).key for name in ("one", "two")]
+        keys = [run.step(name, {}, (), count).record.key for name in ("one", "two")]
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert [row["name"] for row in manifest["steps"]] == ["one", "two"]
     assert [row["key"] for row in manifest["steps"]] == keys
