@@ -148,6 +148,7 @@ def started(project: Path, *changes: str, largest_file: int | None = None) -> su
     def limit() -> None:
         import resource
 
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore it
         if largest_file is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
 

@@ -38,7 +38,9 @@ class Group:
     ``least`` is the smallest width that leaves a working network, ``multiple`` the step in which widths may change
     (the final width is a multiple of it, or the uncut width). ``block`` names the residual stream or module that the
     group belongs to. ``norms`` are the layers whose statistics run over the group's channels, by the name of their
-    weight: cutting a channel takes it out of the statistics too.
+    weight: cutting a channel takes it out of the statistics too. ``writers`` are layers that make channels which no
+    weight reads (queries, which meet keys): these are masked at the layer's outputs. ``roots`` are the entries that a
+    cut multiplies by the root of the share of channels that stay, because the network divides by the root of the width.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Group:
     slices: tuple[Slice, ...]
     readers: tuple[Reader, ...]
     norms: tuple[Reader, ...] = ()
+    writers: tuple[Reader, ...] = ()
+    roots: tuple[Slice, ...] = ()
     least: int = 1
     multiple: int = 1
 

@@ -1,6 +1,6 @@
 """Measure what every channel is worth, and which channels stand for each other, in one pass over a few batches."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from secateur.artifacts import Batch, Group, as_tuple
+from secateur.artifacts import Batch, Group, Reader, as_tuple
 from secateur.calibration.batches import Loss, batch_size_of, device_of, per_sample, to_device
 from secateur.calibration.layout import Layout, find_layouts
 from secateur.calibration.observe import observing
@@ -91,15 +91,17 @@ class _Wiring:
     target: Tensor
 
 
-def _wire(groups: Sequence[Group], device: torch.device) -> dict[str, _Wiring]:
-    """Return the wiring of every reading layer; the gates of all groups stand one after the other."""
+def _wire(
+    groups: Sequence[Group], device: torch.device, layers: Callable[[Group], tuple[Reader, ...]]
+) -> dict[str, _Wiring]:
+    """Return the wiring of every gated layer; the gates of all groups stand one after the other."""
     sources: dict[str, list[np.ndarray]] = {}
     targets: dict[str, list[np.ndarray]] = {}
     offset = 0
     for group in groups:
         gates = np.arange(offset, offset + group.num_channels)
         offset += group.num_channels
-        for reader in group.readers:
+        for reader in layers(group):
             sources.setdefault(reader.weight, []).append(reader.positions.ravel())
             targets.setdefault(reader.weight, []).append(np.repeat(gates, reader.positions.shape[1]))
 
@@ -115,9 +117,10 @@ def collect_gate_gram(
     """Return the gate-gradient Gram matrix of every group, one forward and one backward a batch.
 
     ``loss(outputs, targets)`` gives one value a sample or the batch's mean (see `per_sample`). The gate of a channel
-    sits on the inputs of all layers that read it; what it gets from each of them is added before it is squared
-    (Liu et al. 2021, arXiv 2108.00708, for coupled channels). The network is in eval mode meanwhile, no weight gradient
-    is computed, and everything about it is left as it was. Memory beyond the forward's is that of the matrices.
+    sits on the inputs of all layers that read it, and on the outputs that are queries; what it gets from each of them
+    is added before it is squared (Liu et al. 2021, arXiv 2108.00708, for coupled channels). The network is in eval mode
+    meanwhile, no weight gradient is computed, and everything about it is left as it was. Memory beyond the forward's is
+    that of the matrices.
 
     Raises TraceError where a reading layer is never met or mixes samples, TrainingError where the loss of a batch is
     not finite, DataError where batches are malformed or absent.
@@ -129,21 +132,23 @@ def collect_gate_gram(
         group.name: torch.zeros(group.num_channels, group.num_channels, dtype=torch.float64, device=exact)
         for group in groups
     }
-    wiring, each = _wire(groups, device), per_sample(loss)
+    inputs_of, outputs_of = _wire(groups, device, lambda g: g.readers), _wire(groups, device, lambda g: g.writers)
+    met, each = list({**inputs_of, **outputs_of}), per_sample(loss)
     num_samples, layouts, probed = 0, dict[str, Layout](), False
     with observing(module), torch.enable_grad():
         for number, (raw_inputs, raw_targets) in enumerate(batches):
             batch = batch_size_of(raw_inputs)
             inputs, targets = to_device(as_tuple(raw_inputs), device), to_device(raw_targets, device)
             if not probed:
-                layouts, probed = find_layouts(module, list(wiring), inputs, batch), batch > 1
+                layouts, probed = find_layouts(module, met, inputs, batch), batch > 1
             gates = torch.zeros(batch, sum(widths), device=device, dtype=_gate_type(module))
-            taps = _taps(module, wiring, layouts, gates)
-            with tap_readers(module, taps.transforms) as seen:
+            start = gates.new_zeros((), requires_grad=True)
+            taps = [_taps(module, wiring, layouts, gates, start) for wiring in (inputs_of, outputs_of)]
+            with tap_readers(module, *taps) as seen:
                 losses = each(module(*inputs), targets)
-                _check(losses, number, sorted(set(wiring) - seen))
+                _check(losses, number, sorted(set(met) - seen))
                 if losses.requires_grad:
-                    torch.autograd.grad(losses.sum(), taps.start)
+                    torch.autograd.grad(losses.sum(), start)
             for name, g in zip(gram, torch.split(gates.to(exact, torch.float64), widths, dim=1), strict=True):
                 gram[name].addmm_(g.mT, g)
             num_samples += batch
@@ -162,19 +167,14 @@ def _gate_type(module: nn.Module) -> torch.dtype:
     return torch.float64 if torch.float64 in types else torch.float32
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Taps:
-    """The functions that the reading layers' inputs pass through, and the scalar where their graph starts."""
-
-    transforms: Mapping[str, Transform]
-    start: Tensor
-
-
 def _taps(
-    module: nn.Module, wiring: Mapping[str, _Wiring], layouts: Mapping[str, Layout], gates: Float[Tensor, "batch gates"]
-) -> _Taps:
-    """Return taps that add each layer's gate gradients to ``gates`` during the backward pass."""
-    start = gates.new_zeros((), requires_grad=True)
+    module: nn.Module,
+    wiring: Mapping[str, _Wiring],
+    layouts: Mapping[str, Layout],
+    gates: Float[Tensor, "batch gates"],
+    start: Tensor,
+) -> dict[str, Transform]:
+    """Return taps that add each layer's gate gradients to ``gates`` during the backward pass, which ends at start."""
 
     def tap(name: str, weight: Tensor) -> Transform:
         wires, layout, axis = wiring[name], layouts[name], channel_axis(weight)
@@ -184,11 +184,9 @@ def _taps(
             per_channel = layout.sum(product, axis, len(gates))
             gates.index_add_(1, wires.target, per_channel[:, wires.source])
 
-        return lambda inputs: _Tap.apply(inputs, start, collect)
+        return lambda channels: _Tap.apply(channels, start, collect)
 
-    return _Taps(
-        transforms={name: tap(name, weight) for name, weight in weights_of(module, wiring).items()}, start=start
-    )
+    return {name: tap(name, weight) for name, weight in weights_of(module, wiring).items()}
 
 
 def _check(losses: Tensor, number: int, missing: list[str]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateur.artifacts import Group
+from secateur.artifacts import Group, Reader
 from secateur.calibration.norms import gated_norms
 from secateur.calibration.readers import Transform, channel_axis, tap_readers, weights_of
 from secateur.errors import TraceError
@@ -34,22 +34,26 @@ def masked(module: nn.Module, groups: Sequence[Group], keep: Mapping[str, Tensor
 
     ``keep`` maps group names to a mask [num_channels] or to the int64 indices of the channels that stay; groups that
     are not in it stay whole. The removed channels are zero where layers read them (the gates of Theis et al. 2018,
-    arXiv 1801.05787, on the readers' side) and are left out where norms take statistics over channels, which is the
-    same function as the cut network.
+    arXiv 1801.05787, on the readers' side) or, where none does, where they are made, and are left out where norms take
+    statistics over channels, which is the same function as the cut network.
     """
     masks = {g.name: as_mask(keep[g.name], g.num_channels) for g in groups if g.name in keep}
+    read = [(reader, masks[g.name]) for g in groups if g.name in masks for reader in g.readers]
+    written = [(writer, masks[g.name]) for g in groups if g.name in masks for writer in g.writers]
+    with tap_readers(module, zeroing(module, read), zeroing(module, written)), gated_norms(module, groups, masks):
+        yield
+
+
+def zeroing(module: nn.Module, masks: Sequence[tuple[Reader, Tensor]]) -> dict[str, Transform]:
+    """Return the functions that set removed channels to zero, by the weight of the layer."""
     removed: dict[str, list[np.ndarray]] = {}
-    for group in groups:
-        if group.name in masks:
-            mask = masks[group.name].numpy()
-            for reader in group.readers:
-                removed.setdefault(reader.weight, []).append(reader.positions[~mask].ravel())
+    for reader, mask in masks:
+        removed.setdefault(reader.weight, []).append(reader.positions[~mask.numpy()].ravel())
     transforms: dict[str, Transform] = {}
     for name, weight in weights_of(module, removed).items():
         index = torch.from_numpy(np.concatenate(removed[name]).astype(np.int64))
         transforms[name] = _zeros(index.to(weight.device), channel_axis(weight))
-    with tap_readers(module, transforms), gated_norms(module, groups, masks):
-        yield
+    return transforms
 
 
 def _zeros(index: Tensor, axis: int) -> Transform:

@@ -1,4 +1,4 @@
-"""Reach the input of any convolution or linear layer, however the network calls it."""
+"""Reach the input or output of any convolution or linear layer, however the network calls it."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ READING_FUNCTIONS = frozenset(
 
 
 def channel_axis(weight: Tensor) -> int:
-    """Return the axis of a layer's input that carries its input channels: -1 for linear, -2 ... -4 for convolutions."""
+    """Return the axis of a layer's input and output that holds channels: -1 for linear, -2 ... -4 for convolutions."""
     return 1 - weight.ndim
 
 
@@ -44,12 +44,19 @@ def weights_of(module: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
 
 
 class _Taps(TorchFunctionMode):
-    """Pass the input of each layer whose weight is listed through that weight's function."""
+    """Pass the input, or the output, of each layer whose weight is listed through that weight's function."""
 
-    def __init__(self, names: Mapping[int, list[str]], transforms: Mapping[str, Transform], seen: set[str]) -> None:
+    def __init__(
+        self,
+        names: Mapping[int, list[str]],
+        transforms: Mapping[str, Transform],
+        outputs: Mapping[str, Transform],
+        seen: set[str],
+    ) -> None:
         super().__init__()
         self._names = names
         self._transforms = transforms
+        self._outputs = outputs
         self._seen = seen
 
     def __torch_function__(
@@ -61,11 +68,13 @@ class _Taps(TorchFunctionMode):
             names = self._names.get(id(weight), [])
             self._seen.update(names)
             # One weight under several names is one layer: it is tapped once.
-            for name in names[:1]:
+            for name in [n for n in names if n in self._transforms][:1]:
                 if args:
                     args = (self._transforms[name](args[0]), *args[1:])
                 else:
                     kwargs["input"] = self._transforms[name](kwargs["input"])
+            for name in [n for n in names if n in self._outputs][:1]:
+                return self._outputs[name](func(*args, **kwargs))
         elif func is functional.multi_head_attention_forward:
             # The mode is off inside the functions it sees; attention is the one that holds linear layers of its own.
             with self:
@@ -82,19 +91,22 @@ _attention = FunctionType(
 
 
 @contextmanager
-def tap_readers(module: nn.Module, transforms: Mapping[str, Transform]) -> Iterator[set[str]]:
+def tap_readers(
+    module: nn.Module, transforms: Mapping[str, Transform], outputs: Mapping[str, Transform] | None = None
+) -> Iterator[set[str]]:
     """Pass the inputs of the layers of these weights through functions, within the context.
 
     ``transforms`` maps the name of a parameter of ``module`` to ``function(inputs) -> inputs``; the axis of the input
-    channels is `channel_axis` of the weight. A layer is recognised by the identity of its weight, so nn modules, bare
-    ``torch.nn.functional`` calls, layers that are called twice and multi-head attention are all seen. Contexts nest;
-    the inner one's functions come first. Yields the set of weights met so far: what is not in it after a forward is
-    applied in some other way (for example through a parametrisation), and was not tapped.
+    channels is `channel_axis` of the weight. ``outputs`` does the same for what layers return. A layer is recognised by
+    the identity of its weight, so nn modules, bare ``torch.nn.functional`` calls, layers that are called twice and
+    multi-head attention are all seen. Contexts nest; the inner one's functions come first. Yields the set of weights
+    met so far: what is not in it after a forward is applied in some other way (for example through a parametrisation),
+    and was not tapped.
     """
-    weights = weights_of(module, transforms)
+    outputs = outputs or {}
     aliases: dict[int, list[str]] = {}
-    for name in transforms:
-        aliases.setdefault(id(weights[name]), []).append(name)
+    for name, weight in weights_of(module, {**transforms, **outputs}).items():
+        aliases.setdefault(id(weight), []).append(name)
     seen: set[str] = set()
-    with _Taps(aliases, transforms, seen):
+    with _Taps(aliases, transforms, outputs, seen):
         yield seen

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from secateur.artifacts import Group, Pinned, Reader, Slice
-from secateur.pipeline.structure.labels import Flow, Pin
+from secateur.pipeline.structure.labels import Contraction, Flow, Pin, Product
+
+Pair = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,11 +28,45 @@ class Entries:
         return self.atoms[starts], np.diff(starts, append=self.atoms.size)
 
 
-def assemble(flow: Flow, protected: Mapping[str, str], multiple: int) -> tuple[tuple[Group, ...], tuple[Pinned, ...]]:
-    """Return the groups in order of execution, and what is pinned.
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How labels become groups.
 
     ``protected`` maps tensors whose channels the caller keeps to the reason; ``multiple`` is the wanted step of widths.
+    ``coupled`` and ``rooted`` number the contractions whose channels must stay as many as those that the layer reads,
+    and those whose forward divides by the root of the width that it finds.
     """
+
+    protected: Mapping[str, str]
+    multiple: int
+    coupled: frozenset[int] = frozenset()
+    rooted: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Assembly:
+    """The groups in order of execution, what is pinned, and how many labels of each product a group's channel owns.
+
+    ``shares`` has one mapping from groups' names a product, empty where it has no labels.
+    """
+
+    groups: tuple[Group, ...]
+    pinned: tuple[Pinned, ...]
+    shares: tuple[Mapping[str, int], ...]
+    group_of_label: np.ndarray
+
+    def group_at(self, labels: np.ndarray) -> Group | None:
+        """Return the group that these labels belong to, None where it is not one."""
+        numbers = np.unique(self.group_of_label[labels])
+        return self.groups[numbers[0]] if len(numbers) == 1 and numbers[0] >= 0 else None
+
+
+def assemble(flow: Flow, settings: Settings) -> Assembly:
+    """Find the groups; the flow is left as it was."""
+    flow = replace(flow, edges=list(flow.edges), pins=list(flow.pins))
+    protected = settings.protected
+    for number in settings.coupled:
+        _couple(flow, flow.contractions[number])
     for (tensor, axis), ties in flow.ties.items():
         if tensor in protected and ((tensor, axis) in flow.producers or len(flow.shapes[tensor]) == 1):
             flow.operator, flow.module = "", tensor.rpartition(".")[0]
@@ -47,6 +84,7 @@ def assemble(flow: Flow, protected: Mapping[str, str], multiple: int) -> tuple[t
     read = {weight: entries for weight, entries in read.items() if entries.atoms.size}
     normed = {weight: _entries(norms, atom, is_free) for weight, norms in flow.norms.items()}
     normed = {weight: entries for weight, entries in normed.items() if entries.atoms.size}
+    written, rooted = _contracted(flow, settings.rooted, atom, is_free)
     producer = _first_producer(flow, atom)
     group_of_atom = _signatures(owned, int(atom.max()) + 1)
     group_of_atom[~is_free | (producer[0] < 0)] = -1
@@ -55,22 +93,71 @@ def assemble(flow: Flow, protected: Mapping[str, str], multiple: int) -> tuple[t
     members = np.unique(group_of_atom[group_of_atom >= 0])
     two = np.unique(atom[np.concatenate(flow.at_least_two)]) if flow.at_least_two else np.zeros(0, dtype=np.int64)
     narrow = set(group_of_atom[two].tolist())
-    own_of: dict[int, list[Slice]] = {}
-    reads_of, norms_of = dict[int, list[Reader]](), dict[int, list[Reader]]()
+    own_of, roots_of = dict[int, list[Slice]](), dict[int, list[Slice]]()
+    reads_of, norms_of, writes_of = dict[int, list[Reader]](), dict[int, list[Reader]](), dict[int, list[Reader]]()
     for (tensor, axis), parts in sorted(slices.items()):
         for g, indices in parts.items():
             own_of.setdefault(g, []).append(Slice(tensor=tensor, axis=axis, indices=indices))
-    for found_of, by_weight in ((reads_of, read), (norms_of, normed)):
+    for (tensor, axis), entries in rooted.items():
+        for g, indices in _by_group(entries, group_of_atom, producer[1]).items():
+            roots_of.setdefault(g, []).append(Slice(tensor=tensor, axis=axis, indices=indices))
+    for found_of, by_weight in ((reads_of, read), (norms_of, normed), (writes_of, written)):
         for weight, entries in by_weight.items():
             for g, positions in _by_group(entries, group_of_atom, producer[1]).items():
                 found_of.setdefault(g, []).append(Reader(weight=weight, positions=positions))
-    found = []
+    found: list[_Found] = []
     for g in members.tolist():
-        own, reads, norms = tuple(own_of[g]), tuple(reads_of.get(g, ())), tuple(norms_of.get(g, ()))
-        order = int(producer[0][group_of_atom == g].min())
-        found.append((order, [(s.tensor, s.axis, s.indices.shape[1]) for s in own], own, reads, norms, g in narrow))
-    found.sort(key=lambda item: item[:2])
-    return tuple(_named(flow, found, multiple)), tuple(_report(flow, atom, pin_of_atom))
+        own, first = tuple(own_of[g]), int(producer[0][group_of_atom == g].min())
+        found.append(
+            _Found(
+                order=(first, *((s.tensor, s.axis, s.indices.shape[1]) for s in own)),
+                number=g, own=own, readers=tuple(reads_of.get(g, ())), norms=tuple(norms_of.get(g, ())),
+                writers=tuple(writes_of.get(g, ())), roots=tuple(roots_of.get(g, ())), narrow=g in narrow,
+            )
+        )  # fmt: skip
+    found.sort(key=lambda item: item.order)
+    groups = tuple(_named(flow, found, settings.multiple))
+    place = np.full(max(int(group_of_atom.max(initial=-1)) + 1, 1) + 1, -1)
+    place[[item.number for item in found]] = range(len(found))
+    group_of_label = place[group_of_atom[atom]]
+    shares = tuple(_shares(product, group_of_label, groups) for product in flow.products)
+    return Assembly(
+        groups=groups, pinned=tuple(_report(flow, atom, pin_of_atom)), shares=shares, group_of_label=group_of_label
+    )
+
+
+def _couple(flow: Flow, contraction: Contraction) -> None:
+    """Cut a layer's contracted outputs together with the inputs at the same places."""
+    (inputs, _), *_ = flow.reads[contraction.weight]
+    flow.module, flow.operator = contraction.module, "attention"
+    if inputs.size == contraction.labels.size:
+        flow.merge(inputs.reshape(-1), contraction.labels.reshape(-1))
+
+
+def _contracted(
+    flow: Flow, rooted: frozenset[int], atom: np.ndarray, is_free: np.ndarray
+) -> tuple[dict[str, Entries], dict[tuple[str, int], Entries]]:
+    """Return the outputs at which contractions are masked, and the entries that hold the root of their width."""
+    written, rows = dict[str, list[Pair]](), dict[tuple[str, int], list[Pair]]()
+    for number, contraction in enumerate(flow.contractions):
+        pair = (contraction.labels.reshape(-1), contraction.rows.reshape(-1))
+        written.setdefault(contraction.weight, []).append(pair)
+        if number in rooted:
+            axis = next(axis for tensor, axis in flow.producers if tensor == contraction.weight)
+            rows.setdefault((contraction.weight, axis), []).append(pair)
+            if contraction.weight in flow.biases:
+                rows.setdefault((flow.biases[contraction.weight], 0), []).append(pair)
+    own = {weight: _entries(pairs, atom, is_free) for weight, pairs in written.items()}
+    roots = {key: _entries(pairs, atom, is_free) for key, pairs in rows.items()}
+    return {k: v for k, v in own.items() if v.atoms.size}, {k: v for k, v in roots.items() if v.atoms.size}
+
+
+def _shares(product: Product, group_of_label: np.ndarray, groups: tuple[Group, ...]) -> dict[str, int]:
+    """Return how many labels of a product each channel of a group owns."""
+    if product.labels is None:
+        return {}
+    numbers, counts = np.unique(group_of_label[product.labels], return_counts=True)
+    return {groups[n].name: int(c) // groups[n].num_channels for n, c in zip(numbers, counts, strict=True) if n >= 0}
 
 
 def _pin_two_ways(flow: Flow) -> None:
@@ -163,27 +250,43 @@ def _by_group(entries: Entries, group_of_atom: np.ndarray, order: np.ndarray) ->
     }
 
 
-def _named(flow: Flow, found: list[tuple], multiple: int) -> list[Group]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Found:
+    """What is known of a group before it has a name; ``order`` begins with the number of its first producer."""
+
+    order: tuple[Any, ...]
+    number: int
+    own: tuple[Slice, ...]
+    readers: tuple[Reader, ...]
+    norms: tuple[Reader, ...]
+    writers: tuple[Reader, ...]
+    roots: tuple[Slice, ...]
+    narrow: bool
+
+
+def _named(flow: Flow, found: list[_Found], multiple: int) -> list[Group]:
     """Name the groups after the module of their first producer."""
     paths = [tensor.removesuffix(".weight") for tensor, _ in flow.producers]
     groups, used = [], dict[str, int]()
-    for order, _, own, reads, norms, narrow in found:
-        path = paths[order]
+    for item in found:
+        path, own = paths[item.order[0]], item.own
         used[path] = used.get(path, 0) + 1
         name = path if used[path] == 1 else f"{path}#{used[path]}"
         width = len(own[0].indices)
         makers = [s.tensor.rpartition(".")[0].rpartition(".")[0] for s in own if (s.tensor, s.axis) in flow.producers]
         block = _shared_path(makers) or name
         step = step_for(width, multiple)
-        least = min(width, -(-(2 if narrow else 1) // step) * step)
+        least = min(width, -(-(2 if item.narrow else 1) // step) * step)
         groups.append(
             Group(
                 name=name,
                 num_channels=width,
                 block=block,
                 slices=own,
-                readers=reads,
-                norms=norms,
+                readers=item.readers,
+                norms=item.norms,
+                writers=item.writers,
+                roots=item.roots,
                 least=least,
                 multiple=step,
             )

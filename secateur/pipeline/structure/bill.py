@@ -12,12 +12,31 @@ from secateur.pipeline.structure.labels import Product
 
 
 def mac_terms(
-    groups: tuple[Group, ...], shapes: Mapping[str, tuple[int, ...]], products: Sequence[Product]
+    groups: tuple[Group, ...],
+    shapes: Mapping[str, tuple[int, ...]],
+    products: Sequence[Product],
+    shares: Sequence[Mapping[str, int]],
 ) -> CostTerms:
-    """Count each layer's weight once a position: coefficient * length of axis 0 * length of axis 1."""
+    """Count each layer's weight once a position: coefficient * length of axis 0 * length of axis 1.
+
+    Products of activations cost their coefficient times the labels that are left, of which each channel of a group owns
+    as many as ``shares`` says.
+    """
     weights = [_Entry(tensor=str(p.weight), axes=(0, 1), coefficient=p.coefficient) for p in products if p.weight]
-    constant = sum(p.coefficient for p in products if p.weight is None)
-    return _terms(groups, shapes, weights, constant)
+    constant = sum(p.coefficient for p in products if p.weight is None and p.labels is None)
+    terms = _terms(groups, shapes, weights, constant)
+    summed = [(p, share) for p, share in zip(products, shares, strict=False) if p.labels is not None]
+    lengths = np.array([[share.get(group.name, 0) for group in groups] for _, share in summed], dtype=np.int64)
+    lengths = lengths.reshape(len(summed), len(groups))
+    whole = np.array([p.labels.size for p, _ in summed if p.labels is not None], dtype=np.int64)
+    widths = np.array([group.num_channels for group in groups], dtype=np.int64)
+    ones = np.ones(len(summed), dtype=np.int64)
+    return CostTerms(
+        groups=terms.groups, constant=terms.constant,
+        coefficient=np.concatenate([terms.coefficient, np.array([p.coefficient for p, _ in summed], dtype=np.int64)]),
+        a0=np.concatenate([terms.a0, whole - lengths @ widths]), A=np.concatenate([terms.A, lengths]),
+        b0=np.concatenate([terms.b0, ones]), B=np.concatenate([terms.B, np.zeros_like(lengths)]),
+    )  # fmt: skip
 
 
 def parameter_terms(

@@ -1,5 +1,6 @@
 """Cut channels out of a network."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -42,8 +43,17 @@ def cut_unchecked(module: nn.Module, structure: Structure, keep: Plan | Mapping[
     masks = plan.masks(structure)
     require_traced(module, structure)
     result = copy_of(module)
-    replace_tensors(result, cut_tensors(tensors(result), structure, masks))
+    shrink(result, structure, masks)
     return result
+
+
+def shrink(module: nn.Module, structure: Structure, masks: Kept) -> None:
+    """Cut a network in place."""
+    replace_tensors(module, cut_tensors(tensors(module), structure, masks))
+    for number in structure.numbers:
+        if number.group in masks:
+            removed = np.count_nonzero(~masks[number.group])
+            setattr(module.get_submodule(number.module), number.attribute, number.size - number.step * int(removed))
 
 
 def require_traced(module: nn.Module, structure: Structure) -> None:
@@ -59,9 +69,34 @@ def require_traced(module: nn.Module, structure: Structure) -> None:
 
 def cut_tensors(whole: Mapping[str, Tensor], structure: Structure, masks: Kept) -> dict[str, Tensor]:
     """Return the tensors that shrink, shrunk."""
-    return {
-        name: taken(whole[name].detach(), axes) for name, axes in surviving(structure, masks).items()
-    }  # fmt: skip
+    factors = root_factors(structure, masks)
+    found = {}
+    for name, axes in surviving(structure, masks).items():
+        tensor = whole[name].detach()
+        for axis, factor in factors.get(name, {}).items():
+            tensor = tensor * along(factor, tensor, axis)
+        found[name] = taken(tensor, axes)
+    return found
+
+
+def root_factors(structure: Structure, masks: Kept) -> dict[str, dict[int, np.ndarray]]:
+    """Return what entries are multiplied by so that a division by the root of a width keeps its uncut value.
+
+    One factor an index of an axis, by axis, of every tensor that such a division follows.
+    """
+    found: dict[str, dict[int, np.ndarray]] = {}
+    for name, mask in masks.items():
+        for s in structure.group(name).roots:
+            ones = np.ones(structure.shapes[s.tensor][s.axis])
+            factors = found.setdefault(s.tensor, {}).setdefault(s.axis, ones)
+            factors[s.indices.reshape(-1)] *= math.sqrt(mask.mean())
+    return found
+
+
+def along(factor: np.ndarray, tensor: Tensor, axis: int) -> Tensor:
+    """Lay one number an index of an axis so that it multiplies a tensor."""
+    shape = [-1 if a == axis else 1 for a in range(tensor.ndim)]
+    return torch.from_numpy(factor).to(tensor.device, tensor.dtype).reshape(shape)
 
 
 def surviving(structure: Structure, masks: Kept) -> dict[str, dict[int, np.ndarray]]:

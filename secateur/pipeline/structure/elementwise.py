@@ -16,7 +16,7 @@ def elementwise(call: Call) -> Value | tuple[Value, ...]:
     operands = [_aligned(v, labels, len(shape)) for v, labels in _labelled(call)]
     extents = [extent for _, extent in operands]
     extent = tuple(max(sizes) for sizes in zip(*extents, strict=True)) if shape else ()
-    varying = [frozenset(a for a, size in enumerate(labels.shape) if size > 1) for labels, _ in operands]
+    varying = [frozenset(call.flow.varying(labels)) for labels, _ in operands]
     axes = frozenset().union(*varying)
     if not axes:
         return call.returning(_single(call, [labels for labels, _ in operands], len(shape)), extent)

@@ -56,11 +56,29 @@ class Pin:
 class Product:
     """Multiply-adds of one sample: ``coefficient`` times the current lengths of the weight's first two axes.
 
-    Without a weight the coefficient is the whole cost, a constant.
+    Where activations are multiplied with each other it is times the number of ``labels`` that are left instead; without
+    either the coefficient is the whole cost, a constant.
     """
 
     coefficient: int
     weight: str | None = None
+    labels: Labels | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Contraction:
+    """A sum over channels of two activations' product, as of queries and keys.
+
+    No weight reads these channels, so a mask sits where one of the two is made: at outputs ``rows`` of the layer with
+    ``weight``, whose labels are ``labels`` [heads, channels of a head]. ``follows`` tells that the operator divides by
+    the root of the number of channels it finds; ``module`` is where it happens.
+    """
+
+    labels: Labels
+    weight: str
+    rows: np.ndarray
+    follows: bool
+    module: str
 
 
 @dataclass(kw_only=True, eq=False)
@@ -83,6 +101,9 @@ class Flow:
     producers: dict[tuple[str, int], Labels] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
     at_least_two: list[Labels] = field(default_factory=list)
+    contractions: list[Contraction] = field(default_factory=list)
+    biases: dict[str, str] = field(default_factory=dict)
+    first: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
 
     def rows(self, tensor: str, axis: int, *, producer: bool) -> Labels:
         """Return the labels of a tensor's entries along ``axis``: the same ones however often it is used."""
@@ -91,6 +112,7 @@ class Flow:
             count = self.shapes[tensor][axis]
             self.fresh[key] = np.arange(self.num_labels, self.num_labels + count, dtype=np.int64)
             self.num_labels += count
+            self.first = np.concatenate([self.first, self.fresh[key]])
             self.tie(tensor, axis, self.fresh[key], np.arange(count))
         if producer:
             self.producers.setdefault(key, self.fresh[key])
@@ -114,6 +136,19 @@ class Flow:
         if found.size:
             self.pins.append(Pin(labels=found, reason=reason, operator=self.operator, module=self.module))
 
+    def maker(self, labels: Labels) -> tuple[str, np.ndarray] | None:
+        """Return the one layer that makes all these channels and at which of its outputs, shaped as the labels.
+
+        None where there are several, or where a norm works on the channels afterwards.
+        """
+        normed = [self.leading(norms) for pairs in self.norms.values() for norms, _ in pairs]
+        if normed and np.isin(self.leading(labels), np.concatenate(normed)).any():
+            return None
+        for (tensor, _axis), own in self.producers.items():
+            if own[0] <= labels.min() and labels.max() <= own[-1] and tensor in self.reads:
+                return tensor, labels - own[0]
+        return None
+
     def freeze(self, tensor: str, reason: str) -> None:
         """Never cut a parameter or buffer that is used in a way that is not followed."""
         for axis, size in enumerate(self.shapes[tensor]):
@@ -133,6 +168,31 @@ class Flow:
             merged = np.where(one != 0, one, two)
         return merged
 
-    def multiply(self, coefficient: int, weight: str | None = None) -> None:
+    def tie_rows(self, labels: Labels, axis: int) -> None:
+        """Cut the same positions of every row along ``axis``: its length is fixed, however different its labels."""
+        rows = np.split(labels, labels.shape[axis], axis)
+        self.merge(*rows)
+        for row in rows[1:]:
+            one, two = self.leading(rows[0]), self.leading(row)
+            free = (one != 0) & (two != 0)
+            self.first[np.maximum(one, two)[free]] = np.minimum(one, two)[free]
+
+    def leading(self, labels: Labels) -> Labels:
+        """Replace labels of tied rows by those of the first."""
+        found = self.first[labels]
+        while not np.array_equal(found, further := self.first[found]):
+            found = further
+        return found
+
+    def varying(self, labels: Labels) -> set[int]:
+        """Return the axes of channels: those along which labels vary other than by tied rows."""
+        found = self.leading(labels) if labels.size > 1 else labels
+        return {
+            axis
+            for axis, size in enumerate(labels.shape)
+            if size > 1 and not bool((found == found.take([0], axis)).all())
+        }
+
+    def multiply(self, coefficient: int, weight: str | None = None, labels: Labels | None = None) -> None:
         """Count multiply-adds."""
-        self.products.append(Product(coefficient=coefficient, weight=weight))
+        self.products.append(Product(coefficient=coefficient, weight=weight, labels=labels))

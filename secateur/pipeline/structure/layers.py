@@ -50,6 +50,7 @@ def convolution(call: Call) -> Value | tuple[Value, ...]:
             flow.at_least_two.append(inputs)
     if bias is not None and bias.tensor is not None:
         flow.tie(bias.tensor, 0, outputs, np.arange(num_out))
+        flow.biases[name] = bias.tensor
     return call.returning(outputs.reshape((1, -1) + (1,) * spatial))
 
 
@@ -67,6 +68,7 @@ def linear(call: Call) -> Value | tuple[Value, ...]:
     outputs = call.flow.rows(weight.tensor, 0, producer=True)
     if bias is not None and bias.tensor is not None:
         call.flow.tie(bias.tensor, 0, outputs, np.arange(outputs.size))
+        call.flow.biases[weight.tensor] = bias.tensor
     return call.returning(outputs.reshape((1,) * (len(call.shapes[0]) - 1) + (-1,)))
 
 
@@ -131,10 +133,12 @@ def embedding(call: Call) -> Value | tuple[Value, ...]:
 def channels(call: Call, value: Value, axis: int) -> Labels:
     """Return one label a channel; where labels vary along another axis too, all of them are pinned."""
     labels = labels_of(call.flow, value)
-    if any(size > 1 for a, size in enumerate(labels.shape) if a != axis):
+    if call.flow.varying(labels) - {axis}:
         call.flow.pin(labels.reshape(-1), "channels lie on an axis that the layer does not read as channels")
         return np.zeros(value.shape[axis], dtype=np.int64)
-    return np.broadcast_to(labels.reshape(-1), (value.shape[axis],))
+    rows = np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])
+    along = call.flow.merge(rows[0], *rows[1:]) if len(rows) > 1 else rows[0]
+    return np.broadcast_to(along, (value.shape[axis],))
 
 
 def features(call: Call, value: Value) -> Labels:

@@ -14,6 +14,8 @@ from secateur.pipeline.structure.cut import require_traced
 from secateur.pipeline.structure.plan import Plan
 from secateur.pipeline.structure.structure import Structure
 
+Positions = dict[str, list[tuple[int, np.ndarray]]]
+
 
 class Masked(nn.Module):
     """A copy of a network whose channels pass through gates where layers read them.
@@ -40,27 +42,30 @@ class Masked(nn.Module):
             )
             for group in structure.groups
         )
-        self._positions: dict[str, list[tuple[int, np.ndarray]]] = {}
+        self._inputs: Positions = {}
+        self._outputs: Positions = {}
         for number, group in enumerate(structure.groups):
-            for reader in group.readers:
-                self._positions.setdefault(reader.weight, []).append((number, reader.positions))
+            for positions, layers in ((self._inputs, group.readers), (self._outputs, group.writers)):
+                for layer in layers:
+                    positions.setdefault(layer.weight, []).append((number, layer.positions))
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """Call the network with its channels gated."""
-        transforms: dict[str, Transform] = {
-            name: self._gated(name, channel_axis(weight))
-            for name, weight in weights_of(self.network, self._positions).items()
-        }
+        inside, outside = self._transforms(self._inputs), self._transforms(self._outputs)
         gates = dict(zip(self.names, self.gates, strict=True))
-        with tap_readers(self.network, transforms), gated_norms(self.network, self._groups, gates):
+        with tap_readers(self.network, inside, outside), gated_norms(self.network, self._groups, gates):
             return self.network(*inputs, **options)
 
-    def _gated(self, name: str, axis: int) -> Transform:
-        """Return the function that multiplies the inputs of a layer by the gates of the groups it reads."""
+    def _transforms(self, positions: Positions) -> dict[str, Transform]:
+        weights = weights_of(self.network, positions)
+        return {name: self._gated(positions[name], channel_axis(weight)) for name, weight in weights.items()}
+
+    def _gated(self, parts: list[tuple[int, np.ndarray]], axis: int) -> Transform:
+        """Return the function that multiplies channels by the gates of the groups, by number, at their positions."""
 
         def apply(inputs: Tensor) -> Tensor:
             gate = torch.ones(inputs.shape[axis], dtype=inputs.dtype, device=inputs.device)
-            for number, positions in self._positions[name]:
+            for number, positions in parts:
                 index = torch.from_numpy(positions).to(inputs.device)
                 values = self.gates[number].to(inputs.dtype)[:, None].expand(index.shape)
                 gate = gate.index_put((index,), values)

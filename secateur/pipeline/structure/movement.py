@@ -23,9 +23,9 @@ def permute(call: Call) -> Value:
     order = list(range(rank))
     if "dims" in call.arguments:
         order = [d % rank for d in call.arguments["dims"]]
-    elif "dim0" in call.arguments or call.name == "t":
-        one, two = call.arguments.get("dim0", 0) % max(rank, 1), call.arguments.get("dim1", 1) % max(rank, 1)
-        order[one], order[two] = order[two], order[one]
+    elif {"dim0", "axis0"} & call.arguments.keys() or call.name == "t":
+        pair = [call.arguments.get(f"dim{k}", call.arguments.get(f"axis{k}", k)) % max(rank, 1) for k in (0, 1)]
+        order[pair[0]], order[pair[1]] = order[pair[1]], order[pair[0]]
     elif "source" in call.arguments:
         source = [d % rank for d in np.atleast_1d(call.arguments["source"])]
         target = [d % rank for d in np.atleast_1d(call.arguments["destination"])]
@@ -92,8 +92,7 @@ def _equal_rows(call: Call, labels: Labels, part_targets: list[list[int]], new_a
         axes = [a for a in new_axes[position : position + len(part)] if labels.shape[a] > 1]
         position += len(part)
         for axis in axes[:-1]:
-            rows = [labels.take([k], axis) for k in range(labels.shape[axis])]
-            call.flow.merge(*rows)
+            call.flow.tie_rows(labels, axis)
     return labels
 
 
@@ -181,9 +180,10 @@ def chunk(call: Call) -> tuple[Value, ...]:
         return tuple(Value(labels=labels, shape=shape, extent=shape) for shape in call.shapes)
     sizes = [shape[axis] for shape in call.shapes]
     parts = np.split(labels, np.cumsum(sizes)[:-1], axis)
-    if len(set(sizes)) > 1:
-        return call.pinned("channels are split into unequal parts")
-    call.flow.merge(*parts)
+    if axis in call.flow.varying(labels):
+        if len(set(sizes)) > 1:
+            return call.pinned("channels are split into unequal parts")
+        call.flow.merge(*parts)
     return tuple(Value(labels=collapsed(p), shape=s, extent=s) for p, s in zip(parts, call.shapes, strict=True))
 
 
@@ -206,6 +206,8 @@ def take_slice(call: Call) -> Value | tuple[Value, ...]:
         return call.returning(labels, tuple(min(e, s) for e, s in zip(value.extent, call.shapes[0], strict=True)))
     start, end = call.arguments.get("start"), call.arguments.get("end")
     start, end = start or 0, size if end is None else end
+    if axis not in call.flow.varying(labels):
+        return call.returning(collapsed(labels.take(range(size)[start : end : call.arguments.get("step", 1)], axis)))
     if call.arguments.get("step", 1) != 1:
         return call.pinned("channels are taken with a stride")
     for bound in (start, end):
@@ -221,8 +223,9 @@ def select(call: Call) -> Value | tuple[Value, ...]:
     value = call.tensor("self")
     axis = int(call.arguments["dim"]) % len(value.shape)
     labels = labels_of(call.flow, value)
-    if labels.shape[axis] > 1:
+    if axis in call.flow.varying(labels):
         return call.pinned("a channel is picked by its number")
+    labels = labels.take([int(call.arguments["index"])], axis) if labels.shape[axis] > 1 else labels
     return call.returning(labels.squeeze(axis), tuple(e for a, e in enumerate(value.extent) if a != axis))
 
 
@@ -231,9 +234,11 @@ def unbind(call: Call) -> tuple[Value, ...]:
     value = call.tensor("self")
     axis = int(call.arguments.get("dim") or 0) % len(value.shape)
     labels = labels_of(call.flow, value)
-    if labels.shape[axis] > 1:
+    if axis in call.flow.varying(labels):
         return call.pinned("channels are taken apart one by one")
-    return tuple(Value(labels=labels.squeeze(axis), shape=s, extent=s) for s in call.shapes)
+    rows = np.split(labels, labels.shape[axis], axis)
+    rows = rows if len(rows) > 1 else rows * len(call.shapes)
+    return tuple(Value(labels=row.squeeze(axis), shape=s, extent=s) for row, s in zip(rows, call.shapes, strict=True))
 
 
 def flip(call: Call) -> Value:

@@ -1,41 +1,137 @@
-"""Products of activations: their channels are pinned, their multiply-adds counted."""
+"""Products of activations: channels that are summed over are cut on both sides together, others pass."""
 
 import math
 
-from secateur.pipeline.structure.call import Call
-from secateur.pipeline.structure.labels import Value
+import numpy as np
+
+from secateur.pipeline.structure.call import Call, labels_of
+from secateur.pipeline.structure.labels import Contraction, Labels, Value
 
 REASON = "activations are multiplied with each other over this axis"
 
 
-def matmul(call: Call) -> tuple[Value, ...]:
-    """Count the entries of the result times the length of the contracted axis."""
+def matmul(call: Call) -> Value | tuple[Value, ...]:
+    """Multiply matrices, or stacks of them; vectors and products with a sum pin what they touch."""
     matrices = [v for v in (call.value(n) for n in ("self", "tensor", "other", "mat1", "batch1", "mat2", "batch2",
                                                     "vec", "vec2")) if v is not None]  # fmt: skip
-    left = matrices[-2]
-    call.flow.multiply(math.prod(call.shapes[0]) * left.shape[-1] // call.per_sample)
-    return call.pinned(REASON)
+    left, right = matrices[-2:]
+    if len(matrices) > 2 or min(len(left.shape), len(right.shape)) < 2:
+        call.flow.multiply(math.prod(call.shapes[0]) * left.shape[-1] // call.per_sample)
+        return call.pinned(REASON)
+    batch = [f"b{k}" for k in range(max(len(left.shape), len(right.shape)) - 2, 0, -1)]
+    terms = [[*batch[len(batch) - len(v.shape) + 2 :], *last] for v, last in ((left, "ik"), (right, "kj"))]
+    labels = contract(call, left, right, terms, [*batch, "i", "j"])
+    return call.pinned(REASON) if labels is None else call.returning(labels)
 
 
-def attention(call: Call) -> tuple[Value, ...]:
-    """Count queries times keys, and weights times values."""
+def attention(call: Call) -> Value | tuple[Value, ...]:
+    """Multiply queries with keys, and their softmax with values; without a scale of its own it follows the width."""
     query, key, value = call.tensor("query"), call.tensor("key"), call.tensor("value")
-    pairs = math.prod(query.shape[:-1]) * key.shape[-2]
-    call.flow.multiply(pairs * (query.shape[-1] + value.shape[-1]) // call.per_sample)
+    batch = [f"b{k}" for k in range(len(query.shape) - 2)]
+    follows = call.arguments.get("scale") is None
+    mask = call.value("attn_mask")
+    if mask is not None:
+        call.flow.pin(labels_of(call.flow, mask).reshape(-1), REASON)
+    weights = Value(
+        labels=np.zeros((1,) * len(query.shape), dtype=np.int64),
+        shape=(*query.shape[:-1], key.shape[-2]), extent=query.shape,
+    )  # fmt: skip
+    scores = contract(call, query, key, [[*batch, "i", "k"], [*batch, "j", "k"]], [*batch, "i", "j"], follows=follows)
+    labels = contract(call, weights, value, [[*batch, "i", "j"], [*batch, "j", "e"]], [*batch, "i", "e"])
+    return call.pinned(REASON) if labels is None or scores is None else call.returning(labels)
+
+
+def einsum(call: Call) -> Value | tuple[Value, ...]:
+    """Multiply two operands as the equation says; more of them, and diagonals, pin what they touch."""
+    operands = [v for v in call.arguments["tensors"] if isinstance(v, Value)]
+    inputs, _, output = str(call.arguments["equation"]).replace(" ", "").partition("->")
+    terms = [_indices(t, len(v.shape)) for t, v in zip(inputs.split(","), operands, strict=True)]
+    if len(operands) == 2 and output and all(len(set(t)) == len(t) for t in terms):
+        result = _indices(output, len(call.shapes[0]))
+        labels = contract(call, operands[0], operands[1], terms, result)
+        return call.pinned(REASON) if labels is None else call.returning(labels)
+    if len(operands) > 1:
+        call.flow.multiply(math.prod(_lengths(operands, terms).values()) // call.per_sample)
     return call.pinned(REASON)
 
 
-def einsum(call: Call) -> tuple[Value, ...]:
-    """Count the product of all index lengths, which is what contracting two operands at once costs."""
-    operands = [v for v in call.arguments["tensors"] if isinstance(v, Value)]
-    terms = str(call.arguments["equation"]).replace(" ", "").split("->")[0].split(",")
+def contract(
+    call: Call, left: Value, right: Value, terms: list[list[str]], output: list[str], *, follows: bool = False
+) -> Labels | None:
+    """Return the labels of a product of two values, whose axes are named by ``terms``; None where they cannot pass.
+
+    What is counted is the product of all lengths, of which that of the channels may shrink.
+    """
+    lengths = _lengths([left, right], terms)
+    total = math.prod(lengths.values()) // call.per_sample
+    letters = sorted(lengths)
+    arrays = [_aligned(_labelled(call, v, other, terms, n), term, letters)
+              for n, (v, other, term) in enumerate([(left, right, terms[0]), (right, left, terms[1])])]  # fmt: skip
+    varying = [{letters[a] for a in call.flow.varying(array)} for array in arrays]
+    summed = {n for n in lengths if n not in output}
+    if not any(varying):
+        call.flow.multiply(total)
+        for array in arrays:
+            call.flow.pin(array.reshape(-1), REASON)
+        return np.zeros((1,) * len(output), dtype=np.int64)
+    if any(v & summed for v in varying):
+        if not all(array.any() and v <= summed for array, v in zip(arrays, varying, strict=True)):
+            call.flow.multiply(total)
+            return None
+        merged = call.flow.merge(*arrays)
+        call.flow.multiply(total // merged.size, labels=merged.reshape(-1))
+        _record(call, arrays, [letters.index(n) for n in sorted(summed)], follows)
+        return np.zeros((1,) * len(output), dtype=np.int64)
+    if all(varying) and (varying[0] != varying[1] or len(varying[0]) > 1):
+        call.flow.multiply(total)
+        return None
+    passing = call.flow.merge(*arrays) if all(varying) else arrays[0] if varying[0] else arrays[1]
+    call.flow.multiply(total // passing.size, labels=passing.reshape(-1))
+    order = [letters.index(n) for n in output]
+    return passing.transpose([*order, *(letters.index(n) for n in summed)]).reshape([passing.shape[a] for a in order])
+
+
+def _labelled(call: Call, value: Value, other: Value, terms: list[list[str]], number: int) -> Labels:
+    """Return a value's labels; a parameter of several axes gets some along the axis on which the other's vary."""
+    if value.tensor is not None and other.tensor is None:
+        theirs = {terms[1 - number][a] for a in call.flow.varying(other.labels)}
+        axes = [a for a, letter in enumerate(terms[number]) if letter in theirs]
+        if len(axes) == 1 and len(value.shape) > 1:
+            rows = call.flow.rows(value.tensor, axes[0], producer=False)
+            return rows.reshape([-1 if a == axes[0] else 1 for a in range(len(value.shape))])
+    return labels_of(call.flow, value)
+
+
+def _record(call: Call, arrays: list[Labels], summed: list[int], follows: bool) -> None:
+    """Note where a mask of this contraction can sit: at the layer that makes one side's channels, unnormalised."""
+    for array in arrays:
+        heads = np.moveaxis(array, summed, range(-len(summed), 0)).reshape(
+            -1, math.prod(array.shape[a] for a in summed)
+        )
+        made = call.flow.maker(heads)
+        if made is not None:
+            weight, rows = made
+            call.flow.contractions.append(
+                Contraction(labels=heads, weight=weight, rows=rows, follows=follows, module=call.flow.module)
+            )
+            return
+    for array in arrays:
+        call.flow.pin(array.reshape(-1), "activations that no single layer makes are multiplied over this axis")
+
+
+def _aligned(labels: Labels, term: list[str], letters: list[str]) -> Labels:
+    """Order the axes by letter, with length 1 along those that the operand does not have."""
+    labels = labels.transpose([term.index(n) for n in letters if n in term])
+    sizes = iter(labels.shape)
+    return labels.reshape([next(sizes) if n in term else 1 for n in letters])
+
+
+def _lengths(operands: list[Value], terms: list[list[str]]) -> dict[str, int]:
     lengths: dict[str, int] = {}
     for term, operand in zip(terms, operands, strict=True):
-        for index, length in zip(_indices(term, len(operand.shape)), operand.shape, strict=True):
+        for index, length in zip(term, operand.shape, strict=True):
             lengths[index] = max(length, lengths.get(index, 1))
-    if len(operands) > 1:
-        call.flow.multiply(math.prod(lengths.values()) // call.per_sample)
-    return call.pinned(REASON)
+    return lengths
 
 
 def _indices(term: str, rank: int) -> list[str]:

@@ -5,7 +5,7 @@ and ``x.view(len(x), -1)`` can be the same operator. So every group is cut once,
 masked one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from secateur.artifacts import Group
+from secateur.calibration.masks import zeroing
 from secateur.calibration.norms import gated_norms
 from secateur.calibration.randomness import randomness_kept
+from secateur.calibration.readers import tap_readers
 from secateur.pipeline.structure.capture import copy_of, device_of, flat_outputs, tensors
-from secateur.pipeline.structure.cut import Kept, cut_tensors
-from secateur.pipeline.structure.resize import replace_tensors
+from secateur.pipeline.structure.cut import Kept, shrink
 from secateur.pipeline.structure.structure import Structure
 
 
@@ -35,9 +36,9 @@ class Trial:
     trains: bool
     input_axes: Mapping[str, int]
 
-    def failures(self) -> dict[str, str]:
-        """Map the groups that cannot be cut to what goes wrong."""
-        groups = [g for g in self.structure.groups if trial_width(g) < g.num_channels]
+    def failures(self, known: Set[str] = frozenset()) -> dict[str, str]:
+        """Map the groups that cannot be cut to what goes wrong, apart from those that are known."""
+        groups = [g for g in self.structure.groups if trial_width(g) < g.num_channels and g.name not in known]
         found = self._search(groups)
         left = [g for g in groups if g.name not in found]
         return {**found, **(self._greedy(left) if found and self.fault(left) else {})}
@@ -48,14 +49,15 @@ class Trial:
             return ""
         masks = {g.name: _mask(g) for g in groups}
         small = copy_of(self.module)
-        replace_tensors(small, cut_tensors(tensors(small), self.structure, masks))
+        shrink(small, self.structure, masks)
         masked = copy_of(self.module)
         with torch.no_grad():
             zero_readers(masked, groups, masks, self.input_axes)
         survivors = {name: torch.from_numpy(mask) for name, mask in masks.items()}
         try:
             outputs = self._run(small.eval())
-            with gated_norms(masked, groups, survivors):
+            written = [(writer, survivors[group.name]) for group in groups for writer in group.writers]
+            with tap_readers(masked, {}, zeroing(masked, written)), gated_norms(masked, groups, survivors):
                 fault = disagreement(outputs, self._run(masked.eval()))
         except Exception as error:  # the network's own code fails in its own ways
             return f"its forward does not follow the new width ({type(error).__name__}: {str(error)[:120]})"

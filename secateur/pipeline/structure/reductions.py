@@ -17,8 +17,10 @@ def reduction(call: Call) -> Value | tuple[Value, ...]:
     if named is None or named == []:
         named = range(rank)
     axes = sorted({int(d) % rank for d in np.atleast_1d(list(named) if not isinstance(named, int) else named)})
-    if any(labels.shape[a] > 1 for a in axes):
+    if call.flow.varying(labels) & set(axes):
         return call.pinned("channels are reduced to one number")
+    for axis in axes:
+        labels = labels.take([0], axis)
     keeps = len(call.shapes[0]) == rank
     labels = labels if keeps else labels.squeeze(tuple(axes))
     return tuple(Value(labels=labels, shape=s, extent=s) for s in call.shapes)
@@ -31,8 +33,10 @@ def along_axis(call: Call) -> Value | tuple[Value, ...]:
     named = call.arguments["dim"] if "dim" in call.arguments else call.arguments.get("dims")
     axes = range(rank) if named is None or named == [] else [int(d) % rank for d in np.atleast_1d(named)]
     labels = labels_of(call.flow, value)
-    if any(labels.shape[a] > 1 for a in axes):
+    if call.flow.varying(labels) & set(axes):
         return call.pinned("channels are mixed along their axis")
+    for axis in axes:
+        labels = labels.take([0], axis)
     return tuple(Value(labels=labels, shape=s, extent=s) for s in call.shapes)
 
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from secateur.errors import TraceError
 from secateur.pipeline.structure.capture import copy_of, tensors
-from secateur.pipeline.structure.cut import require_traced, surviving
+from secateur.pipeline.structure.cut import along, require_traced, root_factors, surviving
 from secateur.pipeline.structure.plan import Plan
 from secateur.pipeline.structure.resize import replace_tensors
 from secateur.pipeline.structure.structure import Structure
@@ -20,7 +20,8 @@ def regrow(small: nn.Module, whole: nn.Module, structure: Structure, plan: Plan)
     plan do not belong together.
     """
     require_traced(whole, structure)
-    axes = surviving(structure, plan.masks(structure))
+    masks = plan.masks(structure)
+    axes, factors = surviving(structure, masks), root_factors(structure, masks)
     result = copy_of(whole)
     named, own = tensors(result), tensors(small)
     grown: dict[str, Tensor] = {}
@@ -33,6 +34,8 @@ def regrow(small: nn.Module, whole: nn.Module, structure: Structure, plan: Plan)
                 "Give the network that was cut by this plan.",
             )  # fmt: skip
         filled, source = target.detach().clone(), own[name].detach().to(target.device)
+        for axis, factor in factors.get(name, {}).items():
+            source = source / along(factor[axes[name][axis]], source, axis)
         if name in axes:
             indices = [torch.from_numpy(axes[name].get(axis)) if axis in axes[name] else torch.arange(size)
                        for axis, size in enumerate(target.shape)]  # fmt: skip

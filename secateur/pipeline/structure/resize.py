@@ -39,7 +39,7 @@ def replace_tensors(module: nn.Module, replacements: Mapping[str, Tensor]) -> No
 def _set_numbers(owner: nn.Module) -> None:
     """Set a layer's numbers from the shapes of its tensors, as its forward and its repr use them.
 
-    Numbers that a user's own module keeps are not guessed at: a trial run tells whether its forward depends on them.
+    Those that a user's own module keeps are found by `secateur.pipeline.structure.numbers`.
     """
     if isinstance(owner, _ConvNd):
         rows, columns = owner.weight.shape[:2]

@@ -13,12 +13,27 @@ from secateur.errors import TraceError
 from secateur.pipeline.costs import CostTerms
 
 
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """A number of channels that a module keeps as an attribute and its forward uses.
+
+    It is ``size`` in the uncut network and ``step`` less for every channel that ``group`` loses.
+    """
+
+    module: str
+    attribute: str
+    group: str
+    size: int
+    step: int
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Structure:
     """The groups of channels of one network, with its costs as functions of their widths.
 
     ``shapes`` are those of the network's parameters and buffers, by every name they have; ``output_shapes`` those of
-    the tensors among its outputs on the example inputs.
+    the tensors among its outputs on the example inputs; ``numbers`` the widths
+    that modules keep as attributes.
     """
 
     groups: tuple[Group, ...]
@@ -28,6 +43,7 @@ class Structure:
     output_shapes: tuple[tuple[int, ...], ...] = field(repr=False)
     mac_terms: CostTerms = field(repr=False)
     parameter_terms: CostTerms = field(repr=False)
+    numbers: tuple[Number, ...] = field(default=(), repr=False)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -35,7 +51,7 @@ class Structure:
         digest = hashlib.sha256(repr(sorted(self.shapes.items())).encode())
         for group in self.groups:
             digest.update(f"{group.name} {group.num_channels} {group.least} {group.multiple}".encode())
-            for s in group.slices:
+            for s in (*group.slices, *group.roots):
                 digest.update(f"{s.tensor} {s.axis} {s.indices.shape}".encode() + s.indices.astype("<i8").tobytes())
         return digest.hexdigest()
 

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from secateur.artifacts import Group, Pinned
 from secateur.errors import TraceError
-from secateur.pipeline.structure.atoms import assemble
+from secateur.pipeline.structure.atoms import Assembly, Settings
+from secateur.pipeline.structure.attention import fit
 from secateur.pipeline.structure.bill import mac_terms, parameter_terms
 from secateur.pipeline.structure.capture import canonical_names, capture, device_of, tensors
 from secateur.pipeline.structure.follow import follow
 from secateur.pipeline.structure.labels import Flow
+from secateur.pipeline.structure.numbers import numbers_of
 from secateur.pipeline.structure.proof import Trial
 from secateur.pipeline.structure.structure import Structure
 
@@ -48,26 +50,32 @@ def trace(
         # Auxiliary heads run in training only; they read channels all the same.
         with contextlib.suppress(TraceError):
             follow(capture(module, inputs, training=True), flow, batch_size)
-    groups, pinned = assemble(flow, {first[name]: reason for name, reason in protected.items()}, multiple)
+    settings = Settings(protected={first[name]: reason for name, reason in protected.items()}, multiple=multiple)
+    input_axes = {tensor: 1 - axis for tensor, axis in flow.producers}
 
-    def structure(groups: tuple[Group, ...], pinned: tuple[Pinned, ...]) -> Structure:
+    def structure(found: Assembly, faults: Mapping[str, str], pinned: tuple[Pinned, ...]) -> Structure:
+        groups = tuple(g for g in found.groups if g.name not in faults)
         return Structure(
             groups=groups, pinned=pinned, example_inputs=example_inputs, shapes=shapes,
             output_shapes=captured.output_shapes,
-            mac_terms=mac_terms(groups, shapes, products),
+            mac_terms=mac_terms(groups, shapes, products, found.shares),
             parameter_terms=parameter_terms(groups, shapes, parameters),
+            numbers=tuple(
+                n for n in numbers_of(module, found, flow.contractions, shapes) if n.group not in faults
+            ),
         )  # fmt: skip
 
-    whole = structure(groups, pinned)
-    input_axes = {tensor: 1 - axis for tensor, axis in flow.producers}
-    faults = Trial(module=module, structure=whole, trains=hidden, input_axes=input_axes).failures()
+    def trial(found: Assembly) -> Trial:
+        whole = structure(found, {}, found.pinned)
+        return Trial(module=module, structure=whole, trains=hidden, input_axes=input_axes)
+
+    found, rejected = fit(flow, settings, module, lambda assembly, groups: trial(assembly).fault(groups))
+    faults = rejected | trial(found).failures(set(rejected))
     rigid = {g.name: f"{g.num_channels} of {g.num_channels} is its smallest width in steps of {g.multiple}"
-             for g in groups if g.least == g.num_channels and g.name not in faults}  # fmt: skip
+             for g in found.groups if g.least == g.num_channels and g.name not in faults}  # fmt: skip
     reasons = {**faults, **rigid}
-    return structure(
-        tuple(g for g in groups if g.name not in faults),
-        (*pinned, *(_failed(g, reasons[g.name], input_axes) for g in groups if g.name in reasons)),
-    )
+    failed = tuple(_failed(g, reasons[g.name], input_axes) for g in found.groups if g.name in reasons)
+    return structure(found, faults, (*found.pinned, *failed))
 
 
 def _failed(group: Group, reason: str, input_axes: Mapping[str, int]) -> Pinned:

@@ -1,0 +1,57 @@
+"""Find the attributes in which modules keep numbers of channels."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import nn
+
+from secateur.artifacts import Group
+from secateur.pipeline.structure.atoms import Assembly
+from secateur.pipeline.structure.labels import Contraction
+from secateur.pipeline.structure.structure import Number
+
+HEAD_WIDTHS = frozenset({"attention_head_size", "d_head", "d_k", "dim_head", "head_dim", "head_size"})
+WIDTHS = frozenset(
+    {
+        "all_head_size", "attn_dim", "channels", "d_model", "dim", "embed_dim", "hidden_dim", "hidden_size",
+        "inner_dim", "kdim", "num_channels", "num_features", "vdim", "width",
+    }
+)  # fmt: skip
+"""The usual names; a number of another name is left alone, and a trial cut tells whether that is right."""
+
+
+def numbers_of(
+    module: nn.Module, assembly: Assembly, contractions: Sequence[Contraction], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[Number, ...]:
+    """List the numbers of channels that modules of one's own keep, where it is clear which group they count."""
+    found: dict[tuple[str, str], Number] = {}
+    for contraction in contractions:
+        num_heads, width = contraction.labels.shape
+        group, owner = assembly.group_at(contraction.labels), module.get_submodule(contraction.module)
+        if group is not None and group.num_channels == width:
+            for names, step in ((HEAD_WIDTHS, 1), (WIDTHS, num_heads)):
+                for name in _holding(owner, names, width * step):
+                    key = (contraction.module, name)
+                    found[key] = Number(module=key[0], attribute=name, group=group.name, size=width * step, step=step)
+    whole = [(s.tensor, s.indices.size, g) for g in assembly.groups for s in g.slices
+             if s.indices.size == shapes[s.tensor][s.axis]]  # fmt: skip
+    for path, owner in module.named_modules():
+        if type(owner).__module__.startswith("torch.nn."):
+            continue
+        prefix = f"{path}." if path else ""
+        groups: dict[int, dict[str, Group]] = {}
+        for tensor, size, group in whole:
+            if tensor.startswith(prefix):
+                groups.setdefault(size, {})[group.name] = group
+        for size, counted in groups.items():
+            if len(counted) == 1:
+                ((group_name, group),) = counted.items()
+                for name in _holding(owner, WIDTHS, size):
+                    number = Number(
+                        module=path, attribute=name, group=group_name, size=size, step=size // group.num_channels
+                    )
+                    found.setdefault((path, name), number)
+    return tuple(found.values())
+
+
+def _holding(owner: nn.Module, names: frozenset[str], value: int) -> Iterator[str]:
+    return (name for name, held in vars(owner).items() if name in names and type(held) is int and held == value)
