@@ -41,12 +41,27 @@ def over_survivors(owner: nn.Module, x: Tensor, stays: Tensor) -> Tensor:
 
 
 def masked(module: nn.Module, structure: Structure, masks: Mapping[str, Tensor]) -> nn.Module:
-    """Copy a network and multiply the removed input channels of every reader by zero, by hooks on its modules.
+    """Copy a network and multiply the removed input channels of every reader by zero, of convolutions by hooks.
 
-    Norms over channels see the survivors only.
+    Linear layers, which attention calls in ways of its own, and queries get zero weights instead. Norms over channels
+    see the survivors only.
     """
     result = copy.deepcopy(module)
     names = {id(p): n for n, p in result.named_parameters()}
+    parameters = dict(result.named_parameters())
+    convolutions = {
+        n for n in parameters if isinstance(result.get_submodule(n.rpartition(".")[0]), nn.modules.conv._ConvNd)
+    }
+    for group in structure.groups:
+        if group.name in masks:
+            gone = ~masks[group.name].numpy()
+            for reader in [reader for reader in group.readers if reader.weight not in convolutions]:
+                parameters[reader.weight].data.index_fill_(1, torch.from_numpy(reader.positions[gone].reshape(-1)), 0)
+            for writer in group.writers:
+                rows = torch.from_numpy(writer.positions[gone].reshape(-1))
+                for name in (writer.weight, writer.weight.removesuffix("weight") + "bias"):
+                    if name in parameters:
+                        parameters[name].data.index_fill_(0, rows, 0)
     for owner in result.modules():
         weight = getattr(owner, "weight", None)
         if isinstance(owner, (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)) and weight is not None:
@@ -58,15 +73,14 @@ def masked(module: nn.Module, structure: Structure, masks: Mapping[str, Tensor])
             if not stays.all():
                 index = stays.nonzero().flatten()
                 owner.register_forward_hook(lambda o, args, _, index=index: over_survivors(o, args[0], index))
-        if not isinstance(owner, (nn.Linear, nn.modules.conv._ConvNd)):
+        if not isinstance(owner, nn.modules.conv._ConvNd):
             continue
         for group in structure.groups:
             for reader in group.readers:
                 if reader.weight == names[id(weight)] and group.name in masks:
                     gone = torch.from_numpy(reader.positions[~masks[group.name].numpy()].reshape(-1))
-                    axis = -1 if isinstance(owner, nn.Linear) else 1
                     owner.register_forward_pre_hook(
-                        lambda _, args, gone=gone, axis=axis: (args[0].index_fill(axis, gone, 0), *args[1:])
+                        lambda _, args, gone=gone: (args[0].index_fill(1, gone, 0), *args[1:])
                     )
     return result
 

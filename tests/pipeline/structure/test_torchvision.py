@@ -48,7 +48,12 @@ def test_macs_of_attention_are_what_pytorch_counts(lawful):
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         module(x)
     assert structure.macs() == counter.get_total_flops() // 2 // len(x)
-    assert set(structure.widths.values()) == {48}
+    assert structure.widths == {
+        "conv_proj": 8,  # one in every head, with the stream, which is as wide as all heads
+        "encoder.layers.encoder_layer_0.mlp.0": 48,
+        "encoder.layers.encoder_layer_1.mlp.0": 48,
+    }
+    assert [p.reason for p in structure.pinned] == ["output of the network"]
 
 
 def test_layer_scale_and_layer_norm(lawful):
