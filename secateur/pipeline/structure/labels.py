@@ -14,6 +14,9 @@ Labels = np.ndarray
 """int64, size 1 along every axis on which the labels do not vary."""
 
 
+BOUND = "a slice has a fixed bound among channels"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Value:
     """A tensor in the graph as its labels.
@@ -81,6 +84,20 @@ class Contraction:
     module: str
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EqualPart:
+    """A slice that is one of several equal parts of an axis of channels.
+
+    Where its bounds are computed from the length, channels at the same position of all ``parts`` are cut together;
+    where they are numbers in the code, the ``bounded`` labels between a bound and the end it counts from never are.
+    """
+
+    parts: tuple[Labels, ...]
+    bounded: Labels
+    operator: str
+    module: str
+
+
 @dataclass(kw_only=True, eq=False)
 class Flow:
     """The record that operators write while labels flow: which labels merge, are pinned, own entries, are read.
@@ -102,6 +119,7 @@ class Flow:
     products: list[Product] = field(default_factory=list)
     at_least_two: list[Labels] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)
+    equal_parts: list[EqualPart] = field(default_factory=list)
     biases: dict[str, str] = field(default_factory=dict)
     first: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
 
@@ -165,7 +183,7 @@ class Flow:
             self.edges.append((one[both], two[both]))
             alone = differ & ~both
             self.pin(np.maximum(one[alone], two[alone]), "meets channels that are fixed: inputs, constants or padding")
-            merged = np.where(one != 0, one, two)
+            merged = np.where(alone, 0, one)
         return merged
 
     def tie_rows(self, labels: Labels, axis: int) -> None:

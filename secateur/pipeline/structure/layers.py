@@ -55,10 +55,10 @@ def convolution(call: Call) -> Value | tuple[Value, ...]:
 
 
 def linear(call: Call) -> Value | tuple[Value, ...]:
-    """Tie a linear layer's input and output features to its weight [out, in] and bias."""
+    """Tie a linear layer's input and output features to its weight [out, in] and bias, which may be computed."""
     value, weight, bias = call.tensor("input"), call.tensor("weight"), call.value("bias")
     rows = math.prod(value.shape[:-1]) // call.per_sample
-    if weight.tensor is None or len(weight.shape) != 2 or (bias is not None and bias.tensor is None):
+    if weight.tensor is None or len(weight.shape) != 2:
         call.flow.multiply(rows * math.prod(weight.shape))
         return call.pinned("the linear layer's weight is computed")
     call.flow.multiply(rows, weight.tensor)
@@ -69,6 +69,8 @@ def linear(call: Call) -> Value | tuple[Value, ...]:
     if bias is not None and bias.tensor is not None:
         call.flow.tie(bias.tensor, 0, outputs, np.arange(outputs.size))
         call.flow.biases[weight.tensor] = bias.tensor
+    elif bias is not None:
+        outputs = call.flow.merge(outputs, np.broadcast_to(bias.labels.reshape(-1), outputs.shape))
     return call.returning(outputs.reshape((1,) * (len(call.shapes[0]) - 1) + (-1,)))
 
 

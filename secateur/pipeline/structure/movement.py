@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from secateur.pipeline.structure.call import Call, labels_of
-from secateur.pipeline.structure.labels import Labels, Value
+from secateur.pipeline.structure.labels import BOUND, EqualPart, Labels, Value
 
 
 def identity(call: Call) -> Value | tuple[Value, ...]:
@@ -198,7 +198,10 @@ def gated(call: Call) -> Value | tuple[Value, ...]:
 
 
 def take_slice(call: Call) -> Value | tuple[Value, ...]:
-    """Slice an axis. Bounds are fixed numbers: the channels between a bound and the end it counts from are pinned."""
+    """Slice an axis. Bounds are fixed numbers: the channels between a bound and the end it counts from are pinned.
+
+    Where the slice is one of several equal parts, its bounds may be computed all the same: that is decided later.
+    """
     value = call.tensor("self")
     axis = int(call.arguments.get("dim") or 0) % len(value.shape)
     labels, size = labels_of(call.flow, value), value.shape[axis]
@@ -210,12 +213,36 @@ def take_slice(call: Call) -> Value | tuple[Value, ...]:
         return call.returning(collapsed(labels.take(range(size)[start : end : call.arguments.get("step", 1)], axis)))
     if call.arguments.get("step", 1) != 1:
         return call.pinned("channels are taken with a stride")
-    for bound in (start, end):
-        fixed_part = slice(0, bound if bound < size else 0) if bound >= 0 else slice(max(size + bound, 0), size)
-        call.flow.pin(
-            labels.take(range(size)[fixed_part], axis).reshape(-1), "a slice has a fixed bound among channels"
+    positions = range(size)[start:end]
+    bounds = [slice(0, b if b < size else 0) if b >= 0 else slice(max(size + b, 0), size) for b in (start, end)]
+    bounded = [labels.take(range(size)[part], axis).reshape(-1) for part in bounds]
+    length = len(positions)
+    if 0 < length < size and size % length == 0 and positions[0] % length == 0:
+        parts = tuple(np.split(labels, size // length, axis))
+        call.flow.equal_parts.append(
+            EqualPart(
+                parts=parts, bounded=np.concatenate(bounded), operator=call.flow.operator, module=call.flow.module
+            )
         )
-    return call.returning(collapsed(labels.take(range(size)[start:end], axis)))
+    else:
+        for part in bounded:
+            call.flow.pin(part, BOUND)
+    return call.returning(collapsed(labels.take(positions, axis)))
+
+
+def index(call: Call) -> Value | tuple[Value, ...]:
+    """Look entries up along one axis that holds no channels; the index's own axes take its place."""
+    value = call.tensor("self")
+    labels = labels_of(call.flow, value)
+    indices = list(call.arguments["indices"])
+    used = [a for a, looked_up in enumerate(indices) if looked_up is not None]
+    for table in [indices[a].tensor for a in used if indices[a].tensor is not None]:
+        call.flow.freeze(table, "its entries are places to look up")
+    if len(used) != 1 or call.flow.varying(labels) & set(used) or indices[used[0]].labels.any():
+        return call.pinned("channels are looked up by index")
+    labels = labels.take([0], used[0])
+    new = (1,) * len(indices[used[0]].shape)
+    return call.returning(labels.reshape(labels.shape[: used[0]] + new + labels.shape[used[0] + 1 :]))
 
 
 def select(call: Call) -> Value | tuple[Value, ...]:

@@ -1,11 +1,11 @@
 """Find the attributes in which modules keep numbers of channels."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
 from secateur.artifacts import Group
-from secateur.pipeline.structure.atoms import Assembly
+from secateur.pipeline.structure.groups import Assembly
 from secateur.pipeline.structure.labels import Contraction
 from secateur.pipeline.structure.structure import Number
 
@@ -26,32 +26,32 @@ def numbers_of(
     found: dict[tuple[str, str], Number] = {}
     for contraction in contractions:
         num_heads, width = contraction.labels.shape
-        group, owner = assembly.group_at(contraction.labels), module.get_submodule(contraction.module)
-        if group is not None and group.num_channels == width:
+        heads, owner = assembly.groups_at([contraction.labels]), module.get_submodule(contraction.module)
+        if len(heads) == 1 and heads[0].num_channels == width:
             for names, step in ((HEAD_WIDTHS, 1), (WIDTHS, num_heads)):
-                for name in _holding(owner, names, width * step):
-                    key = (contraction.module, name)
-                    found[key] = Number(module=key[0], attribute=name, group=group.name, size=width * step, step=step)
+                found |= _counting(contraction.module, owner, names, heads[0], width * step)
     whole = [(s.tensor, s.indices.size, g) for g in assembly.groups for s in g.slices
              if s.indices.size == shapes[s.tensor][s.axis]]  # fmt: skip
     for path, owner in module.named_modules():
         if type(owner).__module__.startswith("torch.nn."):
             continue
-        prefix = f"{path}." if path else ""
         groups: dict[int, dict[str, Group]] = {}
         for tensor, size, group in whole:
-            if tensor.startswith(prefix):
+            if tensor.startswith(f"{path}." if path else ""):
                 groups.setdefault(size, {})[group.name] = group
         for size, counted in groups.items():
             if len(counted) == 1:
-                ((group_name, group),) = counted.items()
-                for name in _holding(owner, WIDTHS, size):
-                    number = Number(
-                        module=path, attribute=name, group=group_name, size=size, step=size // group.num_channels
-                    )
-                    found.setdefault((path, name), number)
+                found = _counting(path, owner, WIDTHS, next(iter(counted.values())), size) | found
     return tuple(found.values())
 
 
-def _holding(owner: nn.Module, names: frozenset[str], value: int) -> Iterator[str]:
-    return (name for name, held in vars(owner).items() if name in names and type(held) is int and held == value)
+def _counting(
+    path: str, owner: nn.Module, names: frozenset[str], group: Group, size: int
+) -> dict[tuple[str, str], Number]:
+    """Return the attributes of these names that have the value of a group's size."""
+    return {
+        (path, name): Number(
+            module=path, attribute=name, group=group.name, size=size, step=size // group.num_channels
+        )
+        for name, held in vars(owner).items() if name in names and type(held) is int and held == size
+    }  # fmt: skip

@@ -1,11 +1,12 @@
-"""Products of activations: channels that are summed over are cut on both sides together, others pass."""
+"""Products and sums of activations: channels that are summed over are cut on both sides together, others pass."""
 
 import math
 
 import numpy as np
 
+from secateur.pipeline.structure import reductions
 from secateur.pipeline.structure.call import Call, labels_of
-from secateur.pipeline.structure.labels import Contraction, Labels, Value
+from secateur.pipeline.structure.labels import Contraction, Labels, Value, fixed
 
 REASON = "activations are multiplied with each other over this axis"
 
@@ -53,6 +54,25 @@ def einsum(call: Call) -> Value | tuple[Value, ...]:
     if len(operands) > 1:
         call.flow.multiply(math.prod(_lengths(operands, terms).values()) // call.per_sample)
     return call.pinned(REASON)
+
+
+def norm(call: Call) -> Value | tuple[Value, ...]:
+    """Take the length of vectors of channels, to which a channel that is zero adds nothing."""
+    order = call.arguments.get("ord", call.arguments.get("p"))
+    return (
+        total(call) if order is None or (isinstance(order, (int, float)) and order > 0) else reductions.reduction(call)
+    )
+
+
+def total(call: Call) -> Value | tuple[Value, ...]:
+    """Sum channels of one layer; where several make them they are pinned."""
+    value = call.values()[0]
+    rank, labels = len(value.shape), labels_of(call.flow, value)
+    axes = reductions.axes_of(call, rank)
+    if not call.flow.varying(labels) or not call.flow.varying(labels) <= axes:
+        return reductions.reduction(call)
+    _record(call, [labels], sorted(call.flow.varying(labels)), follows=False)
+    return tuple(fixed(shape) for shape in call.shapes)
 
 
 def contract(

@@ -13,10 +13,7 @@ def reduction(call: Call) -> Value | tuple[Value, ...]:
     value = call.values()[0]
     rank = len(value.shape)
     labels = labels_of(call.flow, value)
-    named = call.arguments.get("dim")
-    if named is None or named == []:
-        named = range(rank)
-    axes = sorted({int(d) % rank for d in np.atleast_1d(list(named) if not isinstance(named, int) else named)})
+    axes = sorted(axes_of(call, rank))
     if call.flow.varying(labels) & set(axes):
         return call.pinned("channels are reduced to one number")
     for axis in axes:
@@ -24,6 +21,14 @@ def reduction(call: Call) -> Value | tuple[Value, ...]:
     keeps = len(call.shapes[0]) == rank
     labels = labels if keeps else labels.squeeze(tuple(axes))
     return tuple(Value(labels=labels, shape=s, extent=s) for s in call.shapes)
+
+
+def axes_of(call: Call, rank: int) -> set[int]:
+    """Return the axes that a call names as ``dim``, all where it names none."""
+    named = call.arguments.get("dim")
+    if named is None or named == []:
+        named = range(rank)
+    return {int(d) % rank for d in np.atleast_1d(list(named) if not isinstance(named, int) else named)}
 
 
 def along_axis(call: Call) -> Value | tuple[Value, ...]:

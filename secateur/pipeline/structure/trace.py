@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from secateur.artifacts import Group, Pinned
 from secateur.errors import TraceError
-from secateur.pipeline.structure.atoms import Assembly, Settings
-from secateur.pipeline.structure.attention import fit
 from secateur.pipeline.structure.bill import mac_terms, parameter_terms
 from secateur.pipeline.structure.capture import canonical_names, capture, device_of, tensors
 from secateur.pipeline.structure.follow import follow
+from secateur.pipeline.structure.groups import Assembly, Settings
 from secateur.pipeline.structure.labels import Flow
 from secateur.pipeline.structure.numbers import numbers_of
 from secateur.pipeline.structure.proof import Trial
 from secateur.pipeline.structure.structure import Structure
+from secateur.pipeline.structure.ways import fit
 
 
 def trace(
