@@ -9,6 +9,7 @@ whole way from the network to the cut one that runs: capture, groups, choice of 
 """
 
 import argparse
+import importlib.util
 import json
 import platform
 import resource
@@ -138,6 +139,8 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(one(*arguments.one)))
         return
+    if "torch-pruning" in arguments.tools and importlib.util.find_spec("torch_pruning") is None:
+        parser.error("torch-pruning is not installed, and would look as if it failed: install it, or --tools secateur")
     rows: dict[str, dict[str, object]] = {}
     for name in arguments.networks or names():
         rows[name] = {tool: in_a_process(name, tool, arguments.limit) for tool in arguments.tools}

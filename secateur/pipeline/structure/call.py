@@ -61,7 +61,6 @@ def labels_of(flow: Flow, value: Value) -> Labels:
         return value.labels
     long = [axis for axis, size in enumerate(value.shape) if size > 1]
     if len(long) == 1:
-        rows = flow.rows(value.tensor, long[0], producer=False)
-        return rows.reshape([-1 if axis == long[0] else 1 for axis in range(len(value.shape))])
+        return flow.spread(value.tensor, long[0])
     flow.freeze(value.tensor, "its parameter is also used outside of its layer")
     return value.labels

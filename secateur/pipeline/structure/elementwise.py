@@ -47,8 +47,7 @@ def _labelled(call: Call) -> list[tuple[Value, Labels]]:
     for value in spread:
         rank, axis = len(value.shape), min(axes, default=0)
         if value.tensor is not None and len(axes) == 1 and -axis <= rank and value.shape[axis] > 1:
-            rows = call.flow.rows(value.tensor, rank + axis, producer=False)
-            found.append((value, rows.reshape([-1 if a == rank + axis else 1 for a in range(rank)])))
+            found.append((value, call.flow.spread(value.tensor, rank + axis)))
         else:
             found.append((value, labels_of(call.flow, value)))
     return found

@@ -136,6 +136,11 @@ class Flow:
             self.producers.setdefault(key, self.fresh[key])
         return self.fresh[key]
 
+    def spread(self, tensor: str, axis: int) -> Labels:
+        """Return the labels of a tensor that is used as data, varying along ``axis`` only."""
+        sizes = [-1 if a == axis else 1 for a in range(len(self.shapes[tensor]))]
+        return self.rows(tensor, axis, producer=False).reshape(sizes)
+
     def tie(self, tensor: str, axis: int, labels: Labels, indices: np.ndarray) -> None:
         """Note that ``labels[i]`` owns entry ``indices[i]`` along an axis of a parameter or buffer."""
         self.ties.setdefault((tensor, axis), []).append((labels, indices))

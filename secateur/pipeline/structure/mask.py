@@ -23,7 +23,8 @@ class Masked(nn.Module):
     ``gates[g]`` is a parameter [num_channels] of group ``names[g]``: 1 for a channel that stays, 0 for one that a cut
     would remove (the gates of Theis et al. 2018, arXiv 1801.05787, on the readers' side). They are constants until
     their ``requires_grad`` is set; then they can be differentiated and trained like any parameter. Removed channels get
-    no gradient, so training the survivors is training the cut network.
+    no gradient, so training the survivors is training the cut network, except for queries that a cut scales because the
+    network divides by the root of their width (``Group.roots``): there the steps of an optimiser differ.
     """
 
     def __init__(self, network: nn.Module, structure: Structure, plan: Plan) -> None:

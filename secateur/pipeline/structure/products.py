@@ -68,10 +68,10 @@ def total(call: Call) -> Value | tuple[Value, ...]:
     """Sum channels of one layer; where several make them they are pinned."""
     value = call.values()[0]
     rank, labels = len(value.shape), labels_of(call.flow, value)
-    axes = reductions.axes_of(call, rank)
-    if not call.flow.varying(labels) or not call.flow.varying(labels) <= axes:
+    varying = call.flow.varying(labels)
+    if not varying or not varying <= reductions.axes_of(call, rank):
         return reductions.reduction(call)
-    _record(call, [labels], sorted(call.flow.varying(labels)), follows=False)
+    _record(call, [labels], sorted(varying), follows=False)
     return tuple(fixed(shape) for shape in call.shapes)
 
 
@@ -83,30 +83,30 @@ def contract(
     What is counted is the product of all lengths, of which that of the channels may shrink.
     """
     lengths = _lengths([left, right], terms)
-    total = math.prod(lengths.values()) // call.per_sample
+    macs = math.prod(lengths.values()) // call.per_sample
     letters = sorted(lengths)
     arrays = [_aligned(_labelled(call, v, other, terms, n), term, letters)
               for n, (v, other, term) in enumerate([(left, right, terms[0]), (right, left, terms[1])])]  # fmt: skip
     varying = [{letters[a] for a in call.flow.varying(array)} for array in arrays]
     summed = {n for n in lengths if n not in output}
     if not any(varying):
-        call.flow.multiply(total)
+        call.flow.multiply(macs)
         for array in arrays:
             call.flow.pin(array.reshape(-1), REASON)
         return np.zeros((1,) * len(output), dtype=np.int64)
     if any(v & summed for v in varying):
         if not all(array.any() and v <= summed for array, v in zip(arrays, varying, strict=True)):
-            call.flow.multiply(total)
+            call.flow.multiply(macs)
             return None
         merged = call.flow.merge(*arrays)
-        call.flow.multiply(total // merged.size, labels=merged.reshape(-1))
+        call.flow.multiply(macs // merged.size, labels=merged.reshape(-1))
         _record(call, arrays, [letters.index(n) for n in sorted(summed)], follows)
         return np.zeros((1,) * len(output), dtype=np.int64)
     if all(varying) and (varying[0] != varying[1] or len(varying[0]) > 1):
-        call.flow.multiply(total)
+        call.flow.multiply(macs)
         return None
     passing = call.flow.merge(*arrays) if all(varying) else arrays[0] if varying[0] else arrays[1]
-    call.flow.multiply(total // passing.size, labels=passing.reshape(-1))
+    call.flow.multiply(macs // passing.size, labels=passing.reshape(-1))
     order = [letters.index(n) for n in output]
     return passing.transpose([*order, *(letters.index(n) for n in summed)]).reshape([passing.shape[a] for a in order])
 
@@ -117,8 +117,7 @@ def _labelled(call: Call, value: Value, other: Value, terms: list[list[str]], nu
         theirs = {terms[1 - number][a] for a in call.flow.varying(other.labels)}
         axes = [a for a, letter in enumerate(terms[number]) if letter in theirs]
         if len(axes) == 1 and len(value.shape) > 1:
-            rows = call.flow.rows(value.tensor, axes[0], producer=False)
-            return rows.reshape([-1 if a == axes[0] else 1 for a in range(len(value.shape))])
+            return call.flow.spread(value.tensor, axes[0])
     return labels_of(call.flow, value)
 
 

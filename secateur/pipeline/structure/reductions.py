@@ -13,13 +13,13 @@ def reduction(call: Call) -> Value | tuple[Value, ...]:
     value = call.values()[0]
     rank = len(value.shape)
     labels = labels_of(call.flow, value)
-    axes = sorted(axes_of(call, rank))
-    if call.flow.varying(labels) & set(axes):
+    axes = axes_of(call, rank)
+    if call.flow.varying(labels) & axes:
         return call.pinned("channels are reduced to one number")
     for axis in axes:
         labels = labels.take([0], axis)
     keeps = len(call.shapes[0]) == rank
-    labels = labels if keeps else labels.squeeze(tuple(axes))
+    labels = labels if keeps else labels.squeeze(tuple(sorted(axes)))
     return tuple(Value(labels=labels, shape=s, extent=s) for s in call.shapes)
 
 

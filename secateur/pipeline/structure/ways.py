@@ -38,7 +38,6 @@ def fit(flow: Flow, settings: Settings, module: nn.Module, fault: Fault) -> tupl
                 settings, assembly = way, found
                 break
         else:
-            assembly = assemble(flow, settings)
             faults |= {g.name: wrong for g in assembly.groups_at(labels) if (wrong := fault(assembly, [g]))}
     return assembly, faults
 
