@@ -71,8 +71,17 @@ def first_pins(flow: Flow, atom: np.ndarray) -> np.ndarray:
 
 
 def free_entries(pairs: Mapping[K, Pairs], atom: np.ndarray, is_free: np.ndarray) -> dict[K, Entries]:
-    """Return the entries that free atoms own of every tensor, without those of which they own none."""
-    found = {key: entries_of(some, atom, is_free) for key, some in pairs.items()}
+    """Return the entries that free atoms own of every tensor, without those of which they own none.
+
+    Tensors with the very same pairs, as a norm's parameters have, get the very same entries.
+    """
+    known: dict[tuple[int, ...], Entries] = {}
+    found = {}
+    for key, some in pairs.items():
+        identity = tuple(id(array) for pair in some for array in pair)
+        if identity not in known:
+            known[identity] = entries_of(some, atom, is_free)
+        found[key] = known[identity]
     return {key: entries for key, entries in found.items() if entries.atoms.size}
 
 
@@ -102,7 +111,7 @@ def signatures(owned: Mapping[tuple[str, int], Entries], num_atoms: int) -> np.n
     """Number the atoms so that equal numbers mean equally many entries in each tensor (partition refinement)."""
     number = np.zeros(num_atoms, dtype=np.int64)
     following = 1
-    for entries in owned.values():
+    for entries in {id(entries): entries for entries in owned.values()}.values():
         atoms, counts = entries.counts()
         _, refined = np.unique(number[atoms] * (counts.max() + 1) + counts, return_inverse=True)
         number[atoms] = following + refined

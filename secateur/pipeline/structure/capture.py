@@ -1,7 +1,6 @@
 """Capture a network as a flat graph of ATen operators without touching it."""
 
 import contextlib
-import copy
 import io
 import logging
 import warnings
@@ -10,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.fx.config
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from secateur.calibration.randomness import randomness_kept
 from secateur.errors import TraceError
+from secateur.pipeline.structure.copying import canonical_names, copy_of, tensors
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +42,8 @@ def capture(module: nn.Module, example_inputs: tuple[Tensor, ...], *, training: 
     Raises TraceError where the network computes in a way that a graph cannot hold.
     """
     where = f"network {type(module).__name__}"
-    duplicate = copy_of(module).train(training)
+    own = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    duplicate = copy_of(module, own).train(training)
     aliases = canonical_names(duplicate)
     # In evaluation mode without gradients PyTorch's transformer layers hide behind one fused operator.
     for parameter in duplicate.parameters():
@@ -74,16 +76,19 @@ def capture(module: nn.Module, example_inputs: tuple[Tensor, ...], *, training: 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep the compiler from printing warnings, and graphs and tracebacks of failures that are raised all the same."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    before = logger.disabled
-    logger.disabled = True
+    """Keep the compiler from printing warnings, and graphs and tracebacks of failures that are raised all the same.
+
+    Nor does it take down the Python stack of every operator, which costs a third of the time.
+    """
+    logger, settings = logging.getLogger("torch._subclasses.fake_tensor"), torch.fx.config
+    before = logger.disabled, getattr(settings, "do_not_emit_stack_traces", False)
+    logger.disabled = settings.do_not_emit_stack_traces = True
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.disabled = before
+        logger.disabled, settings.do_not_emit_stack_traces = before
 
 
 def _output_shapes(program: ExportedProgram) -> tuple[tuple[int, ...], ...]:
@@ -91,32 +96,6 @@ def _output_shapes(program: ExportedProgram) -> tuple[tuple[int, ...], ...]:
     nodes = {node.name: node for node in program.graph.nodes}
     seen = [nodes[n].meta.get("val") for n in program.graph_signature.user_outputs if isinstance(n, str)]
     return tuple(tuple(int(size) for size in v.shape) for v in seen if isinstance(v, Tensor))
-
-
-def copy_of(module: nn.Module) -> nn.Module:
-    """Copy a network; networks that refuse raise TraceError."""
-    try:
-        return copy.deepcopy(module)
-    except Exception as error:  # deepcopy runs the network's own code
-        raise TraceError(
-            f"network {type(module).__name__}", f"{type(error).__name__}: {error}",
-            "a network that copy.deepcopy can copy",
-            "Detach tensors that are stored as attributes, and keep files and generators out of the network.",
-        ) from error  # fmt: skip
-
-
-def tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Map every name of a parameter or buffer to it; tied ones appear under each of their names."""
-    return {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
-
-
-def canonical_names(module: nn.Module) -> dict[str, str]:
-    """Map every name of a parameter or buffer to the first name of the same tensor."""
-    first: dict[int, str] = {}
-    return {name: first.setdefault(id(tensor), name) for name, tensor in tensors(module).items()}
 
 
 def flat_outputs(outputs: Any) -> list[Tensor]:

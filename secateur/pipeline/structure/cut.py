@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from secateur.calibration.randomness import randomness_kept
 from secateur.errors import TraceError
-from secateur.pipeline.structure.capture import copy_of, device_of, flat_outputs, tensors
+from secateur.pipeline.structure.capture import device_of, flat_outputs
+from secateur.pipeline.structure.copying import copy_of, tensors
 from secateur.pipeline.structure.plan import Plan
-from secateur.pipeline.structure.resize import replace_tensors
+from secateur.pipeline.structure.resize import resized
 from secateur.pipeline.structure.structure import Structure
 
 Kept = Mapping[str, np.ndarray]
@@ -42,18 +43,17 @@ def cut_unchecked(module: nn.Module, structure: Structure, keep: Plan | Mapping[
     plan = keep if isinstance(keep, Plan) else Plan.of(structure, keep)
     masks = plan.masks(structure)
     require_traced(module, structure)
-    result = copy_of(module)
-    shrink(result, structure, masks)
-    return result
+    return shrunk(module, structure, masks)
 
 
-def shrink(module: nn.Module, structure: Structure, masks: Kept) -> None:
-    """Cut a network in place."""
-    replace_tensors(module, cut_tensors(tensors(module), structure, masks))
+def shrunk(module: nn.Module, structure: Structure, masks: Kept, *, shares_parameters: bool = False) -> nn.Module:
+    """Return a cut copy of a network; whole parameters may stay the given network's own, see `copy_of`."""
+    result = resized(module, cut_tensors(module, structure, masks), shares_parameters=shares_parameters)
     for number in structure.numbers:
         if number.group in masks:
             removed = np.count_nonzero(~masks[number.group])
-            setattr(module.get_submodule(number.module), number.attribute, number.size - number.step * int(removed))
+            setattr(result.get_submodule(number.module), number.attribute, number.size - number.step * int(removed))
+    return result
 
 
 def require_traced(module: nn.Module, structure: Structure) -> None:
@@ -67,8 +67,9 @@ def require_traced(module: nn.Module, structure: Structure) -> None:
             )  # fmt: skip
 
 
-def cut_tensors(whole: Mapping[str, Tensor], structure: Structure, masks: Kept) -> dict[str, Tensor]:
+def cut_tensors(module: nn.Module, structure: Structure, masks: Kept) -> dict[str, Tensor]:
     """Return the tensors that shrink, shrunk."""
+    whole = tensors(module)
     factors = root_factors(structure, masks)
     found = {}
     for name, axes in surviving(structure, masks).items():
@@ -103,8 +104,10 @@ def surviving(structure: Structure, masks: Kept) -> dict[str, dict[int, np.ndarr
     """Return the indices that stay, int64 ascending, by axis, of every tensor that shrinks."""
     gone: dict[str, dict[int, list[np.ndarray]]] = {}
     for name, mask in masks.items():
-        for s in structure.group(name).slices:
-            gone.setdefault(s.tensor, {}).setdefault(s.axis, []).append(s.indices[~mask].reshape(-1))
+        slices = structure.group(name).slices
+        removed = {id(s.indices): s.indices[~mask].reshape(-1) for s in {id(s.indices): s for s in slices}.values()}
+        for s in slices:
+            gone.setdefault(s.tensor, {}).setdefault(s.axis, []).append(removed[id(s.indices)])
     found: dict[str, dict[int, np.ndarray]] = {}
     for tensor, axes in gone.items():
         for axis, indices in axes.items():
@@ -123,7 +126,7 @@ def taken(tensor: Tensor, axes: Mapping[int, np.ndarray]) -> Tensor:
 
 def run_shapes(module: nn.Module, structure: Structure) -> tuple[tuple[int, ...], ...]:
     """Run a copy of a cut network on the example inputs in evaluation mode and return its outputs' shapes."""
-    trial = copy_of(module).eval()
+    trial = copy_of(module, shares_parameters=True).eval()
     inputs = tuple(x.to(device_of(trial)) for x in structure.example_inputs)
     try:
         with torch.no_grad(), randomness_kept(device_of(trial)):

@@ -75,8 +75,9 @@ def assemble(flow: Flow, settings: Settings) -> Assembly:
 
     def slices(entries: Mapping[tuple[str, int], Entries]) -> dict[int, list[Slice]]:
         found: dict[int, list[Slice]] = {}
+        parts = {id(own): by_group(own, group_of_atom, first) for own in {id(e): e for e in entries.values()}.values()}
         for (tensor, axis), own in sorted(entries.items(), key=lambda item: item[0]):
-            for g, indices in by_group(own, group_of_atom, first).items():
+            for g, indices in parts[id(own)].items():
                 found.setdefault(g, []).append(Slice(tensor=tensor, axis=axis, indices=indices))
         return found
 

@@ -78,13 +78,14 @@ def norm_by_channel(call: Call) -> Value | tuple[Value, ...]:
     """Tie batch or instance norm's parameters and running statistics to the channels they belong to."""
     value = call.tensor("input")
     inputs = channels(call, value, 1)
+    position = np.arange(inputs.size)
     for name in ("weight", "bias", "running_mean", "running_var"):
         tensor = call.value(name)
         if tensor is None:
             continue
         if tensor.tensor is None:
             return call.pinned("the norm's parameters are computed")
-        call.flow.tie(tensor.tensor, 0, inputs, np.arange(inputs.size))
+        call.flow.tie(tensor.tensor, 0, inputs, position)
     result = call.returning(inputs.reshape((1, -1) + (1,) * (len(value.shape) - 2)))
     return (result, *(fixed(shape) for shape in call.shapes[1:])) if len(call.shapes) > 1 else result
 
@@ -117,9 +118,10 @@ def group_norm(call: Call) -> Value | tuple[Value, ...]:
 
 
 def _tie_norm(call: Call, along: Labels, weight: Value, bias: Value | None) -> None:
+    position = np.arange(along.size)
     for tensor in (weight.tensor, bias.tensor if bias is not None else None):
         if tensor is not None:
-            call.flow.tie(tensor, 0, along, np.arange(along.size))
+            call.flow.tie(tensor, 0, along, position)
     call.flow.normalise(str(weight.tensor), along)
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from secateur.calibration.norms import gated_norms
 from secateur.calibration.readers import Transform, channel_axis, tap_readers, weights_of
-from secateur.pipeline.structure.capture import copy_of, device_of
+from secateur.pipeline.structure.capture import device_of
+from secateur.pipeline.structure.copying import copy_of
 from secateur.pipeline.structure.cut import require_traced
 from secateur.pipeline.structure.plan import Plan
 from secateur.pipeline.structure.structure import Structure

@@ -45,6 +45,16 @@ def numbers_of(
     return tuple(found.values())
 
 
+def widths_of(module: nn.Module) -> dict[str, dict[str, int]]:
+    """Return the numbers that a network's modules keep under the usual names, by module and attribute."""
+    found = {path: _named(owner, HEAD_WIDTHS | WIDTHS) for path, owner in module.named_modules()}
+    return {path: numbers for path, numbers in found.items() if numbers}
+
+
+def _named(owner: nn.Module, names: frozenset[str]) -> dict[str, int]:
+    return {name: held for name, held in vars(owner).items() if name in names and type(held) is int}
+
+
 def _counting(
     path: str, owner: nn.Module, names: frozenset[str], group: Group, size: int
 ) -> dict[tuple[str, str], Number]:
@@ -53,5 +63,5 @@ def _counting(
         (path, name): Number(
             module=path, attribute=name, group=group.name, size=size, step=size // group.num_channels
         )
-        for name, held in vars(owner).items() if name in names and type(held) is int and held == size
+        for name, held in _named(owner, names).items() if held == size
     }  # fmt: skip

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from secateur.errors import TraceError
-from secateur.pipeline.structure.capture import tensors
+from secateur.pipeline.structure.copying import tensors
 from secateur.pipeline.structure.cut import require_traced, surviving, taken
 from secateur.pipeline.structure.plan import Plan
 from secateur.pipeline.structure.structure import Structure

@@ -17,8 +17,9 @@ from secateur.calibration.masks import zeroing
 from secateur.calibration.norms import gated_norms
 from secateur.calibration.randomness import randomness_kept
 from secateur.calibration.readers import tap_readers
-from secateur.pipeline.structure.capture import copy_of, device_of, flat_outputs, tensors
-from secateur.pipeline.structure.cut import Kept, shrink
+from secateur.pipeline.structure.capture import device_of, flat_outputs
+from secateur.pipeline.structure.copying import copy_of, tensors
+from secateur.pipeline.structure.cut import Kept, shrunk
 from secateur.pipeline.structure.structure import Structure
 
 
@@ -48,11 +49,8 @@ class Trial:
         if not groups:
             return ""
         masks = {g.name: _mask(g) for g in groups}
-        small = copy_of(self.module)
-        shrink(small, self.structure, masks)
-        masked = copy_of(self.module)
-        with torch.no_grad():
-            zero_readers(masked, groups, masks, self.input_axes)
+        small = shrunk(self.module, self.structure, masks, shares_parameters=True)
+        masked = copy_of(self.module, self._masked_readers(groups, masks), shares_parameters=True)
         survivors = {name: torch.from_numpy(mask) for name, mask in masks.items()}
         try:
             outputs = self._run(small.eval())
@@ -69,7 +67,7 @@ class Trial:
             self._run(small.train())
         except Exception as error:  # the network's own code fails in its own ways
             try:
-                self._run(copy_of(self.module).train())
+                self._run(copy_of(self.module, shares_parameters=True).train())
             except Exception:  # example inputs that do not fit training, such as one sample for batch norm
                 return ""
             return f"its training forward does not follow the new width ({type(error).__name__}: {str(error)[:120]})"
@@ -97,6 +95,18 @@ class Trial:
                 accepted.append(group)
         return found
 
+    def _masked_readers(self, groups: Sequence[Group], masks: Kept) -> dict[str, Tensor]:
+        """Return the readers' weights with zeros for the channels that go: the same as zeros in their inputs."""
+        named, found = tensors(self.module), dict[str, Tensor]()
+        for group in groups:
+            readers = {reader.weight for reader in group.readers}
+            for s in group.slices:
+                if s.tensor in readers and s.axis == self.input_axes[s.tensor]:
+                    weight = found.setdefault(s.tensor, named[s.tensor].detach().clone())
+                    gone = torch.from_numpy(s.indices[~masks[group.name]].reshape(-1)).to(weight.device)
+                    weight.index_fill_(s.axis, gone, 0)
+        return found
+
     def _run(self, module: nn.Module) -> list[Tensor]:
         device = device_of(module)
         inputs = tuple(x.to(device) for x in self.structure.example_inputs)
@@ -104,17 +114,6 @@ class Trial:
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         with torch.no_grad(), randomness_kept(device), exact:
             return flat_outputs(module(*inputs))
-
-
-def zero_readers(module: nn.Module, groups: Sequence[Group], masks: Kept, input_axes: Mapping[str, int]) -> None:
-    """Mask channels in place by zeroing the weights that read them, which is multiplying their inputs by zero."""
-    named = tensors(module)
-    for group in groups:
-        readers = {reader.weight for reader in group.readers}
-        for s in group.slices:
-            if s.tensor in readers and s.axis == input_axes[s.tensor]:
-                gone = torch.from_numpy(s.indices[~masks[group.name]].reshape(-1)).to(named[s.tensor].device)
-                named[s.tensor].index_fill_(s.axis, gone, 0)
 
 
 def trial_width(group: Group) -> int:

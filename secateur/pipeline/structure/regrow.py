@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import TraceError
-from secateur.pipeline.structure.capture import copy_of, tensors
+from secateur.pipeline.structure.copying import tensors
 from secateur.pipeline.structure.cut import along, require_traced, root_factors, surviving
 from secateur.pipeline.structure.plan import Plan
-from secateur.pipeline.structure.resize import replace_tensors
+from secateur.pipeline.structure.resize import resized
 from secateur.pipeline.structure.structure import Structure
 
 
@@ -22,8 +22,7 @@ def regrow(small: nn.Module, whole: nn.Module, structure: Structure, plan: Plan)
     require_traced(whole, structure)
     masks = plan.masks(structure)
     axes, factors = surviving(structure, masks), root_factors(structure, masks)
-    result = copy_of(whole)
-    named, own = tensors(result), tensors(small)
+    named, own = tensors(whole), tensors(small)
     grown: dict[str, Tensor] = {}
     for name, target in named.items():
         expected = [len(axes.get(name, {}).get(axis, range(size))) for axis, size in enumerate(target.shape)]
@@ -43,5 +42,4 @@ def regrow(small: nn.Module, whole: nn.Module, structure: Structure, plan: Plan)
         else:
             filled.copy_(source)
         grown[name] = filled
-    replace_tensors(result, grown)
-    return result
+    return resized(whole, grown)

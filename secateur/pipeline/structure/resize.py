@@ -1,4 +1,4 @@
-"""Put tensors of other sizes into a network and bring the modules' own numbers into line."""
+"""Put tensors of other sizes into a copy of a network and bring the modules' own numbers into line."""
 
 from collections.abc import Mapping
 
@@ -6,34 +6,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from secateur.pipeline.structure.capture import tensors
+from secateur.pipeline.structure.copying import copy_of
 
 
-def replace_tensors(module: nn.Module, replacements: Mapping[str, Tensor]) -> None:
-    """Replace parameters and buffers of the network in place; tied ones stay tied.
-
-    A replaced parameter trains if its predecessor did. Numbers of channels and features are set from the new shapes.
-    """
-    by_id = {id(old): name for name, old in tensors(module).items() if name in replacements}
-    fresh: dict[int, Tensor] = {}
-    owners: dict[str, nn.Module] = {}
-    for name, old in tensors(module).items():
-        if id(old) not in by_id:
-            continue
-        if id(old) not in fresh:
-            new = replacements[by_id[id(old)]]
-            if isinstance(old, nn.Parameter):
-                new = nn.Parameter(new.detach().clone(), requires_grad=old.requires_grad)
-            fresh[id(old)] = new
-        path, _, attribute = name.rpartition(".")
-        owner = module.get_submodule(path)
-        if isinstance(old, nn.Parameter):
-            owner._parameters[attribute] = fresh[id(old)]  # type: ignore[assignment]
-        else:
-            owner._buffers[attribute] = fresh[id(old)]
-        owners[path] = owner
-    for owner in owners.values():
-        _set_numbers(owner)
+def resized(module: nn.Module, replacements: Mapping[str, Tensor], *, shares_parameters: bool = False) -> nn.Module:
+    """Copy a network with other tensors in place of some, see `copy_of`, and set its layers' numbers accordingly."""
+    result = copy_of(module, replacements, shares_parameters=shares_parameters)
+    for path in {name.rpartition(".")[0] for name in replacements}:
+        _set_numbers(result.get_submodule(path))
+    return result
 
 
 def _set_numbers(owner: nn.Module) -> None:

@@ -17,11 +17,13 @@ from torch.nn.modules.conv import _ConvNd
 from secateur.artifacts import Model
 from secateur.calibration.randomness import randomness_kept
 from secateur.errors import LoadError, StorageError
-from secateur.pipeline.structure.capture import canonical_names, copy_of, device_of, tensors
-from secateur.pipeline.structure.resize import replace_tensors
+from secateur.pipeline.structure.capture import device_of
+from secateur.pipeline.structure.copying import canonical_names, copy_of, tensors
+from secateur.pipeline.structure.numbers import widths_of
+from secateur.pipeline.structure.resize import resized
 
 TENSORS, DESCRIPTION = "model.safetensors", "model.json"
-FORMAT = 1
+FORMAT = 2
 
 
 def save_model(model: Model, folder: Path) -> None:
@@ -44,6 +46,7 @@ def save_model(model: Model, folder: Path) -> None:
             "dtypes": {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in named.items()},
             "aliases": {name: to for name, to in first.items() if name != to},
             "kept": {name: indices.tolist() for name, indices in model.kept.items()},
+            "widths": widths_of(model.module),
         }
         text = json.dumps(description, indent=1)
         _replace(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
@@ -69,13 +72,12 @@ def load_model(folder: Path, skeleton: nn.Module, example_inputs: tuple[Tensor, 
 def _loaded(folder: Path, skeleton: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
     """Return a copy of the skeleton with the tensors that were saved, and their description."""
     description, stored = _read(folder)
-    module = copy_of(skeleton)
-    own, first = tensors(module), canonical_names(module)
+    own, first = tensors(skeleton), canonical_names(skeleton)
     shapes = {name: tuple(shape) for name, shape in description["shapes"].items()}
     aliases = description["aliases"]
     for name in [*own, *(n for n in shapes if n not in own)]:
         saved = shapes.get(name)
-        if name not in own or saved is None or not _fits(module, name, saved):
+        if name not in own or saved is None or not _fits(skeleton, name, saved):
             raise LoadError(
                 f"{folder}, tensor {name}",
                 f"{_shape(saved)} saved, {_shape(own[name].shape if name in own else None)} in the skeleton",
@@ -87,8 +89,18 @@ def _loaded(folder: Path, skeleton: nn.Module) -> tuple[nn.Module, dict[str, Any
                 f"{folder}, tensor {name}", f"it shares its values with {aliases.get(name, 'no other tensor')}",
                 f"{first[name]} as in the skeleton", "Tie the same parameters as when the network was saved.",
             )  # fmt: skip
+    if (widths := widths_of(skeleton)).keys() != description["widths"].keys() or any(
+        widths[path].keys() != saved.keys() for path, saved in description["widths"].items()
+    ):
+        raise LoadError(
+            f"{folder}, the widths that modules keep as attributes", f"those of {sorted(widths)} in the skeleton",
+            f"those of {sorted(description['widths'])}", f"Build the {description['network']} as it was before.",
+        )  # fmt: skip
     placed = {name: tensor.to(own[name].device) for name, tensor in stored.items()}
-    replace_tensors(module, placed)
+    module = resized(skeleton, placed)
+    for path, attributes in description["widths"].items():
+        for attribute, size in attributes.items():
+            setattr(module.get_submodule(path), attribute, size)
     return module, description
 
 
@@ -139,7 +151,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _check_runs(folder: Path, module: nn.Module, example_inputs: tuple[Tensor, ...]) -> None:
-    trial = copy_of(module).eval()
+    trial = copy_of(module, shares_parameters=True).eval()
     try:
         with torch.no_grad(), randomness_kept(device_of(trial)):
             trial(*(x.to(device_of(trial)) for x in example_inputs))

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from secateur.artifacts import Group, Pinned
 from secateur.errors import TraceError
 from secateur.pipeline.structure.bill import mac_terms, parameter_terms
-from secateur.pipeline.structure.capture import canonical_names, capture, device_of, tensors
+from secateur.pipeline.structure.capture import capture, device_of
+from secateur.pipeline.structure.copying import canonical_names, tensors
 from secateur.pipeline.structure.follow import follow
 from secateur.pipeline.structure.groups import Assembly, Settings
 from secateur.pipeline.structure.labels import Flow
