@@ -3,7 +3,7 @@
 Tensor-carrying artefacts are frozen dataclasses; results that end up in JSON are frozen pydantic records.
 """
 
-from secateur.artifacts.channels import Group, Pinned, Reader, Slice
+from secateur.artifacts.channels import Group, Pinned, Reader, Root, Slice
 from secateur.artifacts.networks import Batch, Data, Metric, Model, Task, as_tuple
 from secateur.artifacts.record import Record
 from secateur.artifacts.results import (
@@ -53,6 +53,7 @@ __all__ = [
     "Reader",
     "Record",
     "Redundancy",
+    "Root",
     "Slice",
     "Summary",
     "Task",

@@ -20,6 +20,13 @@ class Slice:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Root(Slice):
+    """Entries that a cut multiplies by a ``power`` of the share of channels that stay."""
+
+    power: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Reader:
     """A convolution or linear layer that consumes a group: channel i arrives at ``positions[i]`` of its input channels.
 
@@ -39,8 +46,8 @@ class Group:
     (the final width is a multiple of it, or the uncut width). ``block`` names the residual stream or module that the
     group belongs to. ``norms`` are the layers whose statistics run over the group's channels, by the name of their
     weight: cutting a channel takes it out of the statistics too. ``writers`` are layers that make channels which no
-    weight reads (queries, which meet keys): these are masked at the layer's outputs. ``roots`` are the entries that a
-    cut multiplies by the root of the share of channels that stay, because the network divides by the root of the width.
+    weight reads (queries, which meet keys): these are masked at the layer's outputs. ``roots`` are the entries that
+    make up for a division by the root of the width.
     """
 
     name: str
@@ -50,7 +57,7 @@ class Group:
     readers: tuple[Reader, ...]
     norms: tuple[Reader, ...] = ()
     writers: tuple[Reader, ...] = ()
-    roots: tuple[Slice, ...] = ()
+    roots: tuple[Root, ...] = ()
     least: int = 1
     multiple: int = 1
 

@@ -40,7 +40,7 @@ def masked(module: nn.Module, groups: Sequence[Group], keep: Mapping[str, Tensor
     masks = {g.name: as_mask(keep[g.name], g.num_channels) for g in groups if g.name in keep}
     read = [(reader, masks[g.name]) for g in groups if g.name in masks for reader in g.readers]
     written = [(writer, masks[g.name]) for g in groups if g.name in masks for writer in g.writers]
-    with tap_readers(module, zeroing(module, read), zeroing(module, written)), gated_norms(module, groups, masks):
+    with gated_norms(module, groups, masks), tap_readers(module, zeroing(module, read), zeroing(module, written)):
         yield
 
 

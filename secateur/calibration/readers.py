@@ -1,10 +1,11 @@
-"""Reach the input or output of any convolution or linear layer, however the network calls it."""
+"""Reach the input or output of any convolution, linear layer or norm of the last axis, however it is called."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -13,22 +14,28 @@ from secateur.errors import TraceError
 
 Transform = Callable[[Tensor], Tensor]
 
-READING_FUNCTIONS = frozenset(
-    {
-        functional.conv1d,
-        functional.conv2d,
-        functional.conv3d,
-        functional.conv_transpose1d,
-        functional.conv_transpose2d,
-        functional.conv_transpose3d,
-        functional.linear,
-    }
-)
+WEIGHT_AT: dict[Any, int] = {
+    functional.conv1d: 1,
+    functional.conv2d: 1,
+    functional.conv3d: 1,
+    functional.conv_transpose1d: 1,
+    functional.conv_transpose2d: 1,
+    functional.conv_transpose3d: 1,
+    functional.linear: 1,
+    functional.layer_norm: 2,
+    torch.layer_norm: 2,
+    functional.rms_norm: 2,
+    torch.rms_norm: 2,
+}
+"""The functions that are tapped, with the place of the weight among their arguments."""
 
 
 def channel_axis(weight: Tensor) -> int:
-    """Return the axis of a layer's input and output that holds channels: -1 for linear, -2 ... -4 for convolutions."""
-    return 1 - weight.ndim
+    """Return the axis of a layer's input and output that holds channels, by its weight.
+
+    -1 for linear layers and for norms of the last axis, whose weight is a vector; -2 to -4 for convolutions.
+    """
+    return min(1 - weight.ndim, -1)
 
 
 def weights_of(module: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
@@ -63,8 +70,9 @@ class _Taps(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func in READING_FUNCTIONS:
-            weight = args[1] if len(args) > 1 else kwargs.get("weight")
+        place = WEIGHT_AT.get(func)
+        if place is not None:
+            weight = args[place] if len(args) > place else kwargs.get("weight")
             names = self._names.get(id(weight), [])
             self._seen.update(names)
             # One weight under several names is one layer: it is tapped once.

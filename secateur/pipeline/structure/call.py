@@ -54,13 +54,13 @@ Rule = Callable[[Call], Value | tuple[Value, ...]]
 def labels_of(flow: Flow, value: Value) -> Labels:
     """Return a value's labels where it is used as data.
 
-    A parameter or buffer that is a vector (layer scale, a mean to subtract) gets labels along its one long axis and is
-    cut with what it meets; larger ones are frozen, as only the layers that own them know how to cut them.
+    A parameter or buffer (layer scale, a position embedding) gets labels along the last of its long axes and is cut
+    with what it meets there; those that hold no floating-point numbers are frozen.
     """
     if value.tensor is None:
         return value.labels
     long = [axis for axis, size in enumerate(value.shape) if size > 1]
-    if len(long) == 1:
-        return flow.spread(value.tensor, long[0])
+    if long and value.tensor not in flow.integral:
+        return flow.spread(value.tensor, long[-1])
     flow.freeze(value.tensor, "its parameter is also used outside of its layer")
     return value.labels

@@ -1,6 +1,5 @@
 """Cut channels out of a network."""
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,6 +10,7 @@ from secateur.calibration.randomness import randomness_kept
 from secateur.errors import TraceError
 from secateur.pipeline.structure.capture import device_of, flat_outputs
 from secateur.pipeline.structure.copying import copy_of, tensors
+from secateur.pipeline.structure.numbers import lower
 from secateur.pipeline.structure.plan import Plan
 from secateur.pipeline.structure.resize import resized
 from secateur.pipeline.structure.structure import Structure
@@ -51,8 +51,7 @@ def shrunk(module: nn.Module, structure: Structure, masks: Kept, *, shares_param
     result = resized(module, cut_tensors(module, structure, masks), shares_parameters=shares_parameters)
     for number in structure.numbers:
         if number.group in masks:
-            removed = np.count_nonzero(~masks[number.group])
-            setattr(result.get_submodule(number.module), number.attribute, number.size - number.step * int(removed))
+            lower(result, number, int(np.count_nonzero(~masks[number.group])))
     return result
 
 
@@ -90,7 +89,7 @@ def root_factors(structure: Structure, masks: Kept) -> dict[str, dict[int, np.nd
         for s in structure.group(name).roots:
             ones = np.ones(structure.shapes[s.tensor][s.axis])
             factors = found.setdefault(s.tensor, {}).setdefault(s.axis, ones)
-            factors[s.indices.reshape(-1)] *= math.sqrt(mask.mean())
+            factors[s.indices.reshape(-1)] *= mask.mean() ** s.power
     return found
 
 

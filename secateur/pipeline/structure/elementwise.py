@@ -14,24 +14,27 @@ def elementwise(call: Call) -> Value | tuple[Value, ...]:
     """
     shape = call.shapes[0]
     operands = [_aligned(v, labels, len(shape)) for v, labels in _labelled(call)]
-    extents = [extent for _, extent in operands]
-    extent = tuple(max(sizes) for sizes in zip(*extents, strict=True)) if shape else ()
+    longest = tuple(max(sizes) for sizes in zip(*(extent for _, extent in operands), strict=True)) if shape else ()
     varying = [frozenset(call.flow.varying(labels)) for labels, _ in operands]
+    if len({v for v in varying if v}) > 1:
+        operands = [
+            (call.flow.given_up(labels) if call.flow.is_data(labels) else labels, own) for labels, own in operands
+        ]
+        varying = [frozenset(call.flow.varying(labels)) for labels, _ in operands]
     axes = frozenset().union(*varying)
     if not axes:
-        return call.returning(_single(call, [labels for labels, _ in operands], len(shape)), extent)
+        return call.returning(_single(call, [labels for labels, _ in operands], len(shape)), longest)
     if any(v and v != axes for v in varying):
         return call.pinned("channels on different axes meet, as in an outer product")
     meeting = []
-    for labels, own in operands:
-        if labels.size == 1 and all(own[a] == 1 for a in axes):
+    for labels, extent in operands:
+        if labels.size == 1 and all(extent[a] == 1 for a in axes):
             call.flow.pin(labels.reshape(-1), "one channel is spread over many")
         else:
             meeting.append(labels)
     merged = call.flow.merge(*meeting)
-    return tuple(call.returning(merged, extent) for _ in call.shapes) if len(call.shapes) > 1 else call.returning(
-        merged, extent
-    )  # fmt: skip
+    results = tuple(call.returning(merged, longest) for _ in call.shapes)
+    return results if len(results) > 1 else results[0]
 
 
 def _labelled(call: Call) -> list[tuple[Value, Labels]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from secateur.artifacts import Group, Pinned, Reader, Slice
+from secateur.artifacts import Group, Pinned, Reader, Root, Slice
 from secateur.pipeline.structure.atoms import (
     Entries,
     Pairs,
@@ -19,7 +19,7 @@ from secateur.pipeline.structure.atoms import (
     pin_two_ways,
     signatures,
 )
-from secateur.pipeline.structure.labels import BOUND, Contraction, Flow, Pin, Product
+from secateur.pipeline.structure.labels import Contraction, Flow, Pin, Product
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,9 @@ class Settings:
 
     ``protected`` maps tensors whose channels the caller keeps to the reason; ``multiple`` is the wanted step of widths.
     ``coupled`` and ``rooted`` number the contractions whose channels must stay as many as those that the layer reads,
-    and those whose forward divides by the root of the width that it finds; ``relative`` the equal parts whose bounds
-    are computed from the length.
+    and those whose forward divides by the root of the width that it finds; ``relative`` the divisions whose bounds
+    follow the widths. ``counting`` are the classes of modules in which attributes of any name may be numbers of
+    channels, see `numbers_of`.
     """
 
     protected: Mapping[str, str]
@@ -37,6 +38,7 @@ class Settings:
     coupled: frozenset[int] = frozenset()
     rooted: frozenset[int] = frozenset()
     relative: frozenset[int] = frozenset()
+    counting: frozenset[type] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,6 +48,7 @@ class Assembly:
     ``shares`` has one mapping from groups' names a product, empty where it has no labels.
     """
 
+    settings: Settings
     groups: tuple[Group, ...]
     pinned: tuple[Pinned, ...]
     shares: tuple[Mapping[str, int], ...]
@@ -88,7 +91,10 @@ def assemble(flow: Flow, settings: Settings) -> Assembly:
                 found.setdefault(g, []).append(Reader(weight=weight, positions=positions))
         return found
 
-    own, roots = slices(owned), slices(free_entries(_roots(flow, settings.rooted), atom, is_free))
+    own, roots = slices(owned), dict[int, list[Root]]()
+    for power, entries in _roots(flow, settings.rooted).items():
+        for g, rooted in slices(free_entries(entries, atom, is_free)).items():
+            roots.setdefault(g, []).extend(Root(**vars(s), power=power) for s in rooted)
     readers, norms, writers = layers(flow.reads), layers(flow.norms), layers(_writers(flow))
     producer = {g: int(order[group_of_atom == g].min()) for g in own}
     numbers = sorted(own, key=lambda g: (producer[g], [(s.tensor, s.axis, s.indices.shape[1]) for s in own[g]]))
@@ -106,21 +112,25 @@ def assemble(flow: Flow, settings: Settings) -> Assembly:
     place[numbers] = range(len(numbers))
     group_of_label = place[group_of_atom[atom]]
     return Assembly(
-        groups=groups, pinned=tuple(_report(flow, atom, pin_of_atom)), group_of_label=group_of_label,
+        settings=settings, groups=groups, pinned=tuple(_report(flow, atom, pin_of_atom)), group_of_label=group_of_label,
         shares=tuple(_shares(product, group_of_label, groups) for product in flow.products),
     )  # fmt: skip
 
 
 def _decide(flow: Flow, settings: Settings) -> None:
-    """Write into the flow what the settings say of couplings, equal parts and tensors that the caller keeps."""
+    """Write into the flow what the settings say of couplings, divisions and tensors that the caller keeps."""
     for number in settings.coupled:
         _couple(flow, flow.contractions[number])
-    for number, part in enumerate(flow.equal_parts):
-        flow.operator, flow.module = part.operator, part.module
-        if number in settings.relative:
-            flow.merge(*part.parts)
-        else:
-            flow.pin(part.bounded, BOUND)
+    for number, division in enumerate(flow.divisions):
+        flow.operator, flow.module = division.operator, division.module
+        if number not in settings.relative:
+            flow.pin(division.bounded, division.reason)
+        elif division.parts:
+            flow.merge(*division.parts)
+    for tensor, axes in flow.data_axes.items():
+        if len(axes | {axis for name, axis in flow.ties if name == tensor}) > 1:
+            flow.operator, flow.module = "", tensor.rpartition(".")[0]
+            flow.freeze(tensor, "its parameter is also used outside of its layer")
     for (tensor, axis), ties in flow.ties.items():
         reason = settings.protected.get(tensor)
         if reason is not None and ((tensor, axis) in flow.producers or len(flow.shapes[tensor]) == 1):
@@ -130,10 +140,10 @@ def _decide(flow: Flow, settings: Settings) -> None:
 
 def _couple(flow: Flow, contraction: Contraction) -> None:
     """Cut a layer's contracted outputs together with the inputs at the same places."""
-    (inputs, _), *_ = flow.reads[contraction.weight]
     flow.module, flow.operator = contraction.module, "attention"
-    if inputs.size == contraction.labels.size:
-        flow.merge(inputs.reshape(-1), contraction.labels.reshape(-1))
+    for inputs, _ in flow.reads.get(contraction.weight, [])[:1]:
+        if inputs.size == contraction.labels.size:
+            flow.merge(inputs.reshape(-1), contraction.labels.reshape(-1))
 
 
 def _writers(flow: Flow) -> dict[str, Pairs]:
@@ -145,16 +155,20 @@ def _writers(flow: Flow) -> dict[str, Pairs]:
     return found
 
 
-def _roots(flow: Flow, rooted: frozenset[int]) -> dict[tuple[str, int], Pairs]:
-    """Return the entries, of weights and biases, that make up for a division by the root of a width."""
-    found: dict[tuple[str, int], Pairs] = {}
+def _roots(flow: Flow, rooted: frozenset[int]) -> dict[float, dict[tuple[str, int], Pairs]]:
+    """Return the entries, of weights and biases, that make up for a division by the root of a width.
+
+    By the power of the share that they are multiplied by: outputs that are on both sides count twice.
+    """
+    powers: dict[float, dict[tuple[str, int], Pairs]] = {}
     for contraction in [flow.contractions[n] for n in sorted(rooted)]:
+        found = powers.setdefault(0.25 if contraction.squared else 0.5, {})
         pair = (contraction.labels.reshape(-1), contraction.rows.reshape(-1))
-        axis = next(axis for tensor, axis in flow.producers if tensor == contraction.weight)
+        axis = next((axis for tensor, axis in flow.producers if tensor == contraction.weight), 0)
         found.setdefault((contraction.weight, axis), []).append(pair)
         if contraction.weight in flow.biases:
             found.setdefault((flow.biases[contraction.weight], 0), []).append(pair)
-    return found
+    return powers
 
 
 def _shares(product: Product, group_of_label: np.ndarray, groups: tuple[Group, ...]) -> dict[str, int]:
@@ -178,7 +192,7 @@ def _names(flow: Flow, producers: Sequence[int]) -> list[str]:
 
 def _group(
     flow: Flow, name: str, multiple: int, least: int, *, slices: tuple[Slice, ...], readers: tuple[Reader, ...],
-    norms: tuple[Reader, ...], writers: tuple[Reader, ...], roots: tuple[Slice, ...],
+    norms: tuple[Reader, ...], writers: tuple[Reader, ...], roots: tuple[Root, ...],
 ) -> Group:  # fmt: skip
     """Make a group that keeps at least ``least`` channels and changes in steps as near to ``multiple`` as it can."""
     width = len(slices[0].indices)

@@ -6,15 +6,13 @@ so that a feature map of 512 channels costs 512 integers. Label 0 stands for wha
 constants, zero padding along channels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 Labels = np.ndarray
 """int64, size 1 along every axis on which the labels do not vary."""
-
-
-BOUND = "a slice has a fixed bound among channels"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,26 +72,30 @@ class Contraction:
 
     No weight reads these channels, so a mask sits where one of the two is made: at outputs ``rows`` of the layer with
     ``weight``, whose labels are ``labels`` [heads, channels of a head]. ``follows`` tells that the operator divides by
-    the root of the number of channels it finds; ``module`` is where it happens.
+    the root of the number of channels it finds, ``squared`` that the same outputs are on both sides; ``module`` is
+    where it happens.
     """
 
     labels: Labels
     weight: str
     rows: np.ndarray
     follows: bool
+    squared: bool
     module: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class EqualPart:
-    """A slice that is one of several equal parts of an axis of channels.
+class Division:
+    """A place where an axis of channels is divided at bounds: a slice, or a split into unequal parts.
 
-    Where its bounds are computed from the length, channels at the same position of all ``parts`` are cut together;
-    where they are numbers in the code, the ``bounded`` labels between a bound and the end it counts from never are.
+    Where the bounds follow the widths, channels at the same position of all ``parts``, which are equal or none, are cut
+    together; where they are numbers in the code, the ``bounded`` labels between a bound and the end it counts from
+    never are.
     """
 
     parts: tuple[Labels, ...]
     bounded: Labels
+    reason: str
     operator: str
     module: str
 
@@ -102,7 +104,10 @@ class EqualPart:
 class Flow:
     """The record that operators write while labels flow: which labels merge, are pinned, own entries, are read.
 
-    ``operator`` and ``module`` say where in the graph the flow is; pins take their origin from them.
+    ``operator`` and ``module`` say where in the graph the flow is; pins take their origin from them. ``counted`` has
+    the norms that hold a number of channels but no tensor, with the labels that they count; ``made`` tells which labels
+    some layer produces; ``integral`` names tensors of integers, ``data_axes`` the axes along which tensors that are
+    used as data have labels.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -119,9 +124,13 @@ class Flow:
     products: list[Product] = field(default_factory=list)
     at_least_two: list[Labels] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)
-    equal_parts: list[EqualPart] = field(default_factory=list)
+    divisions: list[Division] = field(default_factory=list)
     biases: dict[str, str] = field(default_factory=dict)
+    counted: list[tuple[str, Labels]] = field(default_factory=list)
     first: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    made: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=bool))
+    integral: frozenset[str] = frozenset()
+    data_axes: dict[str, set[int]] = field(default_factory=dict)
 
     def rows(self, tensor: str, axis: int, *, producer: bool) -> Labels:
         """Return the labels of a tensor's entries along ``axis``: the same ones however often it is used."""
@@ -131,13 +140,16 @@ class Flow:
             self.fresh[key] = np.arange(self.num_labels, self.num_labels + count, dtype=np.int64)
             self.num_labels += count
             self.first = np.concatenate([self.first, self.fresh[key]])
+            self.made = np.concatenate([self.made, np.zeros(count, dtype=bool)])
             self.tie(tensor, axis, self.fresh[key], np.arange(count))
         if producer:
             self.producers.setdefault(key, self.fresh[key])
+            self.made[self.fresh[key]] = True
         return self.fresh[key]
 
     def spread(self, tensor: str, axis: int) -> Labels:
         """Return the labels of a tensor that is used as data, varying along ``axis`` only."""
+        self.data_axes.setdefault(tensor, set()).add(axis)
         sizes = [-1 if a == axis else 1 for a in range(len(self.shapes[tensor]))]
         return self.rows(tensor, axis, producer=False).reshape(sizes)
 
@@ -153,6 +165,15 @@ class Flow:
         """Note that the norm with this weight takes its statistics over these channels."""
         self.norms.setdefault(weight, []).append((labels, np.arange(len(labels))))
 
+    def divide(self, parts: Sequence[Labels], bounded: Labels, reason: str) -> None:
+        """Note that channels are divided here, see `Division`."""
+        self.divisions.append(
+            Division(
+                parts=tuple(parts), bounded=bounded.reshape(-1), reason=reason, operator=self.operator,
+                module=self.module,
+            )
+        )  # fmt: skip
+
     def pin(self, labels: Labels, reason: str) -> None:
         """Never cut these labels."""
         found = labels[labels != 0]
@@ -162,11 +183,14 @@ class Flow:
     def maker(self, labels: Labels) -> tuple[str, np.ndarray] | None:
         """Return the one layer that makes all these channels and at which of its outputs, shaped as the labels.
 
-        None where there are several, or where a norm works on the channels afterwards.
+        Where norms over channels work on them it is the last of these. None where several layers make the channels.
         """
-        normed = [self.leading(norms) for pairs in self.norms.values() for norms, _ in pairs]
-        if normed and np.isin(self.leading(labels), np.concatenate(normed)).any():
-            return None
+        for weight, pairs in reversed(self.norms.items()):
+            place = np.full(self.num_labels, -1)
+            for own, positions in pairs:
+                place[own] = positions
+            if (place[labels] >= 0).any():
+                return (weight, place[labels]) if (place[labels] >= 0).all() else None
         for (tensor, _axis), own in self.producers.items():
             if own[0] <= labels.min() and labels.max() <= own[-1] and tensor in self.reads:
                 return tensor, labels - own[0]
@@ -188,8 +212,18 @@ class Flow:
             self.edges.append((one[both], two[both]))
             alone = differ & ~both
             self.pin(np.maximum(one[alone], two[alone]), "meets channels that are fixed: inputs, constants or padding")
-            merged = np.where(alone, 0, one)
+            merged = np.where(alone, 0, np.where(both & ~self.made[one], two, one))
         return merged
+
+    def is_data(self, labels: Labels) -> bool:
+        """Tell whether these labels are only those of parameters that are used as data: nothing is lost by pins."""
+        found = labels[labels != 0]
+        return bool(found.size) and not bool(self.made[found].any())
+
+    def given_up(self, labels: Labels) -> Labels:
+        """Pin the labels of parameters that are used as data, and return labels of the same rank that vary nowhere."""
+        self.pin(labels, "its parameter is also used outside of its layer")
+        return np.zeros((1,) * labels.ndim, dtype=np.int64)
 
     def tie_rows(self, labels: Labels, axis: int) -> None:
         """Cut the same positions of every row along ``axis``: its length is fixed, however different its labels."""

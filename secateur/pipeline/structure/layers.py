@@ -86,6 +86,8 @@ def norm_by_channel(call: Call) -> Value | tuple[Value, ...]:
         if tensor.tensor is None:
             return call.pinned("the norm's parameters are computed")
         call.flow.tie(tensor.tensor, 0, inputs, position)
+    if not any(call.value(name) for name in ("weight", "running_mean")):
+        call.flow.counted.append((call.flow.module, inputs))
     result = call.returning(inputs.reshape((1, -1) + (1,) * (len(value.shape) - 2)))
     return (result, *(fixed(shape) for shape in call.shapes[1:])) if len(call.shapes) > 1 else result
 
@@ -123,6 +125,8 @@ def _tie_norm(call: Call, along: Labels, weight: Value, bias: Value | None) -> N
         if tensor is not None:
             call.flow.tie(tensor, 0, along, position)
     call.flow.normalise(str(weight.tensor), along)
+    if bias is not None and bias.tensor is not None:
+        call.flow.biases[str(weight.tensor)] = bias.tensor
 
 
 def embedding(call: Call) -> Value | tuple[Value, ...]:

@@ -55,7 +55,7 @@ class Masked(nn.Module):
         """Call the network with its channels gated."""
         inside, outside = self._transforms(self._inputs), self._transforms(self._outputs)
         gates = dict(zip(self.names, self.gates, strict=True))
-        with tap_readers(self.network, inside, outside), gated_norms(self.network, self._groups, gates):
+        with gated_norms(self.network, self._groups, gates), tap_readers(self.network, inside, outside):
             return self.network(*inputs, **options)
 
     def _transforms(self, positions: Positions) -> dict[str, Transform]:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from secateur.pipeline.structure.call import Call, labels_of
-from secateur.pipeline.structure.labels import BOUND, EqualPart, Labels, Value
+from secateur.pipeline.structure.labels import Labels, Value
 
 
 def identity(call: Call) -> Value | tuple[Value, ...]:
@@ -144,6 +144,10 @@ def concatenate(call: Call) -> Value | tuple[Value, ...]:
         arrays = [np.expand_dims(a, axis) for a in arrays]
     if not any(a.any() for a in arrays):
         return call.returning(np.zeros((1,) * rank, dtype=np.int64))
+    across = [call.flow.varying(array) - {axis} for array in arrays]
+    if len({frozenset(v) for v in across if v}) > 1:
+        arrays = [call.flow.given_up(array) if v and call.flow.is_data(array) else array
+                  for array, v in zip(arrays, across, strict=True)]  # fmt: skip
     others = [tuple(1 if a == axis else s for a, s in enumerate(array.shape)) for array in arrays]
     common = np.broadcast_shapes(*others)
     if max(common) > 1:
@@ -181,9 +185,11 @@ def chunk(call: Call) -> tuple[Value, ...]:
     sizes = [shape[axis] for shape in call.shapes]
     parts = np.split(labels, np.cumsum(sizes)[:-1], axis)
     if axis in call.flow.varying(labels):
-        if len(set(sizes)) > 1:
-            return call.pinned("channels are split into unequal parts")
-        call.flow.merge(*parts)
+        if call.name == "chunk":
+            call.flow.merge(*parts)
+        else:
+            is_equal = len(set(sizes)) == 1
+            call.flow.divide(parts if is_equal else (), labels, "channels are split into parts of fixed sizes")
     return tuple(Value(labels=collapsed(p), shape=s, extent=s) for p, s in zip(parts, call.shapes, strict=True))
 
 
@@ -200,7 +206,7 @@ def gated(call: Call) -> Value | tuple[Value, ...]:
 def take_slice(call: Call) -> Value | tuple[Value, ...]:
     """Slice an axis. Bounds are fixed numbers: the channels between a bound and the end it counts from are pinned.
 
-    Where the slice is one of several equal parts, its bounds may be computed all the same: that is decided later.
+    The bounds may be computed from widths all the same: that is decided later.
     """
     value = call.tensor("self")
     axis = int(call.arguments.get("dim") or 0) % len(value.shape)
@@ -217,16 +223,9 @@ def take_slice(call: Call) -> Value | tuple[Value, ...]:
     bounds = [slice(0, b if b < size else 0) if b >= 0 else slice(max(size + b, 0), size) for b in (start, end)]
     bounded = [labels.take(range(size)[part], axis).reshape(-1) for part in bounds]
     length = len(positions)
-    if 0 < length < size and size % length == 0 and positions[0] % length == 0:
-        parts = tuple(np.split(labels, size // length, axis))
-        call.flow.equal_parts.append(
-            EqualPart(
-                parts=parts, bounded=np.concatenate(bounded), operator=call.flow.operator, module=call.flow.module
-            )
-        )
-    else:
-        for part in bounded:
-            call.flow.pin(part, BOUND)
+    is_part = 0 < length < size and size % length == 0 and positions[0] % length == 0
+    parts = np.split(labels, size // length, axis) if is_part else []
+    call.flow.divide(parts, np.concatenate(bounded), "a slice has a fixed bound among channels")
     return call.returning(collapsed(labels.take(positions, axis)))
 
 

@@ -1,12 +1,13 @@
-"""Find the attributes in which modules keep numbers of channels."""
+"""Find and set the attributes in which modules keep numbers of channels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
+import numpy as np
 from torch import nn
 
 from secateur.artifacts import Group
 from secateur.pipeline.structure.groups import Assembly
-from secateur.pipeline.structure.labels import Contraction
+from secateur.pipeline.structure.labels import Flow
 from secateur.pipeline.structure.structure import Number
 
 HEAD_WIDTHS = frozenset({"attention_head_size", "d_head", "d_k", "dim_head", "head_dim", "head_size"})
@@ -16,22 +17,33 @@ WIDTHS = frozenset(
         "inner_dim", "kdim", "num_channels", "num_features", "vdim", "width",
     }
 )  # fmt: skip
-"""The usual names; a number of another name is left alone, and a trial cut tells whether that is right."""
+"""The usual names. A number of another name is taken for one of channels only where a network runs cut no other way."""
+
+Place = tuple[str, str, int | None]
+"""A module, its attribute, and the position in that one where it is a list or tuple."""
 
 
 def numbers_of(
-    module: nn.Module, assembly: Assembly, contractions: Sequence[Contraction], shapes: Mapping[str, tuple[int, ...]]
+    module: nn.Module, assembly: Assembly, flow: Flow, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[Number, ...]:
-    """List the numbers of channels that modules of one's own keep, where it is clear which group they count."""
-    found: dict[tuple[str, str], Number] = {}
-    for contraction in contractions:
+    """List the numbers of channels that modules keep, where it is clear which group they count."""
+    counting = assembly.settings.counting
+    found: dict[Place, list[Number]] = {}
+    for contraction in flow.contractions:
         num_heads, width = contraction.labels.shape
         heads, owner = assembly.groups_at([contraction.labels]), module.get_submodule(contraction.module)
         if len(heads) == 1 and heads[0].num_channels == width:
             for names, step in ((HEAD_WIDTHS, 1), (WIDTHS, num_heads)):
                 found |= _counting(contraction.module, owner, names, heads[0], width * step)
+            own = {s.indices.size for s in heads[0].slices if s.tensor.startswith(f"{contraction.module}.")}
+            for size in {width, *own} if type(owner) in counting else ():
+                found |= _counting(contraction.module, owner, None, heads[0], size)
+    for path, labels in flow.counted:
+        found[path, "num_features", None] = _norm_without_tensors(path, labels, assembly)
     whole = [(s.tensor, s.indices.size, g) for g in assembly.groups for s in g.slices
-             if s.indices.size == shapes[s.tensor][s.axis]]  # fmt: skip
+             if counting or s.indices.size == shapes[s.tensor][s.axis]]  # fmt: skip
+    sites = [*(c.labels for c in flow.contractions), *(d.bounded for d in flow.divisions)]
+    at_sites = {g.name for g in assembly.groups_at(sites)} if sites else set[str]()
     for path, owner in module.named_modules():
         if type(owner).__module__.startswith("torch.nn."):
             continue
@@ -39,29 +51,82 @@ def numbers_of(
         for tensor, size, group in whole:
             if tensor.startswith(f"{path}." if path else ""):
                 groups.setdefault(size, {})[group.name] = group
-        for size, counted in groups.items():
+        for size, same in groups.items():
+            is_clear = len(same) == 1 or type(owner) not in counting
+            counted = same if is_clear else {name: g for name, g in same.items() if name in at_sites}
             if len(counted) == 1:
-                found = _counting(path, owner, WIDTHS, next(iter(counted.values())), size) | found
-    return tuple(found.values())
+                any_of = None if type(owner) in counting else WIDTHS
+                found = _counting(path, owner, any_of, next(iter(counted.values())), size) | found
+    return tuple(number for numbers in found.values() for number in numbers)
 
 
-def widths_of(module: nn.Module) -> dict[str, dict[str, int]]:
-    """Return the numbers that a network's modules keep under the usual names, by module and attribute."""
-    found = {path: _named(owner, HEAD_WIDTHS | WIDTHS) for path, owner in module.named_modules()}
-    return {path: numbers for path, numbers in found.items() if numbers}
-
-
-def _named(owner: nn.Module, names: frozenset[str]) -> dict[str, int]:
-    return {name: held for name, held in vars(owner).items() if name in names and type(held) is int}
+def _norm_without_tensors(path: str, labels: np.ndarray, assembly: Assembly) -> list[Number]:
+    """Return how a norm that holds no tensor counts the groups that pass through it."""
+    owners, counts = np.unique(assembly.group_of_label[labels], return_counts=True)
+    groups = [(assembly.groups[n], int(count)) for n, count in zip(owners, counts, strict=True) if n >= 0]
+    return [Number(module=path, attribute="num_features", position=None, group=g.name, step=count // g.num_channels)
+            for g, count in groups]  # fmt: skip
 
 
 def _counting(
-    path: str, owner: nn.Module, names: frozenset[str], group: Group, size: int
-) -> dict[tuple[str, str], Number]:
-    """Return the attributes of these names that have the value of a group's size."""
+    path: str, owner: nn.Module, names: frozenset[str] | None, group: Group, size: int
+) -> dict[Place, list[Number]]:
+    """Return the numbers of this size, of these names or of any that does not say that it counts something else."""
     return {
-        (path, name): Number(
-            module=path, attribute=name, group=group.name, size=size, step=size // group.num_channels
-        )
-        for name, held in _named(owner, names).items() if held == size
-    }  # fmt: skip
+        (path, attribute, position): [
+            Number(
+                module=path, attribute=attribute, position=position, group=group.name, step=size // group.num_channels
+            )
+        ]
+        for attribute, position, held in _held(owner)
+        if held == size and (attribute in names if names is not None else not attribute.startswith(("num_", "n_")))
+    }
+
+
+def _held(owner: nn.Module) -> Iterator[tuple[str, int | None, int]]:
+    """List a module's numbers: attributes that are int, and the entries of those that are lists or tuples."""
+    for attribute, held in vars(owner).items():
+        if type(held) is int:
+            yield attribute, None, held
+        elif type(held) in (list, tuple):
+            yield from ((attribute, n, entry) for n, entry in enumerate(held) if type(entry) is int)
+
+
+def lower(module: nn.Module, number: Number, removed: int) -> None:
+    """Take ``removed`` channels off a number of this network."""
+    owner = module.get_submodule(number.module)
+    held = getattr(owner, number.attribute)
+    set_number(owner, number.attribute, number.position, _entry(held, number.position) - number.step * removed)
+
+
+def set_number(owner: nn.Module, attribute: str, position: int | None, value: int) -> None:
+    """Set a module's attribute, or one entry of it."""
+    held = getattr(owner, attribute)
+    if position is not None:
+        value = type(held)(value if n == position else entry for n, entry in enumerate(held))
+    setattr(owner, attribute, value)
+
+
+def _entry(held: int | list[int] | tuple[int, ...], position: int | None) -> int:
+    return held if isinstance(held, int) else held[position or 0]
+
+
+def kept_numbers(module: nn.Module) -> dict[str, dict[str, int]]:
+    """Return all numbers that modules keep, by module and attribute, entries of lists as ``attribute.position``.
+
+    PyTorch's own layers are left out where their tensors say what their numbers are.
+    """
+    found = {
+        path: {attribute if n is None else f"{attribute}.{n}": held for attribute, n, held in _held(owner)}
+        for path, owner in module.named_modules()
+        if not (type(owner).__module__.startswith("torch.nn.") and (owner._parameters or owner._buffers))
+    }
+    return {path: numbers for path, numbers in found.items() if numbers}
+
+
+def put_numbers(module: nn.Module, numbers: Mapping[str, Mapping[str, int]]) -> None:
+    """Set numbers that `kept_numbers` returned for a cut of this network."""
+    for path, attributes in numbers.items():
+        for name, value in attributes.items():
+            attribute, _, position = name.partition(".")
+            set_number(module.get_submodule(path), attribute, int(position) if position else None, value)

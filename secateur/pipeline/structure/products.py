@@ -71,7 +71,7 @@ def total(call: Call) -> Value | tuple[Value, ...]:
     varying = call.flow.varying(labels)
     if not varying or not varying <= reductions.axes_of(call, rank):
         return reductions.reduction(call)
-    _record(call, [labels], sorted(varying), follows=False)
+    _record(call, [labels], sorted(varying))
     return tuple(fixed(shape) for shape in call.shapes)
 
 
@@ -83,36 +83,50 @@ def contract(
     What is counted is the product of all lengths, of which that of the channels may shrink.
     """
     lengths = _lengths([left, right], terms)
-    macs = math.prod(lengths.values()) // call.per_sample
     letters = sorted(lengths)
     arrays = [_aligned(_labelled(call, v, other, terms, n), term, letters)
               for n, (v, other, term) in enumerate([(left, right, terms[0]), (right, left, terms[1])])]  # fmt: skip
-    varying = [{letters[a] for a in call.flow.varying(array)} for array in arrays]
+    for number, array in enumerate(arrays):
+        if _conflict(call, arrays, letters, output) and call.flow.is_data(array):
+            arrays[number] = call.flow.given_up(array)
+    macs = math.prod(lengths.values()) // call.per_sample
+    varying = _varying(call, arrays, letters)
     summed = {n for n in lengths if n not in output}
+    nothing = np.zeros((1,) * len(output), dtype=np.int64)
+    if _conflict(call, arrays, letters, output):
+        call.flow.multiply(macs)
+        return None
     if not any(varying):
         call.flow.multiply(macs)
         for array in arrays:
             call.flow.pin(array.reshape(-1), REASON)
-        return np.zeros((1,) * len(output), dtype=np.int64)
+        return nothing
     if any(v & summed for v in varying):
-        if not all(array.any() and v <= summed for array, v in zip(arrays, varying, strict=True)):
-            call.flow.multiply(macs)
-            return None
         merged = call.flow.merge(*arrays)
         call.flow.multiply(macs // merged.size, labels=merged.reshape(-1))
-        _record(call, arrays, [letters.index(n) for n in sorted(summed)], follows)
-        return np.zeros((1,) * len(output), dtype=np.int64)
-    if all(varying) and (varying[0] != varying[1] or len(varying[0]) > 1):
-        call.flow.multiply(macs)
-        return None
+        _record(call, arrays, [letters.index(n) for n in sorted(summed)], follows=follows)
+        return nothing
     passing = call.flow.merge(*arrays) if all(varying) else arrays[0] if varying[0] else arrays[1]
     call.flow.multiply(macs // passing.size, labels=passing.reshape(-1))
     order = [letters.index(n) for n in output]
     return passing.transpose([*order, *(letters.index(n) for n in summed)]).reshape([passing.shape[a] for a in order])
 
 
+def _varying(call: Call, arrays: list[Labels], letters: list[str]) -> list[set[str]]:
+    return [{letters[a] for a in call.flow.varying(array)} for array in arrays]
+
+
+def _conflict(call: Call, arrays: list[Labels], letters: list[str], output: list[str]) -> bool:
+    """Tell whether channels cannot pass: they are on different axes, or summed over with other things."""
+    varying = _varying(call, arrays, letters)
+    summed = set(letters) - set(output)
+    if any(v & summed for v in varying):
+        return not all(array.any() and v <= summed for array, v in zip(arrays, varying, strict=True))
+    return all(varying) and (varying[0] != varying[1] or len(varying[0]) > 1)
+
+
 def _labelled(call: Call, value: Value, other: Value, terms: list[list[str]], number: int) -> Labels:
-    """Return a value's labels; a parameter of several axes gets some along the axis on which the other's vary."""
+    """Return a value's labels; a parameter of several axes gets them along the axis on which the other's vary."""
     if value.tensor is not None and other.tensor is None:
         theirs = {terms[1 - number][a] for a in call.flow.varying(other.labels)}
         axes = [a for a, letter in enumerate(terms[number]) if letter in theirs]
@@ -121,8 +135,9 @@ def _labelled(call: Call, value: Value, other: Value, terms: list[list[str]], nu
     return labels_of(call.flow, value)
 
 
-def _record(call: Call, arrays: list[Labels], summed: list[int], follows: bool) -> None:
-    """Note where a mask of this contraction can sit: at the layer that makes one side's channels, unnormalised."""
+def _record(call: Call, arrays: list[Labels], summed: list[int], *, follows: bool = False) -> None:
+    """Note where a mask of this contraction can sit: at the layer that makes one side's channels."""
+    squared = len(arrays) > 1 and np.array_equal(arrays[0].reshape(-1), arrays[1].reshape(-1))
     for array in arrays:
         heads = np.moveaxis(array, summed, range(-len(summed), 0)).reshape(
             -1, math.prod(array.shape[a] for a in summed)
@@ -131,7 +146,9 @@ def _record(call: Call, arrays: list[Labels], summed: list[int], follows: bool) 
         if made is not None:
             weight, rows = made
             call.flow.contractions.append(
-                Contraction(labels=heads, weight=weight, rows=rows, follows=follows, module=call.flow.module)
+                Contraction(
+                    labels=heads, weight=weight, rows=rows, follows=follows, squared=squared, module=call.flow.module
+                )
             )
             return
     for array in arrays:

@@ -55,7 +55,7 @@ class Trial:
         try:
             outputs = self._run(small.eval())
             written = [(writer, survivors[group.name]) for group in groups for writer in group.writers]
-            with tap_readers(masked, {}, zeroing(masked, written)), gated_norms(masked, groups, survivors):
+            with gated_norms(masked, groups, survivors), tap_readers(masked, {}, zeroing(masked, written)):
                 fault = disagreement(outputs, self._run(masked.eval()))
         except Exception as error:  # the network's own code fails in its own ways
             return f"its forward does not follow the new width ({type(error).__name__}: {str(error)[:120]})"

@@ -19,7 +19,7 @@ from secateur.calibration.randomness import randomness_kept
 from secateur.errors import LoadError, StorageError
 from secateur.pipeline.structure.capture import device_of
 from secateur.pipeline.structure.copying import canonical_names, copy_of, tensors
-from secateur.pipeline.structure.numbers import widths_of
+from secateur.pipeline.structure.numbers import kept_numbers, put_numbers
 from secateur.pipeline.structure.resize import resized
 
 TENSORS, DESCRIPTION = "model.safetensors", "model.json"
@@ -46,7 +46,7 @@ def save_model(model: Model, folder: Path) -> None:
             "dtypes": {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in named.items()},
             "aliases": {name: to for name, to in first.items() if name != to},
             "kept": {name: indices.tolist() for name, indices in model.kept.items()},
-            "widths": widths_of(model.module),
+            "numbers": kept_numbers(model.module),
         }
         text = json.dumps(description, indent=1)
         _replace(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
@@ -89,18 +89,17 @@ def _loaded(folder: Path, skeleton: nn.Module) -> tuple[nn.Module, dict[str, Any
                 f"{folder}, tensor {name}", f"it shares its values with {aliases.get(name, 'no other tensor')}",
                 f"{first[name]} as in the skeleton", "Tie the same parameters as when the network was saved.",
             )  # fmt: skip
-    if (widths := widths_of(skeleton)).keys() != description["widths"].keys() or any(
-        widths[path].keys() != saved.keys() for path, saved in description["widths"].items()
-    ):
+    numbers = [{(path, name) for path, kept in some.items() for name in kept}
+               for some in (kept_numbers(skeleton), description["numbers"])]  # fmt: skip
+    if numbers[0] != numbers[1]:
         raise LoadError(
-            f"{folder}, the widths that modules keep as attributes", f"those of {sorted(widths)} in the skeleton",
-            f"those of {sorted(description['widths'])}", f"Build the {description['network']} as it was before.",
+            f"{folder}, numbers that modules keep as attributes", f"{sorted(numbers[0] - numbers[1])} in the skeleton",
+            f"{sorted(numbers[1] - numbers[0])} as in the network that was saved",
+            f"Build the {description['network']} as it was before it was cut.",
         )  # fmt: skip
     placed = {name: tensor.to(own[name].device) for name, tensor in stored.items()}
     module = resized(skeleton, placed)
-    for path, attributes in description["widths"].items():
-        for attribute, size in attributes.items():
-            setattr(module.get_submodule(path), attribute, size)
+    put_numbers(module, description["numbers"])
     return module, description
 
 

@@ -15,15 +15,15 @@ from secateur.pipeline.costs import CostTerms
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """A number of channels that a module keeps as an attribute and its forward uses.
+    """A number of channels that a module keeps as an attribute, or at a position of one, and its forward uses.
 
-    It is ``size`` in the uncut network and ``step`` less for every channel that ``group`` loses.
+    It is lower by ``step`` for every channel that ``group`` loses.
     """
 
     module: str
     attribute: str
+    position: int | None
     group: str
-    size: int
     step: int
 
 

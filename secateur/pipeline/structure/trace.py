@@ -43,7 +43,8 @@ def trace(
     first = canonical_names(module)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors(module).items()}
     batch_size = inputs[0].shape[0] if inputs and inputs[0].ndim else 1
-    flow = Flow(shapes=shapes)
+    integral = frozenset(name for name, tensor in tensors(module).items() if not tensor.is_floating_point())
+    flow = Flow(shapes=shapes, integral=integral)
     follow(captured, flow, batch_size)
     products = tuple(flow.products)
     parameters = [name for name, _ in module.named_parameters()]
@@ -61,9 +62,7 @@ def trace(
             output_shapes=captured.output_shapes,
             mac_terms=mac_terms(groups, shapes, products, found.shares),
             parameter_terms=parameter_terms(groups, shapes, parameters),
-            numbers=tuple(
-                n for n in numbers_of(module, found, flow.contractions, shapes) if n.group not in faults
-            ),
+            numbers=tuple(n for n in numbers_of(module, found, flow, shapes) if n.group not in faults),
         )  # fmt: skip
 
     def trial(found: Assembly) -> Trial:

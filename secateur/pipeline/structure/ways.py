@@ -27,11 +27,15 @@ def fit(flow: Flow, settings: Settings, module: nn.Module, fault: Fault) -> tupl
     """
     followed = frozenset(n for n, c in enumerate(flow.contractions) if c.follows)
     settings = replace(settings, rooted=followed)
+    everybody = frozenset(
+        type(owner) for owner in module.modules() if not type(owner).__module__.startswith("torch.nn.")
+    )
     assembly, faults = assemble(flow, settings), dict[str, str]()
-    for sites in _by_class(flow, module).values():
+    for kind, sites in _by_class(flow, module).items():
         labels = [*(flow.contractions[n].labels for n in sites.contractions),
-                  *(part for n in sites.equal_parts for part in flow.equal_parts[n].parts)]  # fmt: skip
-        for way in _ways(settings, sites, followed):
+                  *(part for n in sites.divisions
+                    for part in flow.divisions[n].parts or (flow.divisions[n].bounded,))]  # fmt: skip
+        for way in _ways(settings, kind, sites, followed, everybody):
             found = assemble(flow, way)
             groups = found.groups_at(labels)
             if groups and not fault(found, groups):
@@ -44,28 +48,32 @@ def fit(flow: Flow, settings: Settings, module: nn.Module, fault: Fault) -> tupl
 
 @dataclass(frozen=True, kw_only=True)
 class _Sites:
-    """The numbers of the contractions and of the equal parts in the modules of one class."""
+    """The numbers of the contractions and of the divisions in the modules of one class."""
 
     contractions: list[int] = field(default_factory=list)
-    equal_parts: list[int] = field(default_factory=list)
+    divisions: list[int] = field(default_factory=list)
 
 
 def _by_class(flow: Flow, module: nn.Module) -> Mapping[type, _Sites]:
     found: dict[type, _Sites] = {}
     for n, contraction in enumerate(flow.contractions):
         found.setdefault(type(module.get_submodule(contraction.module)), _Sites()).contractions.append(n)
-    for n, part in enumerate(flow.equal_parts):
-        found.setdefault(type(module.get_submodule(part.module)), _Sites()).equal_parts.append(n)
+    for n, division in enumerate(flow.divisions):
+        found.setdefault(type(module.get_submodule(division.module)), _Sites()).divisions.append(n)
     return found
 
 
-def _ways(settings: Settings, sites: _Sites, followed: frozenset[int]) -> Iterator[Settings]:
+def _ways(
+    settings: Settings, kind: type, sites: _Sites, followed: frozenset[int], everybody: frozenset[type]
+) -> Iterator[Settings]:
     """List the ways in which modules of one class may be written, the plainest first."""
-    nothing, all_of, parts = frozenset[int](), frozenset(sites.contractions), frozenset(sites.equal_parts)
-    for relative, rooted, coupled in itertools.product(
-        dict.fromkeys([parts, nothing]), dict.fromkeys([nothing, all_of - followed]), dict.fromkeys([nothing, all_of])
-    ):
+    nobody = frozenset[type]()
+    nothing, all_of, parts = frozenset[int](), frozenset(sites.contractions), frozenset(sites.divisions)
+    for relative, rooted, coupled, counting in itertools.product(
+        dict.fromkeys([parts, nothing]), dict.fromkeys([nothing, all_of - followed]), dict.fromkeys([nothing, all_of]),
+        (nobody, frozenset({kind}), everybody),
+    ):  # fmt: skip
         yield replace(
             settings, relative=settings.relative | relative, rooted=settings.rooted | rooted,
-            coupled=settings.coupled | coupled,
+            coupled=settings.coupled | coupled, counting=settings.counting | counting,
         )  # fmt: skip
