@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from secateur.calibration.randomness import randomness_kept
 from secateur.errors import TraceError
+from secateur.pipeline.structure.blame import blame
 from secateur.pipeline.structure.capture import device_of, flat_outputs
 from secateur.pipeline.structure.copying import copy_of, tensors
 from secateur.pipeline.structure.numbers import lower
@@ -132,7 +133,7 @@ def run_shapes(module: nn.Module, structure: Structure) -> tuple[tuple[int, ...]
             outputs = trial(*inputs)
     except Exception as error:  # the network's own code fails in its own ways
         raise TraceError(
-            f"cut, running the cut {type(module).__name__}", f"{type(error).__name__}: {str(error)[:300]}",
+            f"cut, running the cut {type(module).__name__}", blame(error, trial)[0],
             "a forward pass that follows the new widths",
             "The network's forward uses fixed sizes; name the modules in question in keep= of trace.",
         ) from error  # fmt: skip

@@ -5,6 +5,9 @@ import numpy as np
 from secateur.pipeline.structure.call import Call, labels_of
 from secateur.pipeline.structure.labels import Labels, Value
 
+_Operand = tuple[Labels, tuple[int, ...]]
+"""Labels and extent."""
+
 
 def elementwise(call: Call) -> Value | tuple[Value, ...]:
     """Merge the labels that meet, as broadcasting lets them meet.
@@ -17,9 +20,7 @@ def elementwise(call: Call) -> Value | tuple[Value, ...]:
     longest = tuple(max(sizes) for sizes in zip(*(extent for _, extent in operands), strict=True)) if shape else ()
     varying = [frozenset(call.flow.varying(labels)) for labels, _ in operands]
     if len({v for v in varying if v}) > 1:
-        operands = [
-            (call.flow.given_up(labels) if call.flow.is_data(labels) else labels, own) for labels, own in operands
-        ]
+        operands = _without_fixed(call, operands, varying)
         varying = [frozenset(call.flow.varying(labels)) for labels, _ in operands]
     axes = frozenset().union(*varying)
     if not axes:
@@ -35,6 +36,19 @@ def elementwise(call: Call) -> Value | tuple[Value, ...]:
     merged = call.flow.merge(*meeting)
     results = tuple(call.returning(merged, longest) for _ in call.shapes)
     return results if len(results) > 1 else results[0]
+
+
+def _without_fixed(call: Call, operands: list[_Operand], varying: list[frozenset[int]]) -> list[_Operand]:
+    """Give up the labels of parameters, and those on an axis that another operand has at a length of its own."""
+
+    def gives_up(number: int) -> bool:
+        others = [(extent, v) for n, ((_, extent), v) in enumerate(zip(operands, varying, strict=True)) if n != number]
+        return call.flow.is_data(operands[number][0]) or any(
+            v and extent[a] > 1 and a not in v for extent, v in others for a in varying[number]
+        )
+
+    return [(call.flow.given_up(labels) if gives_up(n) else labels, extent)
+            for n, (labels, extent) in enumerate(operands)]  # fmt: skip
 
 
 def _labelled(call: Call) -> list[tuple[Value, Labels]]:
@@ -56,7 +70,7 @@ def _labelled(call: Call) -> list[tuple[Value, Labels]]:
     return found
 
 
-def _aligned(value: Value, labels: Labels, rank: int) -> tuple[Labels, tuple[int, ...]]:
+def _aligned(value: Value, labels: Labels, rank: int) -> _Operand:
     """Pad labels and extent with leading ones, as broadcasting does."""
     lead = (1,) * (rank - len(value.shape))
     return labels.reshape(lead + labels.shape), lead + value.extent

@@ -19,7 +19,7 @@ from secateur.pipeline.structure.atoms import (
     pin_two_ways,
     signatures,
 )
-from secateur.pipeline.structure.labels import Contraction, Flow, Pin, Product
+from secateur.pipeline.structure.labels import Contraction, Flow, Passing, Pin, Product
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,11 +139,13 @@ def _decide(flow: Flow, settings: Settings) -> None:
 
 
 def _couple(flow: Flow, contraction: Contraction) -> None:
-    """Cut a layer's contracted outputs together with the inputs at the same places."""
+    """Cut outputs of layers that meet in attention together with the layers' inputs at the same places."""
     flow.module, flow.operator = contraction.module, "attention"
-    for inputs, _ in flow.reads.get(contraction.weight, [])[:1]:
-        if inputs.size == contraction.labels.size:
-            flow.merge(inputs.reshape(-1), contraction.labels.reshape(-1))
+    passings: list[Contraction | Passing] = [p for p in flow.passings if p.module == contraction.module]
+    for met in [contraction, *passings]:
+        for inputs, _ in flow.reads.get(met.weight, [])[:1]:
+            if inputs.size == met.labels.size:
+                flow.merge(inputs.reshape(-1), met.labels.reshape(-1)[np.argsort(met.rows.reshape(-1))])
 
 
 def _writers(flow: Flow) -> dict[str, Pairs]:

@@ -85,6 +85,16 @@ class Contraction:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Passing:
+    """Channels ``labels`` that pass a product, as those of values do, made at outputs ``rows`` of ``weight``."""
+
+    labels: Labels
+    weight: str
+    rows: np.ndarray
+    module: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Division:
     """A place where an axis of channels is divided at bounds: a slice, or a split into unequal parts.
 
@@ -124,6 +134,7 @@ class Flow:
     products: list[Product] = field(default_factory=list)
     at_least_two: list[Labels] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)
+    passings: list[Passing] = field(default_factory=list)
     divisions: list[Division] = field(default_factory=list)
     biases: dict[str, str] = field(default_factory=dict)
     counted: list[tuple[str, Labels]] = field(default_factory=list)
@@ -221,8 +232,8 @@ class Flow:
         return bool(found.size) and not bool(self.made[found].any())
 
     def given_up(self, labels: Labels) -> Labels:
-        """Pin the labels of parameters that are used as data, and return labels of the same rank that vary nowhere."""
-        self.pin(labels, "its parameter is also used outside of its layer")
+        """Pin labels that would be in the way of others, and return some of the same rank that vary nowhere."""
+        self.pin(labels, "its channels meet an axis of fixed length")
         return np.zeros((1,) * labels.ndim, dtype=np.int64)
 
     def tie_rows(self, labels: Labels, axis: int) -> None:

@@ -61,6 +61,9 @@ def linear(call: Call) -> Value | tuple[Value, ...]:
     if weight.tensor is None or len(weight.shape) != 2:
         call.flow.multiply(rows * math.prod(weight.shape))
         return call.pinned("the linear layer's weight is computed")
+    labels = labels_of(call.flow, value)
+    if labels.shape[-1] == 1 and call.flow.varying(labels):
+        return _linear_across(call, weight, labels, rows)
     call.flow.multiply(rows, weight.tensor)
     inputs = features(call, value)
     call.flow.tie(weight.tensor, 1, inputs, np.arange(inputs.size))
@@ -72,6 +75,15 @@ def linear(call: Call) -> Value | tuple[Value, ...]:
     elif bias is not None:
         outputs = call.flow.merge(outputs, np.broadcast_to(bias.labels.reshape(-1), outputs.shape))
     return call.returning(outputs.reshape((1,) * (len(call.shapes[0]) - 1) + (-1,)))
+
+
+def _linear_across(call: Call, weight: Value, labels: Labels, rows: int) -> Value:
+    """Let channels pass a linear layer that mixes something else (tokens), whose own features then stay whole."""
+    flow, name = call.flow, str(weight.tensor)
+    flow.multiply(rows * math.prod(weight.shape) // labels.size, labels=labels.reshape(-1))
+    flow.pin(flow.rows(name, 0, producer=True), "its layer mixes what is not channels, and channels pass it")
+    flow.tie(name, 1, np.zeros(weight.shape[1], dtype=np.int64), np.arange(weight.shape[1]))
+    return call.returning(labels)
 
 
 def norm_by_channel(call: Call) -> Value | tuple[Value, ...]:

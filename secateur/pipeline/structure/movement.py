@@ -185,10 +185,10 @@ def chunk(call: Call) -> tuple[Value, ...]:
     sizes = [shape[axis] for shape in call.shapes]
     parts = np.split(labels, np.cumsum(sizes)[:-1], axis)
     if axis in call.flow.varying(labels):
-        if call.name == "chunk":
+        is_equal = len(set(sizes)) == 1
+        if call.name == "chunk" and is_equal:
             call.flow.merge(*parts)
         else:
-            is_equal = len(set(sizes)) == 1
             call.flow.divide(parts if is_equal else (), labels, "channels are split into parts of fixed sizes")
     return tuple(Value(labels=collapsed(p), shape=s, extent=s) for p, s in zip(parts, call.shapes, strict=True))
 
@@ -206,7 +206,8 @@ def gated(call: Call) -> Value | tuple[Value, ...]:
 def take_slice(call: Call) -> Value | tuple[Value, ...]:
     """Slice an axis. Bounds are fixed numbers: the channels between a bound and the end it counts from are pinned.
 
-    The bounds may be computed from widths all the same: that is decided later.
+    The bounds may be computed from widths all the same: that is decided later. Every n-th channel stays every n-th one
+    where all n of them are cut together.
     """
     value = call.tensor("self")
     axis = int(call.arguments.get("dim") or 0) % len(value.shape)
@@ -217,8 +218,13 @@ def take_slice(call: Call) -> Value | tuple[Value, ...]:
     start, end = start or 0, size if end is None else end
     if axis not in call.flow.varying(labels):
         return call.returning(collapsed(labels.take(range(size)[start : end : call.arguments.get("step", 1)], axis)))
-    if call.arguments.get("step", 1) != 1:
-        return call.pinned("channels are taken with a stride")
+    step = call.arguments.get("step", 1)
+    if step != 1:
+        if size % step or not 0 <= start < step or end < size:
+            return call.pinned("channels are taken with a stride")
+        rows = np.moveaxis(labels, axis, -1).reshape(*np.moveaxis(labels, axis, -1).shape[:-1], -1, step)
+        call.flow.merge(*(rows[..., k] for k in range(step)))
+        return call.returning(collapsed(np.moveaxis(rows[..., start], -1, axis)))
     positions = range(size)[start:end]
     bounds = [slice(0, b if b < size else 0) if b >= 0 else slice(max(size + b, 0), size) for b in (start, end)]
     bounded = [labels.take(range(size)[part], axis).reshape(-1) for part in bounds]

@@ -8,6 +8,7 @@ from torch import nn
 from secateur.artifacts import Group
 from secateur.pipeline.structure.groups import Assembly
 from secateur.pipeline.structure.labels import Flow
+from secateur.pipeline.structure.resize import NUMBERED
 from secateur.pipeline.structure.structure import Number
 
 HEAD_WIDTHS = frozenset({"attention_head_size", "d_head", "d_k", "dim_head", "head_dim", "head_size"})
@@ -45,7 +46,7 @@ def numbers_of(
     sites = [*(c.labels for c in flow.contractions), *(d.bounded for d in flow.divisions)]
     at_sites = {g.name for g in assembly.groups_at(sites)} if sites else set[str]()
     for path, owner in module.named_modules():
-        if type(owner).__module__.startswith("torch.nn."):
+        if type(owner).__module__.startswith("torch.nn.") or isinstance(owner, NUMBERED):
             continue
         groups: dict[int, dict[str, Group]] = {}
         for tensor, size, group in whole:
@@ -114,12 +115,12 @@ def _entry(held: int | list[int] | tuple[int, ...], position: int | None) -> int
 def kept_numbers(module: nn.Module) -> dict[str, dict[str, int]]:
     """Return all numbers that modules keep, by module and attribute, entries of lists as ``attribute.position``.
 
-    PyTorch's own layers are left out where their tensors say what their numbers are.
+    Layers are left out where their tensors say what their numbers are.
     """
     found = {
         path: {attribute if n is None else f"{attribute}.{n}": held for attribute, n, held in _held(owner)}
         for path, owner in module.named_modules()
-        if not (type(owner).__module__.startswith("torch.nn.") and (owner._parameters or owner._buffers))
+        if not isinstance(owner, NUMBERED) or not (owner._parameters or owner._buffers)
     }
     return {path: numbers for path, numbers in found.items() if numbers}
 

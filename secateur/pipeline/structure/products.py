@@ -6,7 +6,7 @@ import numpy as np
 
 from secateur.pipeline.structure import reductions
 from secateur.pipeline.structure.call import Call, labels_of
-from secateur.pipeline.structure.labels import Contraction, Labels, Value, fixed
+from secateur.pipeline.structure.labels import Contraction, Labels, Passing, Value, fixed
 
 REASON = "activations are multiplied with each other over this axis"
 
@@ -87,7 +87,9 @@ def contract(
     arrays = [_aligned(_labelled(call, v, other, terms, n), term, letters)
               for n, (v, other, term) in enumerate([(left, right, terms[0]), (right, left, terms[1])])]  # fmt: skip
     for number, array in enumerate(arrays):
-        if _conflict(call, arrays, letters, output) and call.flow.is_data(array):
+        if _conflict(call, arrays, letters, output) and (
+            call.flow.is_data(array) or _on_fixed_axis(call, arrays, number, letters, (left, right), terms)
+        ):
             arrays[number] = call.flow.given_up(array)
     macs = math.prod(lengths.values()) // call.per_sample
     varying = _varying(call, arrays, letters)
@@ -107,6 +109,8 @@ def contract(
         _record(call, arrays, [letters.index(n) for n in sorted(summed)], follows=follows)
         return nothing
     passing = call.flow.merge(*arrays) if all(varying) else arrays[0] if varying[0] else arrays[1]
+    if (made := call.flow.maker(passing)) is not None:
+        call.flow.passings.append(Passing(labels=passing, weight=made[0], rows=made[1], module=call.flow.module))
     call.flow.multiply(macs // passing.size, labels=passing.reshape(-1))
     order = [letters.index(n) for n in output]
     return passing.transpose([*order, *(letters.index(n) for n in summed)]).reshape([passing.shape[a] for a in order])
@@ -123,6 +127,16 @@ def _conflict(call: Call, arrays: list[Labels], letters: list[str], output: list
     if any(v & summed for v in varying):
         return not all(array.any() and v <= summed for array, v in zip(arrays, varying, strict=True))
     return all(varying) and (varying[0] != varying[1] or len(varying[0]) > 1)
+
+
+def _on_fixed_axis(
+    call: Call, arrays: list[Labels], number: int, letters: list[str], values: tuple[Value, Value],
+    terms: list[list[str]],
+) -> bool:  # fmt: skip
+    """Tell whether channels lie on an axis that the other operand has at a length of its own, as that of heads."""
+    varying, other = _varying(call, arrays, letters), 1 - number
+    lengths = dict(zip(terms[other], values[other].extent, strict=True))
+    return bool(varying[other]) and any(lengths.get(n, 1) > 1 for n in varying[number] - varying[other])
 
 
 def _labelled(call: Call, value: Value, other: Value, terms: list[list[str]], number: int) -> Labels:

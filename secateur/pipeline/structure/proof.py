@@ -17,10 +17,20 @@ from secateur.calibration.masks import zeroing
 from secateur.calibration.norms import gated_norms
 from secateur.calibration.randomness import randomness_kept
 from secateur.calibration.readers import tap_readers
+from secateur.pipeline.structure.blame import blame
 from secateur.pipeline.structure.capture import device_of, flat_outputs
 from secateur.pipeline.structure.copying import copy_of, tensors
 from secateur.pipeline.structure.cut import Kept, shrunk
 from secateur.pipeline.structure.structure import Structure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """Why a trial cut is wrong: an error was ``raised``, by the class ``owner`` if known, or values differ."""
+
+    reason: str
+    raised: bool
+    owner: type | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,10 +54,10 @@ class Trial:
         left = [g for g in groups if g.name not in found]
         return {**found, **(self._greedy(left) if found and self.fault(left) else {})}
 
-    def fault(self, groups: Sequence[Group]) -> str:
-        """Say what goes wrong when these groups are cut; nothing if all is well."""
+    def fault(self, groups: Sequence[Group]) -> Fault | None:
+        """Return what goes wrong when these groups are cut, None if all is well."""
         if not groups:
-            return ""
+            return None
         masks = {g.name: _mask(g) for g in groups}
         small = shrunk(self.module, self.structure, masks, shares_parameters=True)
         masked = copy_of(self.module, self._masked_readers(groups, masks), shares_parameters=True)
@@ -58,20 +68,20 @@ class Trial:
             with gated_norms(masked, groups, survivors), tap_readers(masked, {}, zeroing(masked, written)):
                 fault = disagreement(outputs, self._run(masked.eval()))
         except Exception as error:  # the network's own code fails in its own ways
-            return f"its forward does not follow the new width ({type(error).__name__}: {str(error)[:120]})"
-        return fault or (self._training_fault(small) if self.trains else "")
+            return _raised("its forward", error, small)
+        return fault or (self._training_fault(small) if self.trains else None)
 
-    def _training_fault(self, small: nn.Module) -> str:
-        """Say what goes wrong when the cut network trains, unless the whole one fails as well."""
+    def _training_fault(self, small: nn.Module) -> Fault | None:
+        """Return what goes wrong when the cut network trains, unless the whole one fails as well."""
         try:
             self._run(small.train())
         except Exception as error:  # the network's own code fails in its own ways
             try:
                 self._run(copy_of(self.module, shares_parameters=True).train())
             except Exception:  # example inputs that do not fit training, such as one sample for batch norm
-                return ""
-            return f"its training forward does not follow the new width ({type(error).__name__}: {str(error)[:120]})"
-        return ""
+                return None
+            return _raised("its training forward", error, small)
+        return None
 
     def _search(self, groups: Sequence[Group]) -> dict[str, str]:
         """Halve the set until the culprits are alone; groups that fail only together are tried one after another."""
@@ -79,7 +89,7 @@ class Trial:
         if not fault:
             return {}
         if len(groups) == 1:
-            return {groups[0].name: fault}
+            return {groups[0].name: fault.reason}
         half = len(groups) // 2
         found = {**self._search(groups[:half]), **self._search(groups[half:])}
         return found or self._greedy(groups)
@@ -90,7 +100,7 @@ class Trial:
         for group in groups:
             fault = self.fault([*accepted, group])
             if fault:
-                found[group.name] = fault
+                found[group.name] = fault.reason
             else:
                 accepted.append(group)
         return found
@@ -128,11 +138,19 @@ def _mask(group: Group) -> np.ndarray:
     return mask
 
 
-def disagreement(found: list[Tensor], wanted: list[Tensor]) -> str:
-    """Say how outputs differ beyond rounding, sqrt(eps) of the largest entry; nothing if they do not."""
+def _raised(what: str, error: Exception, module: nn.Module) -> Fault:
+    text, owner = blame(error, module)
+    kind = None if owner is None else type(owner)
+    return Fault(reason=f"{what} does not follow the new width: {text}", raised=True, owner=kind)
+
+
+def disagreement(found: list[Tensor], wanted: list[Tensor]) -> Fault | None:
+    """Return how outputs differ beyond rounding, sqrt(eps) of the largest entry, None if they do not."""
     shapes = [tuple(t.shape) for t in found], [tuple(t.shape) for t in wanted]
     if shapes[0] != shapes[1]:
-        return f"its forward does not follow the new width (outputs {shapes[0]}, not {shapes[1]})"
+        return Fault(
+            reason=f"its forward does not follow the new width (outputs {shapes[0]}, not {shapes[1]})", raised=True
+        )
     for one, two in zip(found, wanted, strict=True):
         if not two.is_floating_point():
             continue
@@ -140,5 +158,8 @@ def disagreement(found: list[Tensor], wanted: list[Tensor]) -> str:
         scale = float(two[finite].abs().max()) if bool(finite.any()) else 0.0
         error = float((one[finite] - two[finite]).abs().nan_to_num(torch.inf).max()) if bool(finite.any()) else 0.0
         if error > torch.finfo(two.dtype).eps ** 0.5 * scale:
-            return f"cutting it is not the same as masking it (outputs differ by {error:.2g} of {scale:.2g})"
-    return ""
+            return Fault(
+                reason=f"cutting it is not the same as masking it (outputs differ by {error:.2g} of {scale:.2g})",
+                raised=False,
+            )
+    return None

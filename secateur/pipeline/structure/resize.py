@@ -17,6 +17,10 @@ def resized(module: nn.Module, replacements: Mapping[str, Tensor], *, shares_par
     return result
 
 
+NUMBERED = (_ConvNd, nn.Linear, _NormBase, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU, nn.Embedding)
+"""The layers whose numbers are set from their tensors."""
+
+
 def _set_numbers(owner: nn.Module) -> None:
     """Set a layer's numbers from the shapes of its tensors, as its forward and its repr use them.
 

@@ -3,7 +3,9 @@
 import contextlib
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from secateur.artifacts import Group, Pinned
@@ -37,6 +39,7 @@ def trace(
     if multiple < 1:
         raise TraceError("trace", f"multiple={multiple}", "a step of at least 1 channel", "Use 1 for any width.")
     protected = _protected(module, keep)
+    _require_finite(module)
     device = device_of(module)
     inputs = tuple(x.to(device) for x in example_inputs)
     captured = capture(module, inputs)
@@ -71,11 +74,22 @@ def trace(
 
     found, rejected = fit(flow, settings, module, lambda assembly, groups: trial(assembly).fault(groups))
     faults = rejected | trial(found).failures(set(rejected))
-    rigid = {g.name: f"{g.num_channels} of {g.num_channels} is its smallest width in steps of {g.multiple}"
-             for g in found.groups if g.least == g.num_channels and g.name not in faults}  # fmt: skip
+    if faults.keys() > rejected.keys():
+        counting = frozenset(type(owner) for owner in module.modules())
+        wider = replace(found, settings=replace(found.settings, counting=counting))
+        fewer = rejected | trial(wider).failures(set(rejected))
+        found, faults = (wider, fewer) if len(fewer) < len(faults) else (found, faults)
+    rigid = {g.name: _rigid(g) for g in found.groups if g.least == g.num_channels and g.name not in faults}
     reasons = {**faults, **rigid}
     failed = tuple(_failed(g, reasons[g.name], input_axes) for g in found.groups if g.name in reasons)
     return structure(found, faults, (*found.pinned, *failed))
+
+
+def _rigid(group: Group) -> str:
+    """Say why a group that can be cut is as narrow as it may be."""
+    if group.num_channels == 1:
+        return "its channels are all tied to each other, so that none can go without the others"
+    return f"{group.num_channels} of {group.num_channels} is its smallest width in steps of {group.multiple}"
 
 
 def _failed(group: Group, reason: str, input_axes: Mapping[str, int]) -> Pinned:
@@ -84,6 +98,16 @@ def _failed(group: Group, reason: str, input_axes: Mapping[str, int]) -> Pinned:
     made = [s for s in group.slices if s.tensor in input_axes and s.axis != input_axes[s.tensor]]
     first = next((s for s in made if s.tensor.startswith(module)), made[0])
     return Pinned(tensor=first.tensor, num_channels=first.indices.size, reason=reason, operator="", module=module)
+
+
+def _require_finite(module: nn.Module) -> None:
+    """Raise TraceError where a weight is not a number: nothing could be proved with it."""
+    for name, parameter in module.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise TraceError(
+                f"trace, {name}", f"{int((~torch.isfinite(parameter)).sum())} entries that are NaN or infinite",
+                "finite weights", "Load a checkpoint from before the training diverged.",
+            )  # fmt: skip
 
 
 def _protected(module: nn.Module, keep: Sequence[str]) -> Mapping[str, str]:

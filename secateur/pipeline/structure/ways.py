@@ -13,37 +13,13 @@ from torch import nn
 
 from secateur.artifacts import Group
 from secateur.pipeline.structure.groups import Assembly, Settings, assemble
-from secateur.pipeline.structure.labels import Flow
+from secateur.pipeline.structure.labels import Flow, Labels
+from secateur.pipeline.structure.proof import Fault
 
-Fault = Callable[[Assembly, Sequence[Group]], str]
+Test = Callable[[Assembly, Sequence[Group]], Fault | None]
 """Says what goes wrong when these groups of an assembly are cut."""
 
-
-def fit(flow: Flow, settings: Settings, module: nn.Module, fault: Fault) -> tuple[Assembly, dict[str, str]]:
-    """Assemble the groups in the first way in which the network can be cut, one class of modules after the other.
-
-    Where no way works the groups are those of code that follows its own widths and has fixed bounds. Those that cannot
-    be cut so are returned as well, with what goes wrong.
-    """
-    followed = frozenset(n for n, c in enumerate(flow.contractions) if c.follows)
-    settings = replace(settings, rooted=followed)
-    everybody = frozenset(
-        type(owner) for owner in module.modules() if not type(owner).__module__.startswith("torch.nn.")
-    )
-    assembly, faults = assemble(flow, settings), dict[str, str]()
-    for kind, sites in _by_class(flow, module).items():
-        labels = [*(flow.contractions[n].labels for n in sites.contractions),
-                  *(part for n in sites.divisions
-                    for part in flow.divisions[n].parts or (flow.divisions[n].bounded,))]  # fmt: skip
-        for way in _ways(settings, kind, sites, followed, everybody):
-            found = assemble(flow, way)
-            groups = found.groups_at(labels)
-            if groups and not fault(found, groups):
-                settings, assembly = way, found
-                break
-        else:
-            faults |= {g.name: wrong for g in assembly.groups_at(labels) if (wrong := fault(assembly, [g]))}
-    return assembly, faults
+_WORKS, _OTHER_VALUES, _RAISED_ELSEWHERE, _RAISED = range(4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +28,36 @@ class _Sites:
 
     contractions: list[int] = field(default_factory=list)
     divisions: list[int] = field(default_factory=list)
+
+    def labels(self, flow: Flow) -> list[Labels]:
+        """Return the labels of the channels that are contracted or divided here."""
+        parts = [flow.divisions[n] for n in self.divisions]
+        return [*(flow.contractions[n].labels for n in self.contractions),
+                *(labels for part in parts for labels in part.parts or (part.bounded,))]  # fmt: skip
+
+
+def fit(flow: Flow, settings: Settings, module: nn.Module, test: Test) -> tuple[Assembly, dict[str, str]]:
+    """Assemble the groups in the first way in which the network can be cut, one class of modules after the other.
+
+    Where no way works the groups are those of code that follows its own widths and has fixed bounds. Those that cannot
+    be cut so are returned as well, with what goes wrong.
+    """
+    settings = replace(settings, rooted=frozenset(n for n, c in enumerate(flow.contractions) if c.follows))
+    by_class = _by_class(flow, module)
+    classes = {type(owner) for owner in module.modules()}
+    everybody = frozenset(kind for kind in classes if not kind.__module__.startswith("torch.nn."))
+    works = True
+    for kind, sites in by_class.items():
+        rank, settings = _best(flow, settings, kind, sites, everybody, set(by_class) - {kind}, test)
+        works = works and rank == _WORKS
+    assembly = assemble(flow, settings)
+    labels = [labels for sites in by_class.values() for labels in sites.labels(flow)]
+    if works:
+        return assembly, {}
+    assembly = _together(flow, assembly, labels, [frozenset(s.contractions) for s in by_class.values()], test)
+    groups = assembly.groups_at(labels) if labels else []
+    faults = {group.name: test(assembly, [group]) for group in groups} if test(assembly, groups) else {}
+    return assembly, {name: fault.reason for name, fault in faults.items() if fault is not None}
 
 
 def _by_class(flow: Flow, module: nn.Module) -> Mapping[type, _Sites]:
@@ -63,17 +69,59 @@ def _by_class(flow: Flow, module: nn.Module) -> Mapping[type, _Sites]:
     return found
 
 
-def _ways(
-    settings: Settings, kind: type, sites: _Sites, followed: frozenset[int], everybody: frozenset[type]
-) -> Iterator[Settings]:
-    """List the ways in which modules of one class may be written, the plainest first."""
-    nobody = frozenset[type]()
-    nothing, all_of, parts = frozenset[int](), frozenset(sites.contractions), frozenset(sites.divisions)
-    for relative, rooted, coupled, counting in itertools.product(
-        dict.fromkeys([parts, nothing]), dict.fromkeys([nothing, all_of - followed]), dict.fromkeys([nothing, all_of]),
-        (nobody, frozenset({kind}), everybody),
-    ):  # fmt: skip
+def _best(
+    flow: Flow, settings: Settings, kind: type, sites: _Sites, everybody: frozenset[type], others: set[type], test: Test
+) -> tuple[int, Settings]:
+    """Return the first way for one class that works, else the one that comes nearest, with how near it comes.
+
+    An error that code of ``others`` raises does not speak against a way: it may be theirs to change.
+    """
+    best = (_RAISED, settings)
+    for way in _ways(settings, kind, sites, everybody):
+        rank = _rank(flow, way, sites, others, test)
+        if rank == _OTHER_VALUES and sites.contractions:
+            rooted = replace(way, rooted=way.rooted | frozenset(sites.contractions))
+            if _rank(flow, rooted, sites, others, test) == _WORKS:
+                return _WORKS, rooted
+        if rank < best[0]:
+            best = (rank, way)
+        if rank == _WORKS:
+            break
+    return best
+
+
+def _rank(flow: Flow, way: Settings, sites: _Sites, others: set[type], test: Test) -> int:
+    assembly = assemble(flow, way)
+    groups = assembly.groups_at(sites.labels(flow))
+    fault = test(assembly, groups)
+    if not groups or (fault is not None and fault.raised):
+        return _RAISED_ELSEWHERE if fault is not None and fault.owner in others else _RAISED
+    return _WORKS if fault is None else _OTHER_VALUES
+
+
+def _ways(settings: Settings, kind: type, sites: _Sites, everybody: frozenset[type]) -> Iterator[Settings]:
+    """List the ways in which modules of one class may treat the shapes of channels, the plainest first."""
+    nobody, nothing = frozenset[type](), frozenset[int]()
+    parts, all_of = frozenset(sites.divisions), frozenset(sites.contractions)
+    for relative, coupled, counting in itertools.product(
+        dict.fromkeys([parts, nothing]), dict.fromkeys([nothing, all_of]), (nobody, frozenset({kind}), everybody)
+    ):
         yield replace(
-            settings, relative=settings.relative | relative, rooted=settings.rooted | rooted,
-            coupled=settings.coupled | coupled, counting=settings.counting | counting,
+            settings, relative=settings.relative | relative, coupled=settings.coupled | coupled,
+            counting=settings.counting | counting,
         )  # fmt: skip
+
+
+def _together(
+    flow: Flow, assembly: Assembly, labels: Sequence[Labels], contractions: Sequence[frozenset[int]], test: Test
+) -> Assembly:
+    """Find out which classes divide by roots of widths, where each alone does not tell; shapes do not depend on it."""
+    fault = test(assembly, assembly.groups_at(labels)) if labels else None
+    if fault is None or fault.raised:
+        return assembly
+    followed = frozenset(n for n, c in enumerate(flow.contractions) if c.follows)
+    for chosen in itertools.product(*([frozenset[int](), numbers] for numbers in contractions if numbers)):
+        other = assemble(flow, replace(assembly.settings, rooted=followed.union(*chosen)))
+        if test(other, other.groups_at(labels)) is None:
+            return other
+    return assembly
