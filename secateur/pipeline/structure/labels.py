@@ -100,10 +100,11 @@ class Division:
 
     Where the bounds follow the widths, channels at the same position of all ``parts``, which are equal or none, are cut
     together; where they are numbers in the code, the ``bounded`` labels between a bound and the end it counts from
-    never are.
+    never are. ``pieces`` are the labels whose numbers may be such bounds or sizes, each [size].
     """
 
     parts: tuple[Labels, ...]
+    pieces: tuple[Labels, ...]
     bounded: Labels
     reason: str
     operator: str
@@ -176,12 +177,12 @@ class Flow:
         """Note that the norm with this weight takes its statistics over these channels."""
         self.norms.setdefault(weight, []).append((labels, np.arange(len(labels))))
 
-    def divide(self, parts: Sequence[Labels], bounded: Labels, reason: str) -> None:
+    def divide(self, parts: Sequence[Labels], pieces: Sequence[Labels], bounded: Labels, reason: str) -> None:
         """Note that channels are divided here, see `Division`."""
         self.divisions.append(
             Division(
-                parts=tuple(parts), bounded=bounded.reshape(-1), reason=reason, operator=self.operator,
-                module=self.module,
+                parts=tuple(parts), pieces=tuple(pieces), bounded=bounded.reshape(-1), reason=reason,
+                operator=self.operator, module=self.module,
             )
         )  # fmt: skip
 

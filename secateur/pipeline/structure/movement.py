@@ -189,7 +189,9 @@ def chunk(call: Call) -> tuple[Value, ...]:
         if call.name == "chunk" and is_equal:
             call.flow.merge(*parts)
         else:
-            call.flow.divide(parts if is_equal else (), labels, "channels are split into parts of fixed sizes")
+            pieces = [_row(part, axis) for part in parts]
+            reason = "channels are split into parts of fixed sizes"
+            call.flow.divide(parts if is_equal else (), pieces, labels, reason)
     return tuple(Value(labels=collapsed(p), shape=s, extent=s) for p, s in zip(parts, call.shapes, strict=True))
 
 
@@ -231,8 +233,15 @@ def take_slice(call: Call) -> Value | tuple[Value, ...]:
     length = len(positions)
     is_part = 0 < length < size and size % length == 0 and positions[0] % length == 0
     parts = np.split(labels, size // length, axis) if is_part else []
-    call.flow.divide(parts, np.concatenate(bounded), "a slice has a fixed bound among channels")
+    row = _row(labels, axis)
+    pieces = [row[: positions.start], row[: positions.stop], row[positions.start : positions.stop]]
+    call.flow.divide(parts, pieces, np.concatenate(bounded), "a slice has a fixed bound among channels")
     return call.returning(collapsed(labels.take(positions, axis)))
+
+
+def _row(labels: Labels, axis: int) -> Labels:
+    """Return the labels along one axis, [size], at the first place of the others."""
+    return np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])[0]
 
 
 def index(call: Call) -> Value | tuple[Value, ...]:

@@ -7,7 +7,7 @@ from torch import nn
 
 from secateur.artifacts import Group
 from secateur.pipeline.structure.groups import Assembly
-from secateur.pipeline.structure.labels import Flow
+from secateur.pipeline.structure.labels import Division, Flow
 from secateur.pipeline.structure.resize import NUMBERED
 from secateur.pipeline.structure.structure import Number
 
@@ -19,6 +19,9 @@ WIDTHS = frozenset(
     }
 )  # fmt: skip
 """The usual names. A number of another name is taken for one of channels only where a network runs cut no other way."""
+
+NOT_CHANNELS = ("num_", "n_")
+"""How attributes begin that count something else, such as heads."""
 
 Place = tuple[str, str, int | None]
 """A module, its attribute, and the position in that one where it is a list or tuple."""
@@ -36,11 +39,20 @@ def numbers_of(
         if len(heads) == 1 and heads[0].num_channels == width:
             for names, step in ((HEAD_WIDTHS, 1), (WIDTHS, num_heads)):
                 found |= _counting(contraction.module, owner, names, heads[0], width * step)
-            own = {s.indices.size for s in heads[0].slices if s.tensor.startswith(f"{contraction.module}.")}
-            for size in {width, *own} if type(owner) in counting else ():
-                found |= _counting(contraction.module, owner, None, heads[0], size)
+            if type(owner) in counting:
+                found |= _counting(contraction.module, owner, None, heads[0], width)
+    for passing in flow.passings:
+        owner = module.get_submodule(passing.module)
+        if type(owner) in counting:
+            places = [(passing.module, attribute, n) for attribute, n, held in _held(owner)
+                      if held == passing.labels.size and not attribute.startswith(NOT_CHANNELS)]  # fmt: skip
+            found |= {place: _of_labels(place, passing.labels.reshape(-1), assembly) for place in places}
+    for division in flow.divisions:
+        owner = module.get_submodule(division.module)
+        if type(owner) in counting:
+            found = _at_division(division, owner, assembly) | found
     for path, labels in flow.counted:
-        found[path, "num_features", None] = _norm_without_tensors(path, labels, assembly)
+        found[path, "num_features", None] = _of_labels((path, "num_features", None), labels, assembly)
     whole = [(s.tensor, s.indices.size, g) for g in assembly.groups for s in g.slices
              if counting or s.indices.size == shapes[s.tensor][s.axis]]  # fmt: skip
     sites = [*(c.labels for c in flow.contractions), *(d.bounded for d in flow.divisions)]
@@ -61,12 +73,28 @@ def numbers_of(
     return tuple(number for numbers in found.values() for number in numbers)
 
 
-def _norm_without_tensors(path: str, labels: np.ndarray, assembly: Assembly) -> list[Number]:
-    """Return how a norm that holds no tensor counts the groups that pass through it."""
+def _of_labels(place: Place, labels: np.ndarray, assembly: Assembly) -> list[Number]:
+    """Return how a number that counts these labels counts the groups that they belong to."""
     owners, counts = np.unique(assembly.group_of_label[labels], return_counts=True)
     groups = [(assembly.groups[n], int(count)) for n, count in zip(owners, counts, strict=True) if n >= 0]
-    return [Number(module=path, attribute="num_features", position=None, group=g.name, step=count // g.num_channels)
-            for g, count in groups]  # fmt: skip
+    return [Number(module=place[0], attribute=place[1], position=place[2], group=g.name, step=count // g.num_channels)
+            for g, count in groups if count % g.num_channels == 0]  # fmt: skip
+
+
+def _at_division(division: Division, owner: nn.Module, assembly: Assembly) -> dict[Place, list[Number]]:
+    """Return the numbers of a module that may be bounds of this division or sizes of its pieces.
+
+    The entries of a list of all sizes belong to the piece at their position.
+    """
+    sizes = [piece.size for piece in division.pieces]
+    found: dict[Place, list[Number]] = {}
+    for attribute, position, held in _held(owner):
+        place = (division.module, attribute, position)
+        is_list = position is not None and list(getattr(owner, attribute)) == sizes
+        if held in sizes and not attribute.startswith(NOT_CHANNELS):
+            piece = division.pieces[position if is_list and position is not None else sizes.index(held)]
+            found[place] = _of_labels(place, piece, assembly)
+    return found
 
 
 def _counting(
@@ -80,7 +108,7 @@ def _counting(
             )
         ]
         for attribute, position, held in _held(owner)
-        if held == size and (attribute in names if names is not None else not attribute.startswith(("num_", "n_")))
+        if held == size and (attribute in names if names is not None else not attribute.startswith(NOT_CHANNELS))
     }
 
 
