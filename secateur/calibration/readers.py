@@ -1,4 +1,4 @@
-"""Reach the input or output of any convolution, linear layer or norm of the last axis, however it is called."""
+"""Reach the input or output of any convolution, linear layer or norm, however it is called."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,14 +26,26 @@ WEIGHT_AT: dict[Any, int] = {
     torch.layer_norm: 2,
     functional.rms_norm: 2,
     torch.rms_norm: 2,
+    functional.batch_norm: 3,
+    torch.batch_norm: 1,
+    functional.instance_norm: 3,
+    torch.instance_norm: 1,
+    functional.group_norm: 2,
+    torch.group_norm: 2,
 }
 """The functions that are tapped, with the place of the weight among their arguments."""
+
+CHANNELS_SECOND = frozenset(
+    {functional.batch_norm, torch.batch_norm, functional.instance_norm, torch.instance_norm, functional.group_norm,
+     torch.group_norm}
+)  # fmt: skip
+"""Those whose channels lie on axis 1 though their weight is a vector: what is tapped has them last."""
 
 
 def channel_axis(weight: Tensor) -> int:
     """Return the axis of a layer's input and output that holds channels, by its weight.
 
-    -1 for linear layers and for norms of the last axis, whose weight is a vector; -2 to -4 for convolutions.
+    -1 for linear layers and for norms, whose weight is a vector; -2 to -4 for convolutions.
     """
     return min(1 - weight.ndim, -1)
 
@@ -48,6 +60,11 @@ def weights_of(module: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
                 "Trace the network again: these groups belong to another one.",
             )  # fmt: skip
     return {name: parameters[name] for name in names}
+
+
+def _channels_last(transform: Transform, func: Any, tensor: Tensor) -> Tensor:
+    """Apply a function to a tensor with its channels on the axis that `channel_axis` tells."""
+    return transform(tensor.movedim(1, -1)).movedim(-1, 1) if func in CHANNELS_SECOND else transform(tensor)
 
 
 class _Taps(TorchFunctionMode):
@@ -78,11 +95,11 @@ class _Taps(TorchFunctionMode):
             # One weight under several names is one layer: it is tapped once.
             for name in [n for n in names if n in self._transforms][:1]:
                 if args:
-                    args = (self._transforms[name](args[0]), *args[1:])
+                    args = (_channels_last(self._transforms[name], func, args[0]), *args[1:])
                 else:
-                    kwargs["input"] = self._transforms[name](kwargs["input"])
+                    kwargs["input"] = _channels_last(self._transforms[name], func, kwargs["input"])
             for name in [n for n in names if n in self._outputs][:1]:
-                return self._outputs[name](func(*args, **kwargs))
+                return _channels_last(self._outputs[name], func, func(*args, **kwargs))
         elif func is functional.multi_head_attention_forward:
             # The mode is off inside the functions it sees; attention is the one that holds linear layers of its own.
             with self:

@@ -130,6 +130,7 @@ class Flow:
     ties: dict[tuple[str, int], list[tuple[Labels, np.ndarray]]] = field(default_factory=dict)
     reads: dict[str, list[tuple[Labels, np.ndarray]]] = field(default_factory=dict)
     norms: dict[str, list[tuple[Labels, np.ndarray]]] = field(default_factory=dict)
+    normalised: list[tuple[str | None, Labels]] = field(default_factory=list)
     fresh: dict[tuple[str, int], Labels] = field(default_factory=dict)
     producers: dict[tuple[str, int], Labels] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
@@ -176,6 +177,7 @@ class Flow:
     def normalise(self, weight: str, labels: Labels) -> None:
         """Note that the norm with this weight takes its statistics over these channels."""
         self.norms.setdefault(weight, []).append((labels, np.arange(len(labels))))
+        self.normalised.append((weight, labels))
 
     def divide(self, parts: Sequence[Labels], pieces: Sequence[Labels], bounded: Labels, reason: str) -> None:
         """Note that channels are divided here, see `Division`."""
@@ -195,14 +197,14 @@ class Flow:
     def maker(self, labels: Labels) -> tuple[str, np.ndarray] | None:
         """Return the one layer that makes all these channels and at which of its outputs, shaped as the labels.
 
-        Where norms over channels work on them it is the last of these. None where several layers make the channels.
+        Where norms work on them it is the last of these. None where several layers make the channels, or a norm does
+        that has no weight.
         """
-        for weight, pairs in reversed(self.norms.items()):
+        for weight, own in reversed(self.normalised):
             place = np.full(self.num_labels, -1)
-            for own, positions in pairs:
-                place[own] = positions
+            place[own] = np.arange(own.size)
             if (place[labels] >= 0).any():
-                return (weight, place[labels]) if (place[labels] >= 0).all() else None
+                return (weight, place[labels]) if weight is not None and (place[labels] >= 0).all() else None
         for (tensor, _axis), own in self.producers.items():
             if own[0] <= labels.min() and labels.max() <= own[-1] and tensor in self.reads:
                 return tensor, labels - own[0]

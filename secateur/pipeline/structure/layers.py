@@ -98,6 +98,10 @@ def norm_by_channel(call: Call) -> Value | tuple[Value, ...]:
         if tensor.tensor is None:
             return call.pinned("the norm's parameters are computed")
         call.flow.tie(tensor.tensor, 0, inputs, position)
+    weight, bias = call.value("weight"), call.value("bias")
+    call.flow.normalised.append((None if weight is None else weight.tensor, inputs))
+    if weight is not None and bias is not None:
+        call.flow.biases[str(weight.tensor)] = str(bias.tensor)
     if not any(call.value(name) for name in ("weight", "running_mean")):
         call.flow.counted.append((call.flow.module, inputs))
     result = call.returning(inputs.reshape((1, -1) + (1,) * (len(value.shape) - 2)))

@@ -15,12 +15,12 @@ HEAD_WIDTHS = frozenset({"attention_head_size", "d_head", "d_k", "dim_head", "he
 WIDTHS = frozenset(
     {
         "all_head_size", "attn_dim", "channels", "d_model", "dim", "embed_dim", "hidden_dim", "hidden_size",
-        "inner_dim", "kdim", "num_channels", "num_features", "vdim", "width",
+        "inner_dim", "kdim", "num_channels", "num_features", "vdim",
     }
 )  # fmt: skip
 """The usual names. A number of another name is taken for one of channels only where a network runs cut no other way."""
 
-NOT_CHANNELS = ("num_", "n_")
+NOT_CHANNELS = ("num_", "n_", "width", "height", "window", "kernel", "stride", "padding", "patch", "depth", "groups")
 """How attributes begin that count something else, such as heads."""
 
 Place = tuple[str, str, int | None]

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from secateur.artifacts import Group
 from secateur.calibration.masks import zeroing
 from secateur.calibration.norms import gated_norms
-from secateur.calibration.randomness import randomness_kept
 from secateur.calibration.readers import tap_readers
 from secateur.pipeline.structure.blame import blame
-from secateur.pipeline.structure.capture import device_of, flat_outputs
 from secateur.pipeline.structure.copying import copy_of, tensors
 from secateur.pipeline.structure.cut import Kept, shrunk
 from secateur.pipeline.structure.structure import Structure
+from secateur.pipeline.structure.subject import Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +41,7 @@ class Trial:
     reads its input channels.
     """
 
-    module: nn.Module
+    subject: Subject
     structure: Structure
     trains: bool
     input_axes: Mapping[str, int]
@@ -59,25 +58,28 @@ class Trial:
         if not groups:
             return None
         masks = {g.name: _mask(g) for g in groups}
-        small = shrunk(self.module, self.structure, masks, shares_parameters=True)
-        masked = copy_of(self.module, self._masked_readers(groups, masks), shares_parameters=True)
+        whole = self.subject.module
+        small = shrunk(whole, self.structure, masks, shares_parameters=True).eval()
+        masked = copy_of(whole, self._masked_readers(groups, masks), shares_parameters=True).eval()
         survivors = {name: torch.from_numpy(mask) for name, mask in masks.items()}
+        written = [(writer, survivors[group.name]) for group in groups for writer in group.writers]
         try:
-            outputs = self._run(small.eval())
-            written = [(writer, survivors[group.name]) for group in groups for writer in group.writers]
+            found = self.subject.run(small)
             with gated_norms(masked, groups, survivors), tap_readers(masked, {}, zeroing(masked, written)):
-                fault = disagreement(outputs, self._run(masked.eval()))
+                wanted, is_exact = self.subject.is_exact_after(masked)
         except Exception as error:  # the network's own code fails in its own ways
-            return _raised("its forward", error, small)
-        return fault or (self._training_fault(small) if self.trains else None)
+            return self.fault(groups) if self.subject.falls_back() else _raised("its forward", error, small)
+        if not is_exact:
+            return self.fault(groups)
+        return disagreement(found, wanted) or (self._training_fault(small) if self.trains else None)
 
     def _training_fault(self, small: nn.Module) -> Fault | None:
         """Return what goes wrong when the cut network trains, unless the whole one fails as well."""
         try:
-            self._run(small.train())
+            self.subject.run(small.train())
         except Exception as error:  # the network's own code fails in its own ways
             try:
-                self._run(copy_of(self.module, shares_parameters=True).train())
+                self.subject.run(copy_of(self.subject.module, shares_parameters=True).train())
             except Exception:  # example inputs that do not fit training, such as one sample for batch norm
                 return None
             return _raised("its training forward", error, small)
@@ -107,7 +109,7 @@ class Trial:
 
     def _masked_readers(self, groups: Sequence[Group], masks: Kept) -> dict[str, Tensor]:
         """Return the readers' weights with zeros for the channels that go: the same as zeros in their inputs."""
-        named, found = tensors(self.module), dict[str, Tensor]()
+        named, found = tensors(self.subject.module), dict[str, Tensor]()
         for group in groups:
             readers = {reader.weight for reader in group.readers}
             for s in group.slices:
@@ -116,14 +118,6 @@ class Trial:
                     gone = torch.from_numpy(s.indices[~masks[group.name]].reshape(-1)).to(weight.device)
                     weight.index_fill_(s.axis, gone, 0)
         return found
-
-    def _run(self, module: nn.Module) -> list[Tensor]:
-        device = device_of(module)
-        inputs = tuple(x.to(device) for x in self.structure.example_inputs)
-        # TensorFloat-32 would hide a wrong cut behind its rounding.
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with torch.no_grad(), randomness_kept(device), exact:
-            return flat_outputs(module(*inputs))
 
 
 def trial_width(group: Group) -> int:
@@ -145,7 +139,10 @@ def _raised(what: str, error: Exception, module: nn.Module) -> Fault:
 
 
 def disagreement(found: list[Tensor], wanted: list[Tensor]) -> Fault | None:
-    """Return how outputs differ beyond rounding, sqrt(eps) of the largest entry, None if they do not."""
+    """Return how outputs differ beyond rounding, None if they do not.
+
+    That is 1e-9 of the largest entry in double precision, else the root of the type's spacing.
+    """
     shapes = [tuple(t.shape) for t in found], [tuple(t.shape) for t in wanted]
     if shapes[0] != shapes[1]:
         return Fault(
@@ -157,7 +154,8 @@ def disagreement(found: list[Tensor], wanted: list[Tensor]) -> Fault | None:
         finite = torch.isfinite(two)
         scale = float(two[finite].abs().max()) if bool(finite.any()) else 0.0
         error = float((one[finite] - two[finite]).abs().nan_to_num(torch.inf).max()) if bool(finite.any()) else 0.0
-        if error > torch.finfo(two.dtype).eps ** 0.5 * scale:
+        tolerance = 1e-9 if two.dtype == torch.float64 else torch.finfo(two.dtype).eps ** 0.5
+        if error > tolerance * scale:
             return Fault(
                 reason=f"cutting it is not the same as masking it (outputs differ by {error:.2g} of {scale:.2g})",
                 raised=False,

@@ -19,6 +19,7 @@ from secateur.pipeline.structure.labels import Flow
 from secateur.pipeline.structure.numbers import numbers_of
 from secateur.pipeline.structure.proof import Trial
 from secateur.pipeline.structure.structure import Structure
+from secateur.pipeline.structure.subject import Subject
 from secateur.pipeline.structure.ways import fit
 
 
@@ -68,9 +69,11 @@ def trace(
             numbers=tuple(n for n in numbers_of(module, found, flow, shapes) if n.group not in faults),
         )  # fmt: skip
 
+    subject = Subject(module, example_inputs, wants_double=bool(flow.contractions or flow.divisions))
+
     def trial(found: Assembly) -> Trial:
         whole = structure(found, {}, found.pinned)
-        return Trial(module=module, structure=whole, trains=hidden, input_axes=input_axes)
+        return Trial(subject=subject, structure=whole, trains=hidden, input_axes=input_axes)
 
     found, rejected = fit(flow, settings, module, lambda assembly, groups: trial(assembly).fault(groups))
     faults = rejected | trial(found).failures(set(rejected))

@@ -1,0 +1,71 @@
+"""Published networks with random weights, by name, as the structure's benchmarks cut them."""
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+TOO_LARGE = {"regnet_y_128gf", "vit_h_14", "vit_l_16", "vit_l_32"}
+VIDEO = (1, 3, 16, 112, 112)
+SIZES = {
+    "inception_v3": (1, 3, 299, 299), "googlenet": (1, 3, 224, 224), "mvit_v1_b": (1, 3, 16, 224, 224),
+    "mvit_v2_s": (1, 3, 16, 224, 224), "s3d": (1, 3, 16, 224, 224), "raft_small": (1, 3, 128, 128),
+    "raft_large": (1, 3, 128, 128),
+}  # fmt: skip
+
+# One small network of each of timm's families.
+TIMM = """
+beit_base_patch16_224 byoanet:lambda_resnet26t byoanet:halonet26t byoanet:eca_botnext26ts_256 byobnet:resnet26t
+byobnet:regnetz_b16 byobnet:repvgg_a0 byobnet:gcresnext26ts byobnet:mobileone_s0 cait_xxs24_224 coat_lite_tiny
+convit_tiny convmixer_768_32 convnext_atto convnextv2_atto crossvit_tiny_240 cspresnet50 darknet53 davit_tiny
+deit3_small_patch16_224 deit_tiny_patch16_224 densenet121 dla34 dpn48b edgenext_xx_small efficientformer_l1
+efficientformerv2_s0 efficientnet_b0 efficientvit_b0 efficientvit_m0 eva02_tiny_patch14_224 fasternet_t0 fastvit_t8
+focalnet_tiny_srf gcvit_xxtiny ghostnet_100 ghostnetv2_100 gmlp_ti16_224 hardcorenas_a hgnet_tiny hgnetv2_b0
+hiera_tiny_224 hrnet_w18_small inception_next_tiny inception_resnet_v2 inception_v4 lcnet_035 levit_128s
+levit_conv_128s mambaout_femto coatnet_nano_rw_224 maxvit_nano_rw_256 poolformer_s12 caformer_s18 convformer_s18
+mixer_s16_224 resmlp_12_224 mixnet_s mobilenetv3_small_050 mobilenetv4_conv_small mobilevit_xxs mobilevitv2_050
+mvitv2_tiny nasnetalarge nest_tiny nextvit_small nfnet_l0 pit_ti_224 pnasnet5large pvt_v2_b0 rdnet_tiny regnetx_002
+repghostnet_050 repvit_m0_9 res2net50_14w_8s resnest14d resnet50d seresnet18 ecaresnet26t resnetv2_50 rexnet_100
+selecsls42 legacy_seresnet18 sequencer2d_s shvit_s1 skresnet18 starnet_s1 swiftformer_xs swin_tiny_patch4_window7_224
+swinv2_tiny_window8_256 swinv2_cr_tiny_224 tiny_vit_5m_224 tinynet_e tnt_s_legacy_patch16_224 tresnet_m
+twins_pcpvt_small twins_svt_small vgg11 visformer_tiny vit_relpos_small_patch16_224 vit_small_r26_s32_224
+vit_tiny_patch16_224 vitamin_small_224 volo_d1_224 ese_vovnet19b_dw xception41 legacy_xception xcit_nano_12_p16_224
+""".split()
+
+
+def torchvision_names() -> list[str]:
+    """List torchvision's networks for classification, video, segmentation and optical flow."""
+    kinds = ("", "video", "segmentation", "optical_flow")
+    modules = [getattr(torchvision.models, kind) if kind else torchvision.models for kind in kinds]
+    found = [name for module in modules for name in torchvision.models.list_models(module=module)]
+    return [name for name in dict.fromkeys(found) if name not in TOO_LARGE]
+
+
+def timm_names() -> list[str]:
+    """List one small network of each of timm's families, as ``timm:name``."""
+    return [f"timm:{name.rpartition(':')[2]}" for name in TIMM]
+
+
+def build(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Return a network in evaluation mode and its example inputs."""
+    torch.manual_seed(0)
+    if name.startswith("timm:"):
+        return _of_timm(name.removeprefix("timm:"))
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    if any(part in name for part in ("deeplab", "fcn", "lraspp")):
+        options["weights_backbone"] = None
+    module = torchvision.models.get_model(name, weights=None, **options).eval()
+    video = name in torchvision.models.list_models(module=torchvision.models.video)
+    x = torch.randn(SIZES.get(name, VIDEO if video else (1, 3, 224, 224)))
+    return module, (x, x) if name.startswith("raft") else (x,)
+
+
+def _of_timm(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Build a network of timm's; factors that start near zero would hide what they multiply, and are drawn anew."""
+    import timm
+
+    module = timm.create_model(name, pretrained=False).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim <= 1 and float(parameter.abs().max()) < 1e-3:
+                parameter.normal_(0, 0.3)
+    return module, (torch.randn(1, *module.default_cfg["input_size"]),)

@@ -1,0 +1,139 @@
+"""Put published networks through the laws of a cut in double precision; write results/structure_laws.json.
+
+For each network, in a process of its own: the cut network is the masked one at three shares of channels, also after a
+step of training; multiply-adds and parameters are as foretold; ONNX Runtime agrees with PyTorch; nothing of the network
+given has changed.
+
+    pip install timm onnxruntime
+    python benchmarks/structure_laws.py             # all networks, two at a time
+    python benchmarks/structure_laws.py resnet50 timm:levit_128s
+"""
+
+import argparse
+import copy
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from networks import build, timm_names, torchvision_names
+from torch import Tensor, nn
+
+from secateur.pipeline.structure import Plan, cut, mask, trace
+from secateur.pipeline.structure.capture import flat_outputs
+
+RESULTS = Path(__file__).parent / "results" / "structure_laws.json"
+SHARES = (0.25, 0.5, 0.75)
+
+
+def error(found: Any, wanted: Any) -> float:
+    """Return the largest difference of two networks' outputs, relative to the largest entry."""
+    pairs = zip(flat_outputs(found), flat_outputs(wanted), strict=True)
+    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-300)) for a, b in pairs)
+
+
+def stepped(module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
+    """Take one step of gradient descent on the mean square of the outputs."""
+    module.requires_grad_(True)
+    loss = sum(output.square().mean() for output in flat_outputs(module(*inputs)) if output.requires_grad)
+    parameters = [p for name, p in module.named_parameters() if not name.startswith("gates.")]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter -= 1e-3 * gradient
+    return module
+
+
+def onnx_error(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
+    """Export a network in single precision and return how far ONNX Runtime is from PyTorch."""
+    import onnxruntime
+
+    module, inputs = module.float().eval().requires_grad_(False), tuple(x.float() for x in inputs)
+    wanted = [t for t in flat_outputs(module(*inputs))]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        torch.onnx.export(module, inputs, path, dynamo=True, verbose=False, external_data=False)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        names = [node.name for node in session.get_inputs()]
+        found = session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=False)})
+    return error([torch.from_numpy(array) for array in found], wanted)
+
+
+def one(name: str) -> dict[str, Any]:
+    """Put one network through the laws."""
+    torch.set_num_threads(1)
+    module, inputs = build(name)
+    module, inputs = module.double(), tuple(x.double() for x in inputs)
+    before = copy.deepcopy(module.state_dict())
+    structure = trace(module, inputs)
+    rooted = any(group.roots for group in structure.groups)
+    row: dict[str, Any] = {"groups": len(structure.groups), "masked_error": {}, "scale_follows_width": rooted}
+    for share in SHARES:
+        plan = Plan.random(structure, keep=share, seed=0)
+        small, masked = cut(module, structure, plan), mask(module, structure, plan)
+        with torch.no_grad():
+            row["masked_error"][str(share)] = error(small(*inputs), masked(*inputs))
+        if share == 0.5:
+            widths = plan.widths(structure)
+            again = trace(small, inputs)
+            row["macs"] = [structure.macs(), structure.macs(widths), again.macs()]
+            row["parameters"] = [structure.parameters(), structure.parameters(widths),
+                                 sum(p.numel() for p in small.parameters())]  # fmt: skip
+            exported = copy.deepcopy(small)
+            stepped(small, inputs), stepped(masked, inputs)
+            with torch.no_grad():
+                row["masked_error_after_a_step"] = error(small(*inputs), masked(*inputs))
+            try:
+                row["onnx_error"] = onnx_error(exported, inputs)
+            except Exception as problem:  # the exporter's own limits are a result
+                row["onnx_error"] = f"{type(problem).__name__}: {str(problem).splitlines()[0][:200]}"
+    row["untouched"] = all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+    pinned: dict[str, int] = {}
+    for p in structure.pinned:
+        pinned[p.reason] = pinned.get(p.reason, 0) + p.num_channels
+    return {**row, "pinned_channels": pinned}
+
+
+def in_a_process(name: str, limit_s: float) -> dict[str, Any]:
+    """Put one network through the laws in a process of its own."""
+    try:
+        done = subprocess.run(
+            [sys.executable, __file__, "--one", name], capture_output=True, text=True, timeout=limit_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"exceeds {limit_s:g} s"}
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        return {"error": (said or [f"exit {done.returncode}"])[-1][:300]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Put every network through the laws and write what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*")
+    parser.add_argument("--limit", type=float, default=600, help="seconds a network")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(one(arguments.one)))
+        return
+    names = arguments.networks or [*torchvision_names(), *timm_names()]
+    rows: dict[str, dict[str, Any]] = {}
+    with ThreadPoolExecutor(2) as pool:
+        for name, row in zip(names, pool.map(lambda n: in_a_process(n, arguments.limit), names), strict=True):
+            rows[name] = row
+            print(name, row, flush=True)
+            content = {"networks": rows, "python": platform.python_version(), "torch": torch.__version__}
+            if not arguments.networks:
+                RESULTS.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
