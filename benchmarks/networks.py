@@ -5,6 +5,16 @@ import torchvision
 from torch import Tensor, nn
 
 TOO_LARGE = {"regnet_y_128gf", "vit_h_14", "vit_l_16", "vit_l_32"}
+# The larger sisters of networks that are here as well.
+LARGE = {
+    "convnext_small", "convnext_base", "convnext_large", "densenet161", "densenet169", "densenet201",
+    "efficientnet_b3", "efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7",
+    "efficientnet_v2_m", "efficientnet_v2_l", "regnet_x_16gf", "regnet_x_1_6gf", "regnet_x_32gf", "regnet_x_3_2gf",
+    "regnet_x_8gf", "regnet_y_16gf", "regnet_y_1_6gf", "regnet_y_32gf", "regnet_y_3_2gf", "regnet_y_8gf",
+    "resnet101", "resnet152", "resnext101_32x8d", "resnext101_64x4d", "swin_s", "swin_b", "swin_v2_s", "swin_v2_b",
+    "swin3d_s", "swin3d_b", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "vit_b_16",
+    "wide_resnet101_2", "deeplabv3_resnet101", "fcn_resnet101", "raft_large",
+}  # fmt: skip
 VIDEO = (1, 3, 16, 112, 112)
 SIZES = {
     "inception_v3": (1, 3, 299, 299), "googlenet": (1, 3, 224, 224), "mvit_v1_b": (1, 3, 16, 224, 224),

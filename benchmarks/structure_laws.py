@@ -5,7 +5,7 @@ step of training; multiply-adds and parameters are as foretold; ONNX Runtime agr
 given has changed.
 
     pip install timm onnxruntime
-    python benchmarks/structure_laws.py             # all networks, two at a time
+    python benchmarks/structure_laws.py             # all networks, two at a time, the largest last
     python benchmarks/structure_laws.py resnet50 timm:levit_128s
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from networks import build, timm_names, torchvision_names
+from networks import LARGE, build, timm_names, torchvision_names
 from torch import Tensor, nn
 
 from secateur.pipeline.structure import Plan, cut, mask, trace
@@ -124,7 +124,8 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(one(arguments.one)))
         return
-    names = arguments.networks or [*torchvision_names(), *timm_names()]
+    small = [name for name in torchvision_names() if name not in LARGE]
+    names = arguments.networks or [*small, *timm_names(), *sorted(LARGE)]
     rows: dict[str, dict[str, Any]] = {}
     with ThreadPoolExecutor(2) as pool:
         for name, row in zip(names, pool.map(lambda n: in_a_process(n, arguments.limit), names), strict=True):

@@ -44,6 +44,7 @@ class Trial:
     subject: Subject
     structure: Structure
     trains: bool
+    is_uneven: bool
     input_axes: Mapping[str, int]
 
     def failures(self, known: Set[str] = frozenset()) -> dict[str, str]:
@@ -54,10 +55,16 @@ class Trial:
         return {**found, **(self._greedy(left) if found and self.fault(left) else {})}
 
     def fault(self, groups: Sequence[Group]) -> Fault | None:
-        """Return what goes wrong when these groups are cut, None if all is well."""
-        if not groups:
-            return None
-        masks = {g.name: _mask(g) for g in groups}
+        """Return what goes wrong when these groups are cut, None if all is well.
+
+        With ``is_uneven`` they are cut again to shares that differ, as parts may work only if all are cut alike.
+        """
+        fault = self._fault(groups, {g.name: _mask(g, trial_width(g)) for g in groups}) if groups else None
+        if fault is not None or not self.is_uneven:
+            return fault
+        return self._fault(groups, {g.name: _mask(g, trial_width(g, n % 3)) for n, g in enumerate(groups)})
+
+    def _fault(self, groups: Sequence[Group], masks: Kept) -> Fault | None:
         whole = self.subject.module
         small = shrunk(whole, self.structure, masks, shares_parameters=True).eval()
         masked = copy_of(whole, self._masked_readers(groups, masks), shares_parameters=True).eval()
@@ -68,9 +75,9 @@ class Trial:
             with gated_norms(masked, groups, survivors), tap_readers(masked, {}, zeroing(masked, written)):
                 wanted, is_exact = self.subject.is_exact_after(masked)
         except Exception as error:  # the network's own code fails in its own ways
-            return self.fault(groups) if self.subject.falls_back() else _raised("its forward", error, small)
+            return self._fault(groups, masks) if self.subject.falls_back() else _raised("its forward", error, small)
         if not is_exact:
-            return self.fault(groups)
+            return self._fault(groups, masks)
         return disagreement(found, wanted) or (self._training_fault(small) if self.trains else None)
 
     def _training_fault(self, small: nn.Module) -> Fault | None:
@@ -120,15 +127,15 @@ class Trial:
         return found
 
 
-def trial_width(group: Group) -> int:
-    """Return an allowed width near two thirds; odd where it may be, so that halves are found out."""
-    width = max(group.num_channels * 2 // 3 // group.multiple * group.multiple, group.least)
+def trial_width(group: Group, more: int = 1) -> int:
+    """Return an allowed width near two thirds, or ``more`` thirds and one; odd if it may be, to find out halves."""
+    width = max(group.num_channels * (1 + more) // 3 // group.multiple * group.multiple, group.least)
     return width - 1 if group.multiple == 1 and width % 2 == 0 and width > group.least else width
 
 
-def _mask(group: Group) -> np.ndarray:
+def _mask(group: Group, width: int) -> np.ndarray:
     mask = np.zeros(group.num_channels, dtype=bool)
-    mask[np.random.default_rng(0).permutation(group.num_channels)[: trial_width(group)]] = True
+    mask[np.random.default_rng(0).permutation(group.num_channels)[:width]] = True
     return mask
 
 

@@ -73,7 +73,8 @@ def trace(
 
     def trial(found: Assembly) -> Trial:
         whole = structure(found, {}, found.pinned)
-        return Trial(subject=subject, structure=whole, trains=hidden, input_axes=input_axes)
+        uneven = bool(flow.divisions)
+        return Trial(subject=subject, structure=whole, trains=hidden, is_uneven=uneven, input_axes=input_axes)
 
     found, rejected = fit(flow, settings, module, lambda assembly, groups: trial(assembly).fault(groups))
     faults = rejected | trial(found).failures(set(rejected))
