@@ -39,7 +39,7 @@ selecsls42 legacy_seresnet18 sequencer2d_s shvit_s1 skresnet18 starnet_s1 swiftf
 swinv2_tiny_window8_256 swinv2_cr_tiny_224 tiny_vit_5m_224 tinynet_e tnt_s_legacy_patch16_224 tresnet_m
 twins_pcpvt_small twins_svt_small vgg11 visformer_tiny vit_relpos_small_patch16_224 vit_small_r26_s32_224
 vit_tiny_patch16_224 vitamin_small_224 volo_d1_224 ese_vovnet19b_dw xception41 legacy_xception xcit_nano_12_p16_224
-""".split()
+""".split()  # noqa: SIM905
 
 
 def torchvision_names() -> list[str]:

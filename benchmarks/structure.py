@@ -3,15 +3,16 @@
 Each network and tool has a process of its own with a time limit. Networks have random weights; what is timed is the
 whole way from the network to the cut one that runs: capture, groups, choice of channels, cut.
 
-    pip install torch-pruning==1.6.1
+    pip install torch-pruning==1.6.1 timm
     python benchmarks/structure.py                # all networks
-    python benchmarks/structure.py resnet50 swin_t --limit 90
+    python benchmarks/structure.py resnet50 timm:levit_128s --limit 90
 """
 
 import argparse
 import importlib.util
 import json
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -20,44 +21,20 @@ from pathlib import Path
 
 import torch
 import torchvision
+from networks import build, timm_names, torchvision_names
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 RESULTS = Path(__file__).parent / "results" / "structure.json"
 TOOLS = ("secateur", "torch-pruning")
-TOO_LARGE = {"regnet_y_128gf", "vit_h_14", "vit_l_16", "vit_l_32"}
-VIDEO = (1, 3, 16, 112, 112)
-SIZES = {
-    "inception_v3": (1, 3, 299, 299), "googlenet": (1, 3, 224, 224), "mvit_v1_b": (1, 3, 16, 224, 224),
-    "mvit_v2_s": (1, 3, 16, 224, 224), "s3d": (1, 3, 16, 224, 224), "raft_small": (1, 3, 128, 128),
-    "raft_large": (1, 3, 128, 128),
-}  # fmt: skip
-
-
-def names() -> list[str]:
-    """List torchvision's networks for classification, video, segmentation and optical flow."""
-    kinds = ("", "video", "segmentation", "optical_flow")
-    modules = [getattr(torchvision.models, kind) if kind else torchvision.models for kind in kinds]
-    found = [name for module in modules for name in torchvision.models.list_models(module=module)]
-    return [name for name in dict.fromkeys(found) if name not in TOO_LARGE]
-
-
-def build(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """Return a network with random weights and its example inputs."""
-    torch.manual_seed(0)
-    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    if any(part in name for part in ("deeplab", "fcn", "lraspp")):
-        options["weights_backbone"] = None
-    module = torchvision.models.get_model(name, weights=None, **options).eval()
-    video = name in torchvision.models.list_models(module=torchvision.models.video)
-    x = torch.randn(SIZES.get(name, VIDEO if video else (1, 3, 224, 224)))
-    return module, (x, x) if name.startswith("raft") else (x,)
 
 
 def macs(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
-    """Count multiply-adds as PyTorch does."""
+    """Count multiply-adds as PyTorch does; its counter wants no parameters that train where some are passed on."""
+    module.requires_grad_(False)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(*inputs)
+    module.requires_grad_(True)
     return counter.get_total_flops() // 2
 
 
@@ -66,8 +43,9 @@ def by_secateur(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Modul
     from secateur.pipeline.structure import Plan, cut, mask, trace
     from secateur.pipeline.structure.capture import capture, flat_outputs
 
+    capture(module, inputs)  # loads what torch.export needs
     started = time.perf_counter()
-    capture(module, inputs)
+    graph = capture(module, inputs).program.graph
     export_s = time.perf_counter() - started
     started = time.perf_counter()
     structure = trace(module, inputs)
@@ -82,7 +60,8 @@ def by_secateur(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Modul
     for pinned in structure.pinned:
         reasons[pinned.reason] = reasons.get(pinned.reason, 0) + pinned.num_channels
     return small, {
-        "seconds": seconds, "export_s": export_s, "groups": len(structure.groups), "masked_error": error,
+        "seconds": seconds, "export_s": export_s, "operators": len(graph.nodes), "groups": len(structure.groups),
+        "masked_error": error,
         "pinned_channels": reasons,
     }  # fmt: skip
 
@@ -103,7 +82,6 @@ def by_torch_pruning(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.
 
 def one(name: str, tool: str) -> dict[str, object]:
     """Cut one network and return what came of it."""
-    torch.set_num_threads(1)
     module, inputs = build(name)
     before, parameters = macs(module, inputs), sum(p.numel() for p in module.parameters())
     start_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -112,6 +90,7 @@ def one(name: str, tool: str) -> dict[str, object]:
     return {
         **found, "status": "cut", "macs_before": before, "macs_kept": macs(small.eval(), inputs) / before,
         "parameters_kept": sum(p.numel() for p in small.parameters()) / parameters, "further_bytes": peak_bytes,
+        "network_bytes": 4 * parameters,
     }  # fmt: skip
 
 
@@ -128,11 +107,27 @@ def in_a_process(name: str, tool: str, limit_s: float) -> dict[str, object]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def draw(rows: dict[str, dict[str, dict[str, object]]]) -> None:
+    """Draw the time beyond torch.export against the number of operators, over the depths of three families."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4))
+    for family in ("vgg", "resnet", "densenet"):
+        own = [row["secateur"] for name, row in rows.items() if re.fullmatch(rf"{family}\d+(_bn)?", name)]
+        points = sorted((r["operators"], r["seconds"] - r["export_s"]) for r in own if r["status"] == "cut")
+        axes.plot(*zip(*points, strict=True), marker="o", label=family)
+    axes.set(xlabel="nodes in the graph", ylabel="trace, plan and cut beyond torch.export (s)", xlim=0, ylim=0)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(RESULTS.with_name("structure_depth.png"), dpi=120)
+
+
 def main() -> None:
     """Cut every network by every tool and write what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*")
     parser.add_argument("--limit", type=float, default=90, help="seconds a network and tool")
+    parser.add_argument("--library", choices=("torchvision", "timm", "both"), default="both")
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
     parser.add_argument("--one", nargs=2, metavar=("NETWORK", "TOOL"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -142,7 +137,8 @@ def main() -> None:
     if "torch-pruning" in arguments.tools and importlib.util.find_spec("torch_pruning") is None:
         parser.error("torch-pruning is not installed, and would look as if it failed: install it, or --tools secateur")
     rows: dict[str, dict[str, object]] = {}
-    for name in arguments.networks or names():
+    listed = {"torchvision": torchvision_names(), "timm": timm_names(), "both": [*torchvision_names(), *timm_names()]}
+    for name in arguments.networks or listed[arguments.library]:
         rows[name] = {tool: in_a_process(name, tool, arguments.limit) for tool in arguments.tools}
         told = {tool: (row["status"], row.get("seconds"), row.get("macs_kept")) for tool, row in rows[name].items()}
         print(name, told, flush=True)
@@ -154,6 +150,7 @@ def main() -> None:
     }  # fmt: skip
     if not arguments.networks:
         RESULTS.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        draw(rows)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def onnx_error(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
     import onnxruntime
 
     module, inputs = module.float().eval().requires_grad_(False), tuple(x.float() for x in inputs)
-    wanted = [t for t in flat_outputs(module(*inputs))]
+    wanted = flat_outputs(module(*inputs))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         torch.onnx.export(module, inputs, path, dynamo=True, verbose=False, external_data=False)

@@ -28,16 +28,17 @@ class Settings:
 
     ``protected`` maps tensors whose channels the caller keeps to the reason; ``multiple`` is the wanted step of widths.
     ``coupled`` and ``rooted`` number the contractions whose channels must stay as many as those that the layer reads,
-    and those whose forward divides by the root of the width that it finds; ``relative`` the divisions whose bounds
-    follow the widths. ``counting`` are the classes of modules in which attributes of any name may be numbers of
-    channels, see `numbers_of`.
+    and those whose forward divides by the root of the width that it finds; ``free`` the divisions whose bounds follow
+    any widths, ``equal`` those whose parts must stay alike. ``counting`` are the classes of modules in which attributes
+    of any name may be numbers of channels, see `numbers_of`.
     """
 
     protected: Mapping[str, str]
     multiple: int
     coupled: frozenset[int] = frozenset()
     rooted: frozenset[int] = frozenset()
-    relative: frozenset[int] = frozenset()
+    free: frozenset[int] = frozenset()
+    equal: frozenset[int] = frozenset()
     counting: frozenset[type] = frozenset()
 
 
@@ -123,10 +124,10 @@ def _decide(flow: Flow, settings: Settings) -> None:
         _couple(flow, flow.contractions[number])
     for number, division in enumerate(flow.divisions):
         flow.operator, flow.module = division.operator, division.module
-        if number not in settings.relative:
-            flow.pin(division.bounded, division.reason)
-        elif division.parts:
+        if number in settings.equal and division.parts:
             flow.merge(*division.parts)
+        elif number not in settings.free:
+            flow.pin(division.bounded, division.reason)
     for tensor, axes in flow.data_axes.items():
         if len(axes | {axis for name, axis in flow.ties if name == tensor}) > 1:
             flow.operator, flow.module = "", tensor.rpartition(".")[0]

@@ -98,9 +98,10 @@ class Passing:
 class Division:
     """A place where an axis of channels is divided at bounds: a slice, or a split into unequal parts.
 
-    Where the bounds follow the widths, channels at the same position of all ``parts``, which are equal or none, are cut
-    together; where they are numbers in the code, the ``bounded`` labels between a bound and the end it counts from
-    never are. ``pieces`` are the labels whose numbers may be such bounds or sizes, each [size].
+    Where the bounds are fractions of the width, channels at the same position of all ``parts``, which are equal or
+    none, are cut together; where they are numbers in the code, the ``bounded`` labels between a bound and the end it
+    counts from never are. ``pieces`` are the labels whose numbers modules may keep as such bounds or sizes, each
+    [size].
     """
 
     parts: tuple[Labels, ...]

@@ -35,12 +35,14 @@ def numbers_of(
     found: dict[Place, list[Number]] = {}
     for contraction in flow.contractions:
         num_heads, width = contraction.labels.shape
-        heads, owner = assembly.groups_at([contraction.labels]), module.get_submodule(contraction.module)
-        if len(heads) == 1 and heads[0].num_channels == width:
+        heads, attention = assembly.groups_at([contraction.labels]), module.get_submodule(contraction.module)
+        if len(heads) != 1 or width % heads[0].num_channels:
+            continue
+        for path, owner in attention.named_modules(prefix=contraction.module) if contraction.module else ():
             for names, step in ((HEAD_WIDTHS, 1), (WIDTHS, num_heads)):
-                found |= _counting(contraction.module, owner, names, heads[0], width * step)
-            if type(owner) in counting:
-                found |= _counting(contraction.module, owner, None, heads[0], width)
+                found |= _counting(path, owner, names, heads[0], width * step)
+        if type(attention) in counting:
+            found |= _counting(contraction.module, attention, None, heads[0], width)
     for passing in flow.passings:
         owner = module.get_submodule(passing.module)
         if type(owner) in counting:

@@ -103,11 +103,12 @@ def _ways(settings: Settings, kind: type, sites: _Sites, everybody: frozenset[ty
     """List the ways in which modules of one class may treat the shapes of channels, the plainest first."""
     nobody, nothing = frozenset[type](), frozenset[int]()
     parts, all_of = frozenset(sites.divisions), frozenset(sites.contractions)
-    for relative, coupled, counting in itertools.product(
-        dict.fromkeys([parts, nothing]), dict.fromkeys([nothing, all_of]), (nobody, frozenset({kind}), everybody)
+    divided = [(parts, nothing), (nothing, parts), (nothing, nothing)] if parts else [(nothing, nothing)]
+    for (free, equal), coupled, counting in itertools.product(
+        divided, dict.fromkeys([nothing, all_of]), (nobody, frozenset({kind}), everybody)
     ):
         yield replace(
-            settings, relative=settings.relative | relative, coupled=settings.coupled | coupled,
+            settings, free=settings.free | free, equal=settings.equal | equal, coupled=settings.coupled | coupled,
             counting=settings.counting | counting,
         )  # fmt: skip
 

@@ -8,7 +8,6 @@ import torch
 from networks import randomise_norms
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.convnext import LayerNorm2d
 
 from secateur.pipeline.structure import Structure, cut, trace
 
@@ -28,7 +27,7 @@ def random_masks(structure: Structure, seed: int = 0, share: float = 0.6) -> dic
 
 def over_survivors(owner: nn.Module, x: Tensor, stays: Tensor) -> Tensor:
     """Normalise the channels that stay as if there were no others; the others are zero."""
-    axis = 1 if isinstance(owner, (nn.GroupNorm, LayerNorm2d)) else -1
+    axis = 1 if isinstance(owner, nn.GroupNorm) or "2d" in type(owner).__name__ else -1
     few, weight = x.index_select(axis, stays), owner.weight[stays]
     bias = owner.bias[stays] if getattr(owner, "bias", None) is not None else None
     if isinstance(owner, nn.RMSNorm):

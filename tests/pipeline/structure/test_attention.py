@@ -10,7 +10,7 @@ from torchvision import models
 from torchvision.models.maxvit import MaxVit
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 
-from secateur.pipeline.structure import Plan, cut, regrow, trace
+from secateur.pipeline.structure import Plan, cut, load, regrow, save, trace
 
 WIDTH, HEADS = 24, 3
 
@@ -60,6 +60,89 @@ class Network(nn.Module):
         return self.head((x + self.attention(self.norm(x))).mean(1))
 
 
+class Normed(nn.Module):
+    """Normalise what is multiplied: ``LayerNorm`` works on heads, ``BatchNorm`` right behind the layer."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.num_heads, self.head_dim = kind, HEADS, WIDTH // HEADS
+        self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.norm = nn.BatchNorm1d(3 * WIDTH) if kind == "batch" else nn.LayerNorm(self.head_dim)
+        if kind == "batch":
+            nn.init.normal_(self.norm.bias)
+
+    def forward(self, x):
+        x = self.qkv(x)
+        if self.kind == "batch":
+            x = self.norm(x.transpose(1, 2)).transpose(1, 2)
+        q, k, v = x.unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        if self.kind == "heads":
+            q, k = self.norm(q), self.norm(k)
+        return self.proj((q @ k.mT * 0.3).softmax(-1).matmul(v).transpose(1, 2).flatten(2))
+
+
+class Separate(nn.Module):
+    """Make queries, keys and values apart, each as wide as the stream; heads may talk to each other."""
+
+    def __init__(self, talks):
+        super().__init__()
+        self.q, self.k, self.v, self.proj = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.talk = nn.Linear(HEADS, HEADS) if talks else nn.Identity()
+
+    def forward(self, x):
+        batch, tokens, width = x.shape
+        q, k, v = (f(x).reshape(batch, tokens, HEADS, width // HEADS).transpose(1, 2) for f in (self.q, self.k, self.v))
+        scores = self.talk((q @ k.mT / math.sqrt(width // HEADS)).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, tokens, width))
+
+
+class KeyWidth(nn.Module):
+    """Give keys another width than values, as numbers of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads, self.key_dim, self.value_dim, self.all_values = HEADS, 4, 8, 8 * HEADS
+        self.qkv, self.proj = nn.Linear(WIDTH, HEADS * 16), nn.Linear(8 * HEADS, WIDTH)
+
+    def forward(self, x):
+        batch, tokens, _ = x.shape
+        sizes = [self.key_dim, self.key_dim, self.value_dim]
+        q, k, v = self.qkv(x).view(batch, tokens, self.num_heads, -1).transpose(1, 2).split(sizes, -1)
+        y = (q @ k.mT * 0.5).softmax(-1) @ v
+        return self.proj(y.transpose(1, 2).reshape(batch, tokens, self.all_values))
+
+
+class Rotary(nn.Module):
+    """Turn pairs of neighbouring channels of queries and keys by angles that a buffer holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Attention("scale stored")
+        self.register_buffer("angles", torch.rand(5, WIDTH // HEADS // 2))
+
+    def turned(self, x):
+        sine, cosine = (f(self.angles).repeat_interleave(2, -1) for f in (torch.sin, torch.cos))
+        return x * cosine + torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2) * sine
+
+    def forward(self, x):
+        own = self.inner
+        q, k, v = own.qkv(x).unflatten(-1, (3, HEADS, own.head_dim)).permute(2, 0, 3, 1, 4)
+        y = (self.turned(q) * own.scale @ self.turned(k).mT).softmax(-1) @ v
+        return own.proj(y.transpose(1, 2).flatten(2))
+
+
+class Correlated(nn.Module):
+    """Correlate places of one map with each other, divided by the root of its width."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.out = nn.Linear(WIDTH, 16), nn.Linear(5, WIDTH)
+
+    def forward(self, x):
+        one, two = self.features(torch.cat((x, x.flip(1)))).chunk(2)
+        return self.out(one @ two.mT / math.sqrt(one.shape[-1]))
+
+
 class MultiHead(nn.Module):
     def __init__(self, **options):
         super().__init__()
@@ -91,6 +174,48 @@ def test_heads_go_with_the_stream_where_forward_wants_them_as_wide(attention, to
     structure = lawful(Network(attention()), tokens)
     assert structure.widths == {"stem": WIDTH // HEADS}
     assert [p.reason for p in structure.pinned] == ["output of the network"]
+
+
+@pytest.mark.parametrize("kind", ["heads", "batch"])
+def test_a_mask_sits_behind_the_norm_of_queries(kind, tokens, lawful):
+    structure = lawful(Network(Normed(kind)), tokens)
+    assert structure.widths == {"stem": WIDTH, "attention.qkv": WIDTH // HEADS}
+    assert {w.weight for w in structure.group("attention.qkv").writers} == {"attention.norm.weight"}
+
+
+@pytest.mark.parametrize("talks", [False, True])
+def test_layers_of_their_own_go_with_the_stream(talks, tokens, lawful):
+    structure = lawful(Network(Separate(talks)), tokens)
+    assert structure.widths == {"stem": WIDTH // HEADS}
+    assert [p.tensor for p in structure.pinned] == [*(["attention.talk.weight"] if talks else []), "head.weight"]
+
+
+def test_keys_and_values_have_widths_of_their_own(tokens, lawful):
+    structure = lawful(Network(KeyWidth()), tokens)
+    assert sorted(structure.widths.values()) == [4, 8, WIDTH]
+
+
+def test_channels_that_turn_in_pairs_are_cut_in_pairs(tokens, lawful):
+    structure = lawful(Network(Rotary()), tokens)
+    assert structure.widths == {"stem": WIDTH, "attention.inner.qkv": WIDTH // HEADS // 2}
+
+
+def test_a_correlation_of_a_map_with_itself_counts_its_scale_once(tokens, lawful):
+    structure = lawful(Network(Correlated()), tokens)
+    assert structure.widths == {"stem": WIDTH, "attention.features": 16}
+    assert {root.power for root in structure.group("attention.features").roots} == {0.25}
+
+
+@pytest.mark.parametrize("build", [
+    *(lambda way=way: Attention(way) for way in ("fused", "chunks", "einsum", "scale stored", "from the stream")),
+    MultiHead, KeyWidth, Rotary,
+])  # fmt: skip
+def test_attention_comes_back_from_disk(build, tokens, tmp_path):
+    module = Network(build()).eval()
+    structure = trace(module, (tokens,))
+    small = cut(module, structure, Plan.random(structure, 0.5))
+    save(small, tmp_path / "small")
+    assert torch.equal(load(Network(build()).eval(), tmp_path / "small")(tokens), small(tokens))
 
 
 def test_numbers_of_a_cut_attention_are_its_widths(tokens):

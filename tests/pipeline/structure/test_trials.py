@@ -1,0 +1,90 @@
+"""What trial cuts find out: the line of code that froze a width, and differences in the last digits."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from secateur.errors import TraceError
+from secateur.pipeline.structure import Plan, cut, trace
+from secateur.pipeline.structure.blame import blame
+from secateur.pipeline.structure.subject import Subject
+
+X = torch.randn(2, 3, 8, 8)
+
+
+class Frozen(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.head = Squeezed(), nn.Linear(8, 4)
+        self.stem = nn.Conv2d(3, 8, 1)
+
+    def forward(self, x):
+        return self.head(self.inner(self.stem(x)))
+
+
+class Squeezed(nn.Module):
+    def forward(self, x):
+        return x.reshape(-1, 8, 64).mean(2)  # a width in the code
+
+
+class Lowered(nn.Module):
+    """Compute a part in single precision, whatever comes in."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(12, 36), nn.Linear(12, 12)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        weights = functional.softmax((q @ k.mT).float() * 0.3, -1).to(v.dtype)
+        return self.proj((weights @ v).transpose(1, 2).flatten(2))
+
+
+def test_the_line_that_froze_a_width_is_named():
+    structure = trace(Frozen(), (X,))
+    (pinned,) = [p for p in structure.pinned if p.tensor == "stem.weight"]
+    assert structure.widths == {}
+    assert "test_trials.py:" in pinned.reason
+    assert "in inner (Squeezed), `return x.reshape(-1, 8, 64).mean(2)" in pinned.reason
+    assert "RuntimeError" in pinned.reason
+
+
+def test_an_error_of_pytorch_is_blamed_on_the_line_that_called_it():
+    module = Frozen()
+    with pytest.raises(RuntimeError) as caught:
+        module(torch.randn(2, 5, 8, 8))
+    text, owner = blame(caught.value, module)
+    assert "in forward (Frozen), `return self.head(self.inner(self.stem(x)))" in text
+    assert owner is module
+    assert blame(ValueError("a message"), module) == ("ValueError: a message", None)
+
+
+def test_double_precision_is_left_where_the_network_leaves_it():
+    module, x = nn.Sequential(nn.Linear(6, 12), Lowered(), nn.Linear(12, 4)).eval(), torch.randn(2, 5, 6)
+    subject = Subject(module, (x,), wants_double=True)
+    assert subject.module[0].weight.dtype == torch.float64
+    assert subject.falls_back()
+    assert subject.module is module
+    assert not subject.falls_back()
+    structure = trace(module, (x,))
+    assert structure.widths == {"0": 12, "1.qkv": 6, "1.proj": 12}
+    assert cut(module, structure, Plan.random(structure, 0.5))(x).dtype == torch.float32
+
+
+def test_a_network_that_is_exact_is_tried_in_double_precision():
+    module, x = nn.Sequential(nn.Linear(6, 12), nn.Linear(12, 4)).eval(), torch.randn(2, 6)
+    subject = Subject(module, (x,), wants_double=True)
+    assert not subject.falls_back()
+    outputs, is_exact = subject.is_exact_after(subject.module)
+    assert is_exact
+    assert outputs[0].dtype == torch.float64
+    assert Subject(module, (x,), wants_double=False).module is module
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(value):
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
+    module[1].weight.data[0, 1] = value
+    with pytest.raises(TraceError, match=r"trace, 1\.weight: found 1 entries that are NaN or infinite"):
+        trace(module, (X,))
