@@ -274,6 +274,28 @@ def test_the_gate_of_a_head_channel_counts_queries_and_values_once(tokens):
     torch.testing.assert_close(gram, wanted)
 
 
+@pytest.mark.parametrize("attention", [lambda: Normed("batch"), KeyWidth, Rotary, lambda: Attention("einsum")])
+def test_the_gram_holds_the_gradients_of_the_masks_gates(attention, tokens):
+    from secateur import mask
+    from secateur.calibration.gram import collect_gate_gram
+
+    torch.manual_seed(0)
+    module, inputs, targets = Network(attention()).double().eval(), tokens.double(), torch.tensor([1, 3])
+    structure = trace(module, (inputs,))
+    loss = lambda outputs, wanted: functional.cross_entropy(outputs, wanted, reduction="none")  # noqa: E731
+    gram = collect_gate_gram(module, structure.groups, [(inputs, targets)], loss).gram
+    gated = mask(module, structure, Plan.of(structure, {}))
+    for number, name in enumerate(gated.names):
+        if structure.group(name).norms:
+            continue  # the gate in the norm's statistics has a gradient too, which the Gram leaves out
+        gate, wanted = gated.gates[number].double().requires_grad_(True), 0
+        gated.gates[number] = nn.Parameter(gate.detach().clone())
+        for sample, target in zip(inputs, targets, strict=True):
+            (g,) = torch.autograd.grad(functional.cross_entropy(gated(sample[None]), target[None]), gated.gates[number])
+            wanted = wanted + torch.outer(g, g) / 2
+        torch.testing.assert_close(gram[name], wanted)
+
+
 NETWORKS = {
     "swin": lambda: SwinTransformer([2, 2], 16, [2, 2], [2, 4], [4, 4], num_classes=5),
     "swin v2": lambda: SwinTransformer(
