@@ -30,7 +30,7 @@ class Settings:
     ``coupled`` and ``rooted`` number the contractions whose channels must stay as many as those that the layer reads,
     and those whose forward divides by the root of the width that it finds; ``free`` the divisions whose bounds follow
     any widths, ``equal`` those whose parts must stay alike. ``counting`` are the classes of modules in which attributes
-    of any name may be numbers of channels, see `numbers_of`.
+    of any name may be numbers of channels, but for the ``ignored`` attributes of a class, see `numbers_of`.
     """
 
     protected: Mapping[str, str]
@@ -40,6 +40,7 @@ class Settings:
     free: frozenset[int] = frozenset()
     equal: frozenset[int] = frozenset()
     counting: frozenset[type] = frozenset()
+    ignored: frozenset[tuple[type, str]] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,6 +1,6 @@
 """Find and set the attributes in which modules keep numbers of channels."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from torch import nn
@@ -23,6 +23,9 @@ WIDTHS = frozenset(
 NOT_CHANNELS = ("num_", "n_", "width", "height", "window", "kernel", "stride", "padding", "patch", "depth", "groups")
 """How attributes begin that count something else, such as heads."""
 
+Ignored = frozenset[tuple[type, str]]
+"""Attributes of classes that turned out not to count channels."""
+
 Place = tuple[str, str, int | None]
 """A module, its attribute, and the position in that one where it is a list or tuple."""
 
@@ -31,23 +34,24 @@ def numbers_of(
     module: nn.Module, assembly: Assembly, flow: Flow, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[Number, ...]:
     """List the numbers of channels that modules keep, where it is clear which group they count."""
-    counting = assembly.settings.counting
+    counting, ignored = assembly.settings.counting, assembly.settings.ignored
     found: dict[Place, list[Number]] = {}
     for contraction in flow.contractions:
         num_heads, width = contraction.labels.shape
         heads, attention = assembly.groups_at([contraction.labels]), module.get_submodule(contraction.module)
         if len(heads) != 1 or width % heads[0].num_channels:
             continue
-        for path, owner in attention.named_modules(prefix=contraction.module) if contraction.module else ():
+        parts = attention.named_modules(prefix=contraction.module) if contraction.module else ()
+        for path, owner in [(path, owner) for path, owner in parts if not isinstance(owner, NUMBERED)]:
             for names, step in ((HEAD_WIDTHS, 1), (WIDTHS, num_heads)):
                 found |= _counting(path, owner, names, heads[0], width * step)
         if type(attention) in counting:
-            found |= _counting(contraction.module, attention, None, heads[0], width)
+            found |= _counting(contraction.module, attention, None, heads[0], width, ignored)
     for passing in flow.passings:
         owner = module.get_submodule(passing.module)
         if type(owner) in counting:
             places = [(passing.module, attribute, n) for attribute, n, held in _held(owner)
-                      if held == passing.labels.size and not attribute.startswith(NOT_CHANNELS)]  # fmt: skip
+                      if held == passing.labels.size and _may_count(owner, attribute, ignored)]  # fmt: skip
             found |= {place: _of_labels(place, passing.labels.reshape(-1), assembly) for place in places}
     for division in flow.divisions:
         owner = module.get_submodule(division.module)
@@ -71,7 +75,7 @@ def numbers_of(
             counted = same if is_clear else {name: g for name, g in same.items() if name in at_sites}
             if len(counted) == 1:
                 any_of = None if type(owner) in counting else WIDTHS
-                found = _counting(path, owner, any_of, next(iter(counted.values())), size) | found
+                found = _counting(path, owner, any_of, next(iter(counted.values())), size, ignored) | found
     return tuple(number for numbers in found.values() for number in numbers)
 
 
@@ -93,16 +97,21 @@ def _at_division(division: Division, owner: nn.Module, assembly: Assembly) -> di
     for attribute, position, held in _held(owner):
         place = (division.module, attribute, position)
         is_list = position is not None and list(getattr(owner, attribute)) == sizes
-        if held in sizes and not attribute.startswith(NOT_CHANNELS):
+        if held in sizes and _may_count(owner, attribute, assembly.settings.ignored):
             piece = division.pieces[position if is_list and position is not None else sizes.index(held)]
             found[place] = _of_labels(place, piece, assembly)
     return found
 
 
+def _may_count(owner: nn.Module, attribute: str, ignored: Ignored) -> bool:
+    """Tell whether an attribute may be a number of channels, as far as its name and earlier trials say."""
+    return not attribute.startswith(NOT_CHANNELS) and (type(owner), attribute) not in ignored
+
+
 def _counting(
-    path: str, owner: nn.Module, names: frozenset[str] | None, group: Group, size: int
+    path: str, owner: nn.Module, names: frozenset[str] | None, group: Group, size: int, ignored: Ignored = frozenset()
 ) -> dict[Place, list[Number]]:
-    """Return the numbers of this size, of these names or of any that does not say that it counts something else."""
+    """Return the numbers of this size, of these names or of any that may count channels."""
     return {
         (path, attribute, position): [
             Number(
@@ -110,8 +119,15 @@ def _counting(
             )
         ]
         for attribute, position, held in _held(owner)
-        if held == size and (attribute in names if names is not None else not attribute.startswith(NOT_CHANNELS))
+        if held == size and (attribute in names if names is not None else _may_count(owner, attribute, ignored))
     }
+
+
+def unusual(module: nn.Module, numbers: Sequence[Number]) -> list[tuple[type, str]]:
+    """Return the attributes, by class, that are taken for numbers of channels though their names do not say so."""
+    usual = HEAD_WIDTHS | WIDTHS
+    owners = [(type(module.get_submodule(n.module)), n.attribute) for n in numbers if n.attribute not in usual]
+    return list(dict.fromkeys(owners))
 
 
 def _held(owner: nn.Module) -> Iterator[tuple[str, int | None, int]]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,7 +16,7 @@ from secateur.pipeline.structure.copying import canonical_names, tensors
 from secateur.pipeline.structure.follow import follow
 from secateur.pipeline.structure.groups import Assembly, Settings
 from secateur.pipeline.structure.labels import Flow
-from secateur.pipeline.structure.numbers import numbers_of
+from secateur.pipeline.structure.numbers import numbers_of, unusual
 from secateur.pipeline.structure.proof import Trial
 from secateur.pipeline.structure.structure import Structure
 from secateur.pipeline.structure.subject import Subject
@@ -83,10 +83,22 @@ def trace(
         wider = replace(found, settings=replace(found.settings, counting=counting))
         fewer = rejected | trial(wider).failures(set(rejected))
         found, faults = (wider, fewer) if len(fewer) < len(faults) else (found, faults)
+    found = _fewest_numbers(module, found, trial, [g for g in found.groups if g.name not in faults])
     rigid = {g.name: _rigid(g) for g in found.groups if g.least == g.num_channels and g.name not in faults}
     reasons = {**faults, **rigid}
     failed = tuple(_failed(g, reasons[g.name], input_axes) for g in found.groups if g.name in reasons)
     return structure(found, faults, (*found.pinned, *failed))
+
+
+def _fewest_numbers(
+    module: nn.Module, found: Assembly, trial: Callable[[Assembly], Trial], groups: Sequence[Group]
+) -> Assembly:
+    """Leave alone what need not follow the widths: a number may be as large as a width and count something else."""
+    for attribute in unusual(module, trial(found).structure.numbers) if found.settings.counting else ():
+        fewer = replace(found, settings=replace(found.settings, ignored=found.settings.ignored | {attribute}))
+        if trial(fewer).fault(groups) is None:
+            found = fewer
+    return found
 
 
 def _rigid(group: Group) -> str:

@@ -178,7 +178,9 @@ def test_heads_go_with_the_stream_where_forward_wants_them_as_wide(attention, to
 
 @pytest.mark.parametrize("kind", ["heads", "batch"])
 def test_a_mask_sits_behind_the_norm_of_queries(kind, tokens, lawful):
-    structure = lawful(Network(Normed(kind)), tokens)
+    module = Network(Normed(kind))
+    structure = lawful(module, tokens)
+    assert not [n for n in structure.numbers if n.module == "attention.norm"]  # its tensors tell
     assert structure.widths == {"stem": WIDTH, "attention.qkv": WIDTH // HEADS}
     assert {w.weight for w in structure.group("attention.qkv").writers} == {"attention.norm.weight"}
 

@@ -53,6 +53,17 @@ class Scaled(nn.Module):
         return x * self.factor.view(self.shape)
 
 
+class Counted(Scaled):
+    """Keep a number that is as large as the width and counts something else."""
+
+    def __init__(self):
+        super().__init__()
+        self.longest = 16
+
+    def forward(self, x):
+        return super().forward(x)[..., : self.longest]
+
+
 def around(middle, norm=None):
     return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), norm or nn.BatchNorm2d(16), nn.ReLU(), middle,
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))  # fmt: skip
@@ -83,6 +94,13 @@ def test_a_shape_that_was_noted_follows(lawful):
     assert structure.widths == {"0": 16}
     assert cut(module, structure, {"0": torch.arange(5)})[3].shape == (5, 1, 1)
     assert module[3].shape == (16, 1, 1)
+
+
+def test_a_number_that_need_not_follow_is_left_alone(lawful):
+    module = around(Counted())
+    structure = lawful(module, X)
+    small = cut(module, structure, {"0": torch.arange(5)})[3]
+    assert (small.shape, small.longest) == ((5, 1, 1), 16)
 
 
 def test_a_norm_without_tensors_knows_its_number(lawful):
