@@ -2,7 +2,7 @@
 
 import torch
 
-from secateur.pipeline.structure import elementwise, layers, movement, products, reductions
+from secateur.pipeline.structure import divisions, elementwise, layers, movement, products, reductions
 from secateur.pipeline.structure.call import Call, Rule
 from secateur.pipeline.structure.labels import Value
 
@@ -87,15 +87,15 @@ RULES: dict[str, Rule] = {
     "reflection_pad2d": movement.pad,
     "replication_pad1d": movement.pad,
     "replication_pad2d": movement.pad,
-    "chunk": movement.chunk,
-    "glu": movement.gated,
-    "split": movement.chunk,
-    "split_with_sizes": movement.chunk,
-    "tensor_split": movement.chunk,
-    "slice": movement.take_slice,
-    "index": movement.index,
-    "select": movement.select,
-    "unbind": movement.unbind,
+    "chunk": divisions.chunk,
+    "glu": divisions.gated,
+    "split": divisions.chunk,
+    "split_with_sizes": divisions.chunk,
+    "tensor_split": divisions.chunk,
+    "slice": divisions.take_slice,
+    "index": divisions.index,
+    "select": divisions.select,
+    "unbind": divisions.unbind,
     "flip": movement.flip,
     "pixel_shuffle": movement.pixel_shuffle,
     "pixel_unshuffle": movement.pixel_unshuffle,
