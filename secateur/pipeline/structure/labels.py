@@ -202,10 +202,11 @@ class Flow:
         that has no weight.
         """
         for weight, own in reversed(self.normalised):
-            place = np.full(self.num_labels, -1)
-            place[own] = np.arange(own.size)
-            if (place[labels] >= 0).any():
-                return (weight, place[labels]) if weight is not None and (place[labels] >= 0).all() else None
+            is_normed = np.isin(labels, own)
+            if is_normed.any():
+                place = np.zeros(self.num_labels, dtype=np.int64)
+                place[own] = np.arange(own.size)
+                return (weight, place[labels]) if weight is not None and is_normed.all() else None
         for (tensor, _axis), own in self.producers.items():
             if own[0] <= labels.min() and labels.max() <= own[-1] and tensor in self.reads:
                 return tensor, labels - own[0]

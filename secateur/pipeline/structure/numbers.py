@@ -7,7 +7,7 @@ from torch import nn
 
 from secateur.artifacts import Group
 from secateur.pipeline.structure.groups import Assembly
-from secateur.pipeline.structure.labels import Division, Flow
+from secateur.pipeline.structure.labels import Flow, Labels
 from secateur.pipeline.structure.resize import NUMBERED
 from secateur.pipeline.structure.structure import Number
 
@@ -50,13 +50,11 @@ def numbers_of(
     for passing in flow.passings:
         owner = module.get_submodule(passing.module)
         if type(owner) in counting:
-            places = [(passing.module, attribute, n) for attribute, n, held in _held(owner)
-                      if held == passing.labels.size and _may_count(owner, attribute, ignored)]  # fmt: skip
-            found |= {place: _of_labels(place, passing.labels.reshape(-1), assembly) for place in places}
+            found |= _of_pieces((passing.labels.reshape(-1),), passing.module, owner, assembly)
     for division in flow.divisions:
         owner = module.get_submodule(division.module)
         if type(owner) in counting:
-            found = _at_division(division, owner, assembly) | found
+            found = _of_pieces(division.pieces, division.module, owner, assembly) | found
     for path, labels in flow.counted:
         found[path, "num_features", None] = _of_labels((path, "num_features", None), labels, assembly)
     whole = [(s.tensor, s.indices.size, g) for g in assembly.groups for s in g.slices
@@ -87,18 +85,18 @@ def _of_labels(place: Place, labels: np.ndarray, assembly: Assembly) -> list[Num
             for g, count in groups if count % g.num_channels == 0]  # fmt: skip
 
 
-def _at_division(division: Division, owner: nn.Module, assembly: Assembly) -> dict[Place, list[Number]]:
-    """Return the numbers of a module that may be bounds of this division or sizes of its pieces.
+def _of_pieces(pieces: Sequence[Labels], path: str, owner: nn.Module, assembly: Assembly) -> dict[Place, list[Number]]:
+    """Return the numbers of a module that are as large as one of these pieces of labels, each [size].
 
     The entries of a list of all sizes belong to the piece at their position.
     """
-    sizes = [piece.size for piece in division.pieces]
+    sizes = [piece.size for piece in pieces]
     found: dict[Place, list[Number]] = {}
     for attribute, position, held in _held(owner):
-        place = (division.module, attribute, position)
+        place = (path, attribute, position)
         is_list = position is not None and list(getattr(owner, attribute)) == sizes
         if held in sizes and _may_count(owner, attribute, assembly.settings.ignored):
-            piece = division.pieces[position if is_list and position is not None else sizes.index(held)]
+            piece = pieces[position if is_list and position is not None else sizes.index(held)]
             found[place] = _of_labels(place, piece, assembly)
     return found
 
@@ -142,8 +140,9 @@ def _held(owner: nn.Module) -> Iterator[tuple[str, int | None, int]]:
 def lower(module: nn.Module, number: Number, removed: int) -> None:
     """Take ``removed`` channels off a number of this network."""
     owner = module.get_submodule(number.module)
-    held = getattr(owner, number.attribute)
-    set_number(owner, number.attribute, number.position, _entry(held, number.position) - number.step * removed)
+    kept = getattr(owner, number.attribute)
+    held = kept if number.position is None else kept[number.position]
+    set_number(owner, number.attribute, number.position, held - number.step * removed)
 
 
 def set_number(owner: nn.Module, attribute: str, position: int | None, value: int) -> None:
@@ -152,10 +151,6 @@ def set_number(owner: nn.Module, attribute: str, position: int | None, value: in
     if position is not None:
         value = type(held)(value if n == position else entry for n, entry in enumerate(held))
     setattr(owner, attribute, value)
-
-
-def _entry(held: int | list[int] | tuple[int, ...], position: int | None) -> int:
-    return held if isinstance(held, int) else held[position or 0]
 
 
 def kept_numbers(module: nn.Module) -> dict[str, dict[str, int]]:

@@ -13,16 +13,16 @@ from secateur.pipeline.structure.copying import copy_of, tensors
 
 
 class Subject:
-    """The network that trials cut, with its inputs: in double precision if wanted and all of it runs so, else as it is.
+    """The network that trials cut, with inputs on its device: in double precision if wanted and possible, else as is.
 
     Double precision is wanted where a mask sits at a place that was found by reasoning (attention, divided channels)
     and a wrong one may show in the last digits only. What masks inputs of layers is right by construction.
     """
 
-    def __init__(self, module: nn.Module, example_inputs: tuple[Tensor, ...], *, wants_double: bool) -> None:
-        device = device_of(module)
-        self._native = module, tuple(x.to(device) for x in example_inputs)
-        self._is_settled = not wants_double or device.type == "mps"  # Apple's GPUs have no float64
+    def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...], *, wants_double: bool) -> None:
+        self._native = module, inputs
+        # Apple's GPUs have no float64.
+        self._is_settled = not wants_double or device_of(module).type == "mps"
         self.module, self.inputs = self._native if self._is_settled else _doubled(*self._native)
 
     def run(self, module: nn.Module) -> list[Tensor]:

@@ -44,10 +44,10 @@ def trace(
     device = device_of(module)
     inputs = tuple(x.to(device) for x in example_inputs)
     captured = capture(module, inputs)
-    first = canonical_names(module)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors(module).items()}
+    first, named = canonical_names(module), tensors(module)
+    shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
     batch_size = inputs[0].shape[0] if inputs and inputs[0].ndim else 1
-    integral = frozenset(name for name, tensor in tensors(module).items() if not tensor.is_floating_point())
+    integral = frozenset(name for name, tensor in named.items() if not tensor.is_floating_point())
     flow = Flow(shapes=shapes, integral=integral)
     follow(captured, flow, batch_size)
     products = tuple(flow.products)
@@ -69,7 +69,7 @@ def trace(
             numbers=tuple(n for n in numbers_of(module, found, flow, shapes) if n.group not in faults),
         )  # fmt: skip
 
-    subject = Subject(module, example_inputs, wants_double=bool(flow.contractions or flow.divisions))
+    subject = Subject(module, inputs, wants_double=bool(flow.contractions or flow.divisions))
 
     def trial(found: Assembly) -> Trial:
         whole = structure(found, {}, found.pinned)

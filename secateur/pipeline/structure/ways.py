@@ -42,7 +42,7 @@ def fit(flow: Flow, settings: Settings, module: nn.Module, test: Test) -> tuple[
     Where no way works the groups are those of code that follows its own widths and has fixed bounds. Those that cannot
     be cut so are returned as well, with what goes wrong.
     """
-    settings = replace(settings, rooted=frozenset(n for n, c in enumerate(flow.contractions) if c.follows))
+    settings = replace(settings, rooted=_followed(flow))
     by_class = _by_class(flow, module)
     classes = {type(owner) for owner in module.modules()}
     everybody = frozenset(kind for kind in classes if not kind.__module__.startswith("torch.nn."))
@@ -51,13 +51,21 @@ def fit(flow: Flow, settings: Settings, module: nn.Module, test: Test) -> tuple[
         rank, settings = _best(flow, settings, kind, sites, everybody, set(by_class) - {kind}, test)
         works = works and rank == _WORKS
     assembly = assemble(flow, settings)
-    labels = [labels for sites in by_class.values() for labels in sites.labels(flow)]
     if works:
         return assembly, {}
-    assembly = _together(flow, assembly, labels, [frozenset(s.contractions) for s in by_class.values()], test)
-    groups = assembly.groups_at(labels) if labels else []
-    faults = {group.name: test(assembly, [group]) for group in groups} if test(assembly, groups) else {}
-    return assembly, {name: fault.reason for name, fault in faults.items() if fault is not None}
+    labels = [labels for sites in by_class.values() for labels in sites.labels(flow)]
+    fault = test(assembly, assembly.groups_at(labels))
+    if fault is not None and not fault.raised:
+        contractions = [frozenset(sites.contractions) for sites in by_class.values()]
+        assembly, fault = _together(flow, assembly, fault, labels, contractions, test)
+    groups = [] if fault is None else assembly.groups_at(labels)
+    faults = {group.name: test(assembly, [group]) for group in groups}
+    return assembly, {name: wrong.reason for name, wrong in faults.items() if wrong is not None}
+
+
+def _followed(flow: Flow) -> frozenset[int]:
+    """Return the numbers of the contractions whose operator itself divides by the root of the width."""
+    return frozenset(n for n, contraction in enumerate(flow.contractions) if contraction.follows)
 
 
 def _by_class(flow: Flow, module: nn.Module) -> Mapping[type, _Sites]:
@@ -114,15 +122,15 @@ def _ways(settings: Settings, kind: type, sites: _Sites, everybody: frozenset[ty
 
 
 def _together(
-    flow: Flow, assembly: Assembly, labels: Sequence[Labels], contractions: Sequence[frozenset[int]], test: Test
-) -> Assembly:
-    """Find out which classes divide by roots of widths, where each alone does not tell; shapes do not depend on it."""
-    fault = test(assembly, assembly.groups_at(labels)) if labels else None
-    if fault is None or fault.raised:
-        return assembly
-    followed = frozenset(n for n, c in enumerate(flow.contractions) if c.follows)
+    flow: Flow, assembly: Assembly, fault: Fault, labels: Sequence[Labels], contractions: Sequence[frozenset[int]],
+    test: Test,
+) -> tuple[Assembly, Fault | None]:  # fmt: skip
+    """Find out which classes divide by roots of widths, where each alone does not tell; shapes do not depend on it.
+
+    Returns the groups as they are with the fault that they have where no choice works.
+    """
     for chosen in itertools.product(*([frozenset[int](), numbers] for numbers in contractions if numbers)):
-        other = assemble(flow, replace(assembly.settings, rooted=followed.union(*chosen)))
+        other = assemble(flow, replace(assembly.settings, rooted=_followed(flow).union(*chosen)))
         if test(other, other.groups_at(labels)) is None:
-            return other
-    return assembly
+            return other, None
+    return assembly, fault
