@@ -1,6 +1,7 @@
 """Capture a network as a flat graph of ATen operators without touching it."""
 
 import contextlib
+import gc
 import io
 import logging
 import warnings
@@ -78,17 +79,22 @@ def capture(module: nn.Module, example_inputs: tuple[Tensor, ...], *, training: 
 def _silence() -> Iterator[None]:
     """Keep the compiler from printing warnings, and graphs and tracebacks of failures that are raised all the same.
 
-    Nor does it take down the Python stack of every operator, which costs a third of the time.
+    Nor does it take down the Python stack of every operator, which costs a third of the time, or look for garbage among
+    the many small objects that it makes.
     """
     logger, settings = logging.getLogger("torch._subclasses.fake_tensor"), torch.fx.config
     before = logger.disabled, getattr(settings, "do_not_emit_stack_traces", False)
     logger.disabled = settings.do_not_emit_stack_traces = True
+    collects = gc.isenabled()
+    gc.disable()
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.disabled, settings.do_not_emit_stack_traces = before
+        if collects:
+            gc.enable()
 
 
 def _output_shapes(program: ExportedProgram) -> tuple[tuple[int, ...], ...]:

@@ -14,7 +14,7 @@ from secateur.pipeline.structure.copying import copy_of, tensors
 from secateur.pipeline.structure.numbers import lower
 from secateur.pipeline.structure.plan import Plan
 from secateur.pipeline.structure.resize import resized
-from secateur.pipeline.structure.structure import Structure
+from secateur.pipeline.structure.structure import Joints, Structure
 
 Kept = Mapping[str, np.ndarray]
 """For every group that is cut, a mask of its surviving channels."""
@@ -47,7 +47,7 @@ def cut_unchecked(module: nn.Module, structure: Structure, keep: Plan | Mapping[
     return shrunk(module, structure, masks)
 
 
-def shrunk(module: nn.Module, structure: Structure, masks: Kept, *, shares_parameters: bool = False) -> nn.Module:
+def shrunk(module: nn.Module, structure: Joints, masks: Kept, *, shares_parameters: bool = False) -> nn.Module:
     """Return a cut copy of a network; whole parameters may stay the given network's own, see `copy_of`."""
     result = resized(module, cut_tensors(module, structure, masks), shares_parameters=shares_parameters)
     for number in structure.numbers:
@@ -67,7 +67,7 @@ def require_traced(module: nn.Module, structure: Structure) -> None:
             )  # fmt: skip
 
 
-def cut_tensors(module: nn.Module, structure: Structure, masks: Kept) -> dict[str, Tensor]:
+def cut_tensors(module: nn.Module, structure: Joints, masks: Kept) -> dict[str, Tensor]:
     """Return the tensors that shrink, shrunk."""
     whole = tensors(module)
     factors = root_factors(structure, masks)
@@ -80,7 +80,7 @@ def cut_tensors(module: nn.Module, structure: Structure, masks: Kept) -> dict[st
     return found
 
 
-def root_factors(structure: Structure, masks: Kept) -> dict[str, dict[int, np.ndarray]]:
+def root_factors(structure: Joints, masks: Kept) -> dict[str, dict[int, np.ndarray]]:
     """Return what entries are multiplied by so that a division by the root of a width keeps its uncut value.
 
     One factor an index of an axis, by axis, of every tensor that such a division follows.
@@ -100,7 +100,7 @@ def along(factor: np.ndarray, tensor: Tensor, axis: int) -> Tensor:
     return torch.from_numpy(factor).to(tensor.device, tensor.dtype).reshape(shape)
 
 
-def surviving(structure: Structure, masks: Kept) -> dict[str, dict[int, np.ndarray]]:
+def surviving(structure: Joints, masks: Kept) -> dict[str, dict[int, np.ndarray]]:
     """Return the indices that stay, int64 ascending, by axis, of every tensor that shrinks."""
     gone: dict[str, dict[int, list[np.ndarray]]] = {}
     for name, mask in masks.items():

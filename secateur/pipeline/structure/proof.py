@@ -18,8 +18,8 @@ from secateur.calibration.norms import gated_norms
 from secateur.calibration.readers import tap_readers
 from secateur.pipeline.structure.blame import blame
 from secateur.pipeline.structure.copying import copy_of, tensors
-from secateur.pipeline.structure.cut import Kept, shrunk
-from secateur.pipeline.structure.structure import Structure
+from secateur.pipeline.structure.cut import Kept, along, shrunk
+from secateur.pipeline.structure.structure import Joints
 from secateur.pipeline.structure.subject import Subject
 
 
@@ -42,14 +42,14 @@ class Trial:
     """
 
     subject: Subject
-    structure: Structure
+    joints: Joints
     trains: bool
     is_uneven: bool
     input_axes: Mapping[str, int]
 
     def failures(self, known: Set[str] = frozenset()) -> dict[str, str]:
         """Map the groups that cannot be cut to what goes wrong, apart from those that are known."""
-        groups = [g for g in self.structure.groups if trial_width(g) < g.num_channels and g.name not in known]
+        groups = [g for g in self.joints.groups if trial_width(g) < g.num_channels and g.name not in known]
         found = self._search(groups)
         left = [g for g in groups if g.name not in found]
         return {**found, **(self._greedy(left) if found and self.fault(left) else {})}
@@ -65,20 +65,22 @@ class Trial:
         return self._fault(groups, {g.name: _mask(g, trial_width(g, n % 3)) for n, g in enumerate(groups)})
 
     def _fault(self, groups: Sequence[Group], masks: Kept) -> Fault | None:
-        whole = self.subject.module
-        small = shrunk(whole, self.structure, masks, shares_parameters=True).eval()
-        masked = copy_of(whole, self._masked_readers(groups, masks), shares_parameters=True).eval()
+        small = shrunk(self.subject.module, self.joints, masks, shares_parameters=True).eval()
+        try:
+            found = self.subject.run(small)
+        except Exception as error:  # the network's own code fails in its own ways
+            return self._fault(groups, masks) if self.subject.falls_back() else _raised("its forward", error, small)
+        training_fault = self._training_fault(small) if self.trains else None
+        del small  # the masked network needs as much memory
+        masked = copy_of(self.subject.module, self._masked_readers(groups, masks), shares_parameters=True).eval()
         survivors = {name: torch.from_numpy(mask) for name, mask in masks.items()}
         written = [(writer, survivors[group.name]) for group in groups for writer in group.writers]
         try:
-            found = self.subject.run(small)
             with gated_norms(masked, groups, survivors), tap_readers(masked, {}, zeroing(masked, written)):
                 wanted, is_exact = self.subject.is_exact_after(masked)
         except Exception as error:  # the network's own code fails in its own ways
-            return self._fault(groups, masks) if self.subject.falls_back() else _raised("its forward", error, small)
-        if not is_exact:
-            return self._fault(groups, masks)
-        return disagreement(found, wanted) or (self._training_fault(small) if self.trains else None)
+            return self._fault(groups, masks) if self.subject.falls_back() else _raised("its forward", error, masked)
+        return disagreement(found, wanted) or training_fault if is_exact else self._fault(groups, masks)
 
     def _training_fault(self, small: nn.Module) -> Fault | None:
         """Return what goes wrong when the cut network trains, unless the whole one fails as well."""
@@ -116,14 +118,18 @@ class Trial:
 
     def _masked_readers(self, groups: Sequence[Group], masks: Kept) -> dict[str, Tensor]:
         """Return the readers' weights with zeros for the channels that go: the same as zeros in their inputs."""
-        named, found = tensors(self.subject.module), dict[str, Tensor]()
+        named, gone = tensors(self.subject.module), dict[str, list[np.ndarray]]()
         for group in groups:
             readers = {reader.weight for reader in group.readers}
             for s in group.slices:
                 if s.tensor in readers and s.axis == self.input_axes[s.tensor]:
-                    weight = found.setdefault(s.tensor, named[s.tensor].detach().clone())
-                    gone = torch.from_numpy(s.indices[~masks[group.name]].reshape(-1)).to(weight.device)
-                    weight.index_fill_(s.axis, gone, 0)
+                    gone.setdefault(s.tensor, []).append(s.indices[~masks[group.name]].reshape(-1))
+        found = {}
+        for name, indices in gone.items():
+            weight, axis = named[name].detach(), self.input_axes[name]
+            stays = np.ones(weight.shape[axis])
+            stays[np.concatenate(indices)] = 0
+            found[name] = weight * along(stays, weight, axis)
         return found
 
 

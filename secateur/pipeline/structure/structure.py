@@ -28,22 +28,47 @@ class Number:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Structure:
-    """The groups of channels of one network, with its costs as functions of their widths.
+class Joints:
+    """Where a network comes apart: its groups of channels, and all that a cut needs to know of them.
 
-    ``shapes`` are those of the network's parameters and buffers, by every name they have; ``output_shapes`` those of
-    the tensors among its outputs on the example inputs; ``numbers`` the widths
-    that modules keep as attributes.
+    ``shapes`` are those of the network's parameters and buffers, by every name they have; ``numbers`` the widths that
+    modules keep as attributes.
     """
 
     groups: tuple[Group, ...]
+    shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
+    numbers: tuple[Number, ...] = field(default=(), repr=False)
+
+    @functools.cached_property
+    def _by_name(self) -> Mapping[str, Group]:
+        return {group.name: group for group in self.groups}
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Map every group's name to its number of channels."""
+        return {group.name: group.num_channels for group in self.groups}
+
+    def group(self, name: str) -> Group:
+        """Return the group of this name, or raise TraceError listing the names there are."""
+        if name not in self._by_name:
+            raise TraceError(
+                "structure", f"no group {name!r}", f"one of {sorted(self.widths)}", "Name a group of this network."
+            )
+        return self._by_name[name]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Structure(Joints):
+    """The groups of channels of one network and what is pinned, with its costs as functions of the groups' widths.
+
+    ``output_shapes`` are those of the tensors among the network's outputs on the example inputs.
+    """
+
     pinned: tuple[Pinned, ...]
     example_inputs: tuple[Tensor, ...] = field(repr=False)
-    shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
     output_shapes: tuple[tuple[int, ...], ...] = field(repr=False)
     mac_terms: CostTerms = field(repr=False)
     parameter_terms: CostTerms = field(repr=False)
-    numbers: tuple[Number, ...] = field(default=(), repr=False)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -51,14 +76,10 @@ class Structure:
         digest = hashlib.sha256(repr(sorted(self.shapes.items())).encode())
         for group in self.groups:
             digest.update(f"{group.name} {group.num_channels} {group.least} {group.multiple}".encode())
+            digest.update(str([root.power for root in group.roots]).encode())
             for s in (*group.slices, *group.roots):
                 digest.update(f"{s.tensor} {s.axis} {s.indices.shape}".encode() + s.indices.astype("<i8").tobytes())
         return digest.hexdigest()
-
-    @property
-    def widths(self) -> dict[str, int]:
-        """Map every group's name to its number of channels."""
-        return {group.name: group.num_channels for group in self.groups}
 
     def macs(self, widths: Mapping[str, int] | None = None) -> int:
         """Return the multiply-adds of one sample at these widths; groups that are not named keep theirs."""
@@ -71,15 +92,6 @@ class Structure:
     def cost_terms(self, kind: Literal["macs", "parameters"]) -> CostTerms:
         """Return a cost as a bilinear form of the widths."""
         return {"macs": self.mac_terms, "parameters": self.parameter_terms}[kind]
-
-    def group(self, name: str) -> Group:
-        """Return the group of this name, or raise TraceError listing the names there are."""
-        for group in self.groups:
-            if group.name == name:
-                return group
-        raise TraceError(
-            "structure", f"no group {name!r}", f"one of {sorted(self.widths)}", "Name a group of this network."
-        )
 
     def _total(self, terms: CostTerms, widths: Mapping[str, int] | None) -> int:
         for name in widths or {}:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.artifacts import Group, Pinned
+from secateur.calibration.finite import is_finite
 from secateur.errors import TraceError
 from secateur.pipeline.structure.bill import mac_terms, parameter_terms
 from secateur.pipeline.structure.capture import capture, device_of
@@ -18,7 +19,7 @@ from secateur.pipeline.structure.groups import Assembly, Settings
 from secateur.pipeline.structure.labels import Flow
 from secateur.pipeline.structure.numbers import numbers_of, unusual
 from secateur.pipeline.structure.proof import Trial
-from secateur.pipeline.structure.structure import Structure
+from secateur.pipeline.structure.structure import Joints, Structure
 from secateur.pipeline.structure.subject import Subject
 from secateur.pipeline.structure.ways import fit
 
@@ -59,22 +60,12 @@ def trace(
     settings = Settings(protected={first[name]: reason for name, reason in protected.items()}, multiple=multiple)
     input_axes = {tensor: 1 - axis for tensor, axis in flow.producers}
 
-    def structure(found: Assembly, faults: Mapping[str, str], pinned: tuple[Pinned, ...]) -> Structure:
-        groups = tuple(g for g in found.groups if g.name not in faults)
-        return Structure(
-            groups=groups, pinned=pinned, example_inputs=example_inputs, shapes=shapes,
-            output_shapes=captured.output_shapes,
-            mac_terms=mac_terms(groups, shapes, products, found.shares),
-            parameter_terms=parameter_terms(groups, shapes, parameters),
-            numbers=tuple(n for n in numbers_of(module, found, flow, shapes) if n.group not in faults),
-        )  # fmt: skip
-
     subject = Subject(module, inputs, wants_double=bool(flow.contractions or flow.divisions))
 
     def trial(found: Assembly) -> Trial:
-        whole = structure(found, {}, found.pinned)
+        joints = Joints(groups=found.groups, shapes=shapes, numbers=numbers_of(module, found, flow, shapes))
         uneven = bool(flow.divisions)
-        return Trial(subject=subject, structure=whole, trains=hidden, is_uneven=uneven, input_axes=input_axes)
+        return Trial(subject=subject, joints=joints, trains=hidden, is_uneven=uneven, input_axes=input_axes)
 
     found, rejected = fit(flow, settings, module, lambda assembly, groups: trial(assembly).fault(groups))
     faults = rejected | trial(found).failures(set(rejected))
@@ -87,14 +78,21 @@ def trace(
     rigid = {g.name: _rigid(g) for g in found.groups if g.least == g.num_channels and g.name not in faults}
     reasons = {**faults, **rigid}
     failed = tuple(_failed(g, reasons[g.name], input_axes) for g in found.groups if g.name in reasons)
-    return structure(found, faults, (*found.pinned, *failed))
+    groups = tuple(g for g in found.groups if g.name not in faults)
+    return Structure(
+        groups=groups, pinned=(*found.pinned, *failed), example_inputs=example_inputs, shapes=shapes,
+        output_shapes=captured.output_shapes,
+        mac_terms=mac_terms(groups, shapes, products, found.shares),
+        parameter_terms=parameter_terms(groups, shapes, parameters),
+        numbers=tuple(n for n in numbers_of(module, found, flow, shapes) if n.group not in faults),
+    )  # fmt: skip
 
 
 def _fewest_numbers(
     module: nn.Module, found: Assembly, trial: Callable[[Assembly], Trial], groups: Sequence[Group]
 ) -> Assembly:
     """Leave alone what need not follow the widths: a number may be as large as a width and count something else."""
-    for attribute in unusual(module, trial(found).structure.numbers) if found.settings.counting else ():
+    for attribute in unusual(module, trial(found).joints.numbers) if found.settings.counting else ():
         fewer = replace(found, settings=replace(found.settings, ignored=found.settings.ignored | {attribute}))
         if trial(fewer).fault(groups) is None:
             found = fewer
@@ -119,7 +117,7 @@ def _failed(group: Group, reason: str, input_axes: Mapping[str, int]) -> Pinned:
 def _require_finite(module: nn.Module) -> None:
     """Raise TraceError where a weight is not a number: nothing could be proved with it."""
     for name, parameter in module.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+        if not is_finite(parameter):
             raise TraceError(
                 f"trace, {name}", f"{int((~torch.isfinite(parameter)).sum())} entries that are NaN or infinite",
                 "finite weights", "Load a checkpoint from before the training diverged.",
