@@ -1,8 +1,16 @@
-"""Published networks with random weights, by name, as the structure's benchmarks cut them."""
+"""Published networks with random weights, by name, and what the structure's benchmarks ask of each."""
+
+import json
+import subprocess
+import sys
+from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
+
+from secateur.pipeline.structure import Structure
+from secateur.pipeline.structure.capture import flat_outputs
 
 TOO_LARGE = {"regnet_y_128gf", "vit_h_14", "vit_l_16", "vit_l_32"}
 # The larger sisters of networks that are here as well.
@@ -63,19 +71,51 @@ def build(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     if any(part in name for part in ("deeplab", "fcn", "lraspp")):
         options["weights_backbone"] = None
-    module = torchvision.models.get_model(name, weights=None, **options).eval()
+    module = _drawn(torchvision.models.get_model(name, weights=None, **options).eval())
     video = name in torchvision.models.list_models(module=torchvision.models.video)
     x = torch.randn(SIZES.get(name, VIDEO if video else (1, 3, 224, 224)))
     return module, (x, x) if name.startswith("raft") else (x,)
 
 
 def _of_timm(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """Build a network of timm's; factors that start near zero would hide what they multiply, and are drawn anew."""
     import timm
 
-    module = timm.create_model(name, pretrained=False).eval()
+    module = _drawn(timm.create_model(name, pretrained=False).eval())
+    return module, (torch.randn(1, *module.default_cfg["input_size"]),)
+
+
+def _drawn(module: nn.Module) -> nn.Module:
+    """Draw weights, factors and biases that start near zero anew: they would hide what they multiply."""
     with torch.no_grad():
         for parameter in module.parameters():
-            if parameter.ndim <= 1 and float(parameter.abs().max()) < 1e-3:
-                parameter.normal_(0, 0.3)
-    return module, (torch.randn(1, *module.default_cfg["input_size"]),)
+            if float(parameter.abs().max()) < 1e-3:
+                parameter.normal_(0, 0.3 if parameter.ndim <= 1 else 0.02)
+    return module
+
+
+def relative_error(found: Any, wanted: Any) -> float:
+    """Return the largest difference between the outputs of two networks, relative to the largest entry of each."""
+    pairs = zip(flat_outputs(found), flat_outputs(wanted), strict=True)
+    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in pairs)
+
+
+def pinned_channels(structure: Structure) -> dict[str, int]:
+    """Count the channels that are pinned, by reason."""
+    found: dict[str, int] = {}
+    for pinned in structure.pinned:
+        found[pinned.reason] = found.get(pinned.reason, 0) + pinned.num_channels
+    return found
+
+
+def in_a_process(script: str, arguments: list[str], limit_s: float) -> dict[str, Any]:
+    """Run ``script --one arguments``, which prints a row as JSON, and return the row or what went wrong."""
+    command = [sys.executable, script, "--one", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
+    except subprocess.TimeoutExpired:
+        return {"status": f"exceeds {limit_s:g} s"}
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        return {"status": "raises", "error": (said or [f"exit {done.returncode}"])[-1][:300]}
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return row

@@ -14,14 +14,12 @@ import json
 import platform
 import re
 import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import torch
 import torchvision
-from networks import build, timm_names, torchvision_names
+from networks import build, in_a_process, pinned_channels, relative_error, timm_names, torchvision_names
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -41,7 +39,7 @@ def macs(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
 def by_secateur(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, dict[str, object]]:
     """Halve all groups; tell what is pinned, and how far the cut network is from the masked one."""
     from secateur.pipeline.structure import Plan, cut, mask, trace
-    from secateur.pipeline.structure.capture import capture, flat_outputs
+    from secateur.pipeline.structure.capture import capture
 
     capture(module, inputs)  # loads what torch.export needs
     started = time.perf_counter()
@@ -53,16 +51,10 @@ def by_secateur(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Modul
     small = cut(module, structure, plan)
     seconds = time.perf_counter() - started
     with torch.no_grad():
-        found, wanted = flat_outputs(small(*inputs)), flat_outputs(mask(module, structure, plan)(*inputs))
-    pairs = zip(found, wanted, strict=True)
-    error = max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in pairs)
-    reasons: dict[str, int] = {}
-    for pinned in structure.pinned:
-        reasons[pinned.reason] = reasons.get(pinned.reason, 0) + pinned.num_channels
+        error = relative_error(small(*inputs), mask(module, structure, plan)(*inputs))
     return small, {
         "seconds": seconds, "export_s": export_s, "operators": len(graph.nodes), "groups": len(structure.groups),
-        "masked_error": error,
-        "pinned_channels": reasons,
+        "masked_error": error, "pinned_channels": pinned_channels(structure),
     }  # fmt: skip
 
 
@@ -92,19 +84,6 @@ def one(name: str, tool: str) -> dict[str, object]:
         "parameters_kept": sum(p.numel() for p in small.parameters()) / parameters, "further_bytes": peak_bytes,
         "network_bytes": 4 * parameters,
     }  # fmt: skip
-
-
-def in_a_process(name: str, tool: str, limit_s: float) -> dict[str, object]:
-    """Cut one network in a process of its own."""
-    command = [sys.executable, __file__, "--one", name, tool]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
-    except subprocess.TimeoutExpired:
-        return {"status": f"exceeds {limit_s:g} s"}
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        return {"status": "raises", "error": (said or [f"exit {done.returncode}"])[-1][:300]}
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def draw(rows: dict[str, dict[str, dict[str, object]]]) -> None:
@@ -139,7 +118,7 @@ def main() -> None:
     rows: dict[str, dict[str, object]] = {}
     listed = {"torchvision": torchvision_names(), "timm": timm_names(), "both": [*torchvision_names(), *timm_names()]}
     for name in arguments.networks or listed[arguments.library]:
-        rows[name] = {tool: in_a_process(name, tool, arguments.limit) for tool in arguments.tools}
+        rows[name] = {tool: in_a_process(__file__, [name, tool], arguments.limit) for tool in arguments.tools}
         told = {tool: (row["status"], row.get("seconds"), row.get("macs_kept")) for tool, row in rows[name].items()}
         print(name, told, flush=True)
     from secateur.backends.machine import machine_facts

@@ -6,22 +6,20 @@ given has changed.
 
     pip install timm onnxruntime
     python benchmarks/structure_laws.py             # all networks, two at a time, the largest last
-    python benchmarks/structure_laws.py resnet50 timm:levit_128s
+    python benchmarks/structure_laws.py resnet50 timm:levit_128s    # these anew, the others as they are
 """
 
 import argparse
 import copy
 import json
 import platform
-import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from networks import LARGE, build, timm_names, torchvision_names
+from networks import LARGE, build, in_a_process, pinned_channels, relative_error, timm_names, torchvision_names
 from torch import Tensor, nn
 
 from secateur.pipeline.structure import Plan, cut, mask, trace
@@ -29,12 +27,6 @@ from secateur.pipeline.structure.capture import flat_outputs
 
 RESULTS = Path(__file__).parent / "results" / "structure_laws.json"
 SHARES = (0.25, 0.5, 0.75)
-
-
-def error(found: Any, wanted: Any) -> float:
-    """Return the largest difference of two networks' outputs, relative to the largest entry."""
-    pairs = zip(flat_outputs(found), flat_outputs(wanted), strict=True)
-    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-300)) for a, b in pairs)
 
 
 def stepped(module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
@@ -62,7 +54,7 @@ def onnx_error(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         names = [node.name for node in session.get_inputs()]
         found = session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=False)})
-    return error([torch.from_numpy(array) for array in found], wanted)
+    return relative_error([torch.from_numpy(array) for array in found], wanted)
 
 
 def one(name: str) -> dict[str, Any]:
@@ -78,7 +70,7 @@ def one(name: str) -> dict[str, Any]:
         plan = Plan.random(structure, keep=share, seed=0)
         small, masked = cut(module, structure, plan), mask(module, structure, plan)
         with torch.no_grad():
-            row["masked_error"][str(share)] = error(small(*inputs), masked(*inputs))
+            row["masked_error"][str(share)] = relative_error(small(*inputs), masked(*inputs))
         if share == 0.5:
             widths = plan.widths(structure)
             again = trace(small, inputs)
@@ -88,30 +80,13 @@ def one(name: str) -> dict[str, Any]:
             exported = copy.deepcopy(small)
             stepped(small, inputs), stepped(masked, inputs)
             with torch.no_grad():
-                row["masked_error_after_a_step"] = error(small(*inputs), masked(*inputs))
+                row["masked_error_after_a_step"] = relative_error(small(*inputs), masked(*inputs))
             try:
                 row["onnx_error"] = onnx_error(exported, inputs)
             except Exception as problem:  # the exporter's own limits are a result
                 row["onnx_error"] = f"{type(problem).__name__}: {str(problem).splitlines()[0][:200]}"
     row["untouched"] = all(torch.equal(before[key], value) for key, value in module.state_dict().items())
-    pinned: dict[str, int] = {}
-    for p in structure.pinned:
-        pinned[p.reason] = pinned.get(p.reason, 0) + p.num_channels
-    return {**row, "pinned_channels": pinned}
-
-
-def in_a_process(name: str, limit_s: float) -> dict[str, Any]:
-    """Put one network through the laws in a process of its own."""
-    try:
-        done = subprocess.run(
-            [sys.executable, __file__, "--one", name], capture_output=True, text=True, timeout=limit_s, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"exceeds {limit_s:g} s"}
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        return {"error": (said or [f"exit {done.returncode}"])[-1][:300]}
-    return json.loads(done.stdout.splitlines()[-1])
+    return {**row, "pinned_channels": pinned_channels(structure)}
 
 
 def main() -> None:
@@ -127,13 +102,15 @@ def main() -> None:
     small = [name for name in torchvision_names() if name not in LARGE]
     names = arguments.networks or [*small, *timm_names(), *sorted(LARGE)]
     rows: dict[str, dict[str, Any]] = {}
+    if arguments.networks and RESULTS.exists():
+        rows = json.loads(RESULTS.read_text())["networks"]
     with ThreadPoolExecutor(2) as pool:
-        for name, row in zip(names, pool.map(lambda n: in_a_process(n, arguments.limit), names), strict=True):
+        found = pool.map(lambda name: in_a_process(__file__, [name], arguments.limit), names)
+        for name, row in zip(names, found, strict=True):
             rows[name] = row
             print(name, row, flush=True)
             content = {"networks": rows, "python": platform.python_version(), "torch": torch.__version__}
-            if not arguments.networks:
-                RESULTS.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+            RESULTS.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":
