@@ -11,16 +11,21 @@ from secateur.calibration.randomness import randomness_kept
 from secateur.pipeline.structure.capture import device_of, flat_outputs
 from secateur.pipeline.structure.copying import copy_of, tensors
 
+NEAR_ZERO = 1e-3
+"""Below this, entries of a parameter count as not trained yet."""
+
 
 class Subject:
     """The network that trials cut, with inputs on its device: in double precision if wanted and possible, else as is.
 
     Double precision is wanted where a mask sits at a place that was found by reasoning (attention, divided channels)
-    and a wrong one may show in the last digits only. What masks inputs of layers is right by construction.
+    and a wrong one may show in the last digits only. What masks inputs of layers is right by construction. Parameters
+    near zero, as heads and the factors of branches are before they are trained, hide what they multiply: they are drawn
+    anew for the trials.
     """
 
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...], *, wants_double: bool) -> None:
-        self._native = module, inputs
+        self._native = copy_of(module, _drawn(module), shares_parameters=True), inputs
         # Apple's GPUs have no float64.
         self._is_settled = not wants_double or device_of(module).type == "mps"
         self.module, self.inputs = self._native if self._is_settled else _doubled(*self._native)
@@ -61,6 +66,23 @@ class Subject:
     def _fall_back(self) -> None:
         self.module, self.inputs = self._native
         self._is_settled = True
+
+
+def _drawn(module: nn.Module) -> dict[str, Tensor]:
+    """Return positive numbers in place of the parameters that are near zero throughout."""
+    generator, found = torch.Generator().manual_seed(0), {}
+    for name, parameter in module.named_parameters():
+        if _is_near_zero(parameter):
+            scale = (parameter.numel() // len(parameter)) ** -0.5 if parameter.ndim > 1 else 0.3
+            drawn = scale * (0.5 + torch.rand(parameter.shape, generator=generator))
+            found[name] = drawn.to(parameter)
+    return found
+
+
+def _is_near_zero(parameter: Tensor) -> bool:
+    if not parameter.is_floating_point() or not parameter.numel():
+        return False
+    return max(float(extreme.abs()) for extreme in torch.aminmax(parameter.detach())) < NEAR_ZERO
 
 
 def _doubled(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...]]:

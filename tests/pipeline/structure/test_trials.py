@@ -41,6 +41,19 @@ class Lowered(nn.Module):
         return self.proj((weights @ v).transpose(1, 2).flatten(2))
 
 
+class Attending(nn.Module):
+    """Divide by the root of the width that it finds."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(12, 36), nn.Linear(12, 12)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+        return self.proj((weights @ v).transpose(1, 2).flatten(2))
+
+
 def test_the_line_that_froze_a_width_is_named():
     structure = trace(Frozen(), (X,))
     (pinned,) = [p for p in structure.pinned if p.tensor == "stem.weight"]
@@ -65,7 +78,7 @@ def test_double_precision_is_left_where_the_network_leaves_it():
     subject = Subject(module, (x,), wants_double=True)
     assert subject.module[0].weight.dtype == torch.float64
     assert subject.falls_back()
-    assert subject.module is module
+    assert subject.module[0].weight is module[0].weight
     assert not subject.falls_back()
     structure = trace(module, (x,))
     assert structure.widths == {"0": 12, "1.qkv": 6, "1.proj": 12}
@@ -79,7 +92,22 @@ def test_a_network_that_is_exact_is_tried_in_double_precision():
     outputs, is_exact = subject.is_exact_after(subject.module)
     assert is_exact
     assert outputs[0].dtype == torch.float64
-    assert Subject(module, (x,), wants_double=False).module is module
+    assert Subject(module, (x,), wants_double=False).module[0].weight is module[0].weight
+
+
+def test_weights_that_start_at_zero_hide_nothing():
+    def networks():
+        torch.manual_seed(0)
+        block = Attending()
+        return nn.Sequential(nn.Linear(6, 12), block, nn.Linear(12, 4)).eval()
+
+    trained, fresh, x = networks(), networks(), torch.randn(2, 5, 6)
+    nn.init.zeros_(fresh[2].weight)
+    kept = {name: p.clone() for name, p in fresh.named_parameters()}
+    structures = [trace(module, (x,)) for module in (trained, fresh)]
+    assert any(group.roots for group in structures[0].groups)
+    assert structures[0].fingerprint == structures[1].fingerprint
+    assert all(torch.equal(p, kept[name]) for name, p in fresh.named_parameters())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
