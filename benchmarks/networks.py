@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.pipeline.structure import Structure
 from secateur.pipeline.structure.capture import flat_outputs
+from secateur.workloads import classification
 
 TOO_LARGE = {"regnet_y_128gf", "vit_h_14", "vit_l_16", "vit_l_32"}
 # The larger sisters of networks that are here as well.
@@ -63,11 +64,27 @@ def timm_names() -> list[str]:
     return [f"timm:{name.rpartition(':')[2]}" for name in TIMM]
 
 
+def detection_names() -> list[str]:
+    """List torchvision's networks for detection as ``detection:name``, of which the backbones are cut."""
+    return [f"detection:{name}" for name in torchvision.models.list_models(module=torchvision.models.detection)]
+
+
+def cifar_names() -> list[str]:
+    """List the networks of the pruning literature for pictures of 32 x 32, as ``cifar:name``."""
+    return ["cifar:resnet20", "cifar:resnet56", "cifar:vgg16", "cifar:densenet40"]
+
+
 def build(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """Return a network in evaluation mode and its example inputs."""
     torch.manual_seed(0)
-    if name.startswith("timm:"):
-        return _of_timm(name.removeprefix("timm:"))
+    library, _, short = name.rpartition(":")
+    if library == "timm":
+        return _of_timm(short)
+    if library == "cifar":
+        return _drawn(getattr(classification, short)()), (torch.randn(1, 3, 32, 32),)
+    if library == "detection":
+        whole: Any = torchvision.models.get_model(short, weights=None, weights_backbone=None)
+        return _drawn(whole.backbone.eval()), (torch.randn(1, 3, 320, 320),)
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     if any(part in name for part in ("deeplab", "fcn", "lraspp")):
         options["weights_backbone"] = None

@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from networks import LARGE, build, in_a_process, pinned_channels, relative_error, timm_names, torchvision_names
+from networks import (
+    LARGE,
+    build,
+    cifar_names,
+    detection_names,
+    in_a_process,
+    pinned_channels,
+    relative_error,
+    timm_names,
+    torchvision_names,
+)
 from torch import Tensor, nn
 
 from secateur.pipeline.structure import Plan, cut, mask, trace
@@ -100,7 +110,7 @@ def main() -> None:
         print(json.dumps(one(arguments.one)))
         return
     small = [name for name in torchvision_names() if name not in LARGE]
-    names = arguments.networks or [*small, *timm_names(), *sorted(LARGE)]
+    names = arguments.networks or [*cifar_names(), *small, *detection_names(), *timm_names(), *sorted(LARGE)]
     rows: dict[str, dict[str, Any]] = {}
     if arguments.networks and RESULTS.exists():
         rows = json.loads(RESULTS.read_text())["networks"]

@@ -77,3 +77,13 @@ def test_block_names_follow_the_residual_streams():
     assert blocks["layer2.0.conv1"] == "layer2.0"
     assert blocks["layer2.0.conv2"] == "layer2"
     assert blocks["conv1"] == "conv1"
+
+
+@pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "ssdlite320_mobilenet_v3_large"])
+def test_backbones_of_detectors_are_cut_but_for_their_outputs(name, lawful):
+    torch.manual_seed(0)
+    module = models.get_model(name, weights=None, weights_backbone=None).backbone.eval()
+    structure = lawful(module, torch.randn(1, 3, 96, 96))
+    half = {g.name: g.allowed_width(g.num_channels // 2) for g in structure.groups}
+    assert structure.macs(half) <= 0.35 * structure.macs()
+    assert {p.reason for p in structure.pinned} == {"output of the network"}

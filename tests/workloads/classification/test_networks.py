@@ -4,15 +4,27 @@ import pytest
 import torch
 
 from secateur.errors import LoadError
-from secateur.workloads.classification import CifarResNet, resnet20, resnet32, resnet44, resnet56
-from secateur.workloads.classification.resnet import ResidualBlock, load_weights
+from secateur.workloads.classification import (
+    CifarResNet,
+    densenet40,
+    resnet20,
+    resnet32,
+    resnet44,
+    resnet56,
+    vgg16,
+)
+from secateur.workloads.classification.resnet import ResidualBlock
+from secateur.workloads.classification.weights import load_weights
 
 
 @pytest.mark.parametrize(
     ("build", "depth", "parameters"),
-    [(resnet20, 20, 269_722), (resnet32, 32, 464_154), (resnet44, 44, 658_586), (resnet56, 56, 853_018)],
-)
-def test_depths_and_sizes_are_those_of_the_paper(build, depth, parameters):
+    [
+        (resnet20, 20, 269_722), (resnet32, 32, 464_154), (resnet44, 44, 658_586), (resnet56, 56, 853_018),
+        (vgg16, 14, 14_724_042), (densenet40, 40, 1_019_722),
+    ],
+)  # fmt: skip
+def test_depths_and_sizes_are_those_of_the_papers(build, depth, parameters):
     net = build()
     layers = [m for m in net.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
     assert len(layers) == depth
