@@ -5,12 +5,11 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from secateur.artifacts import Group, Pinned
-from secateur.calibration.finite import is_finite
 from secateur.errors import TraceError
+from secateur.pipeline.structure.admission import require_traceable
 from secateur.pipeline.structure.bill import mac_terms, parameter_terms
 from secateur.pipeline.structure.capture import capture, device_of
 from secateur.pipeline.structure.copying import canonical_names, tensors
@@ -35,13 +34,11 @@ def trace(
 
     ``example_inputs`` have a batch axis first. ``keep`` names modules (a dotted path covers what is below it) or module
     classes whose own channels are never cut; they may still lose inputs. ``multiple`` is the step in which widths may
-    change, see `step_for`. The network is left as it was. Raises TraceError where the graph cannot be captured or a
-    name in ``keep`` fits nothing.
+    change, see `step_for`. The network is left as it was. Raises TraceError where the graph cannot be captured, a name
+    in ``keep`` fits nothing, or weights or inputs are no numbers that a cut can be proved with.
     """
-    if multiple < 1:
-        raise TraceError("trace", f"multiple={multiple}", "a step of at least 1 channel", "Use 1 for any width.")
+    require_traceable(module, example_inputs, keep, multiple)
     protected = _protected(module, keep)
-    _require_finite(module)
     device = device_of(module)
     inputs = tuple(x.to(device) for x in example_inputs)
     captured = capture(module, inputs)
@@ -112,16 +109,6 @@ def _failed(group: Group, reason: str, input_axes: Mapping[str, int]) -> Pinned:
     made = [s for s in group.slices if s.tensor in input_axes and s.axis != input_axes[s.tensor]]
     first = next((s for s in made if s.tensor.startswith(module)), made[0])
     return Pinned(tensor=first.tensor, num_channels=first.indices.size, reason=reason, operator="", module=module)
-
-
-def _require_finite(module: nn.Module) -> None:
-    """Raise TraceError where a weight is not a number: nothing could be proved with it."""
-    for name, parameter in module.named_parameters():
-        if not is_finite(parameter):
-            raise TraceError(
-                f"trace, {name}", f"{int((~torch.isfinite(parameter)).sum())} entries that are NaN or infinite",
-                "finite weights", "Load a checkpoint from before the training diverged.",
-            )  # fmt: skip
 
 
 def _protected(module: nn.Module, keep: Sequence[str]) -> Mapping[str, str]:

@@ -1,8 +1,10 @@
 """Plans: the laws of cutting, masking, composing, regrowing and carrying state, in double precision."""
 
 import copy
+import functools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -36,6 +38,7 @@ class Branches(nn.Module):
         return self.head(self.up(torch.cat([x, self.grouped(x).relu()], 1)).relu().mean((2, 3)))
 
 
+@functools.cache
 def traced(name: str = "") -> tuple[nn.Module, Tensor, Structure]:
     torch.manual_seed(0)
     module = getattr(models, name)(weights=None, num_classes=10) if name else Branches()
@@ -111,6 +114,36 @@ def test_what_was_cut_regrows(keep: float, seed: int) -> None:
     grown = regrow(small, module, structure, plan)
     assert same(cut(grown, structure, plan), small)
     assert {n: t.shape for n, t in grown.state_dict().items()} == {n: t.shape for n, t in module.state_dict().items()}
+
+
+def permuted(module: nn.Module, structure: Structure, orders: dict[str, np.ndarray]) -> nn.Module:
+    """Exchange the channels of groups, in all tensors that they live in."""
+    result = copy.deepcopy(module)
+    named = {**dict(result.named_parameters()), **dict(result.named_buffers())}
+    sources: dict[tuple[str, int], np.ndarray] = {}
+    for group in structure.groups:
+        for s in group.slices:
+            source = sources.setdefault((s.tensor, s.axis), np.arange(named[s.tensor].shape[s.axis]))
+            source[s.indices] = s.indices[orders[group.name]]
+    for (name, axis), source in sources.items():
+        named[name].data = named[name].data.index_select(axis, torch.from_numpy(source))
+    return result
+
+
+@pytest.mark.parametrize("name", ["", *NETWORKS])
+def test_the_order_of_channels_does_not_matter(name: str) -> None:
+    module, x, structure = traced(name)
+    generator = np.random.default_rng(0)
+    orders = {g.name: generator.permutation(g.num_channels) for g in structure.groups}
+    other = permuted(module, structure, orders)
+    with torch.no_grad():
+        assert distance(other(x), module(x)) < 1e-9
+    again = trace(other, (x,))
+    assert again.fingerprint == structure.fingerprint
+    plan = Plan.random(structure, keep=0.5, seed=1)
+    masks = {g: torch.from_numpy(mask[orders[g]]) for g, mask in plan.masks(structure).items()}
+    with torch.no_grad():
+        assert distance(cut(other, again, masks)(x), cut(module, structure, plan)(x)) < 1e-9
 
 
 def test_keeping_everything_changes_nothing() -> None:

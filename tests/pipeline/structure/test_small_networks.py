@@ -252,6 +252,15 @@ NETWORKS = {
         ),
         [(2, 5, 4)],
     ),
+    "gru": (
+        lambda: Net(
+            lambda net, x: net.c(net.b(net.a(x).relu())[0]).relu(),
+            a=nn.Linear(4, 8),
+            b=nn.GRU(8, 6, batch_first=True),
+            c=nn.Linear(6, 2),
+        ),
+        [(2, 5, 4)],
+    ),
     "fixed view": (
         lambda: Net(
             lambda net, x: net.c(net.b(net.a(x).relu()).relu().view(-1, 384)),
@@ -319,6 +328,7 @@ WIDTHS = {
     "tokens": {"a": 8, "b": 6},
     "transformer": {"0.linear1": 16},
     "lstm": {},
+    "gru": {},
     "fixed view": {"a": 8},
     "dictionary": {},
 }
@@ -346,6 +356,7 @@ REASONS = {
     "norms without weights": ("0.weight", "channels are normalised together", "aten.layer_norm.default", "1"),
     "normalised over space too": ("0.weight", "channels are normalised together", "aten.layer_norm.default", "1"),
     "lstm": ("a.weight", "an operator that is not followed", "aten.lstm.input", "b"),
+    "gru": ("a.weight", "an operator that is not followed", "aten.gru.input", "b"),
     "spatial gate": ("b.weight", "one channel is spread over many", "aten.mul.Tensor", ""),
     "channel slice": ("a.weight", "a slice has a fixed bound among channels", "aten.slice.Tensor", ""),
     "unused output": ("c.weight", "output of the network", "output", "c"),
