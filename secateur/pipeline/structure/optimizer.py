@@ -3,14 +3,21 @@
 import inspect
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from secateur.errors import TraceError
 from secateur.pipeline.structure.copying import tensors
-from secateur.pipeline.structure.cut import require_traced, surviving, taken
+from secateur.pipeline.structure.cut import along, require_traced, root_factors, surviving, taken
 from secateur.pipeline.structure.plan import Plan
 from secateur.pipeline.structure.structure import Structure
+
+_POWERS = {
+    "exp_avg": 1, "exp_avg_sq": 2, "exp_inf": 1, "grad_avg": 1, "max_exp_avg_sq": 2, "momentum_buffer": 1, "prev": 1,
+    "square_avg": 2, "sum": 2,
+}  # fmt: skip
+"""How PyTorch's optimisers' running means depend on the gradient's scale."""
 
 
 def cut_optimizer(
@@ -20,11 +27,13 @@ def cut_optimizer(
 
     ``optimizer`` trains ``module``, of which ``small`` is the cut by ``plan``; both are left as they were. State
     tensors of a parameter's shape (momenta, second moments) lose the entries that the parameter lost; others (step
-    counts) are copied. Raises TraceError where the optimiser trains parameters that are not the network's, or the
-    networks and the plan do not belong together.
+    counts) are copied. Where a cut scales entries to make up for a division by the root of a width, their gradients
+    shrink or grow the other way, and the means of these follow. Raises TraceError where the optimiser trains parameters
+    that are not the network's, or the networks and the plan do not belong together.
     """
     require_traced(module, structure)
-    axes = surviving(structure, plan.masks(structure))
+    masks = plan.masks(structure)
+    axes, factors = surviving(structure, masks), root_factors(structure, masks)
     names = {id(tensor): name for name, tensor in tensors(module).items()}
     cut_ones = tensors(small)
 
@@ -44,14 +53,17 @@ def cut_optimizer(
     accepted = inspect.signature(type(optimizer)).parameters
     settings: dict[str, Any] = {key: value for key, value in optimizer.defaults.items() if key in accepted}
     result = type(optimizer)(groups, **settings)
+
+    def carried(name: str, key: str, value: Any, shape: torch.Size) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if value.shape != shape:
+            return value.clone()
+        for axis, factor in factors.get(name, {}).items():
+            value = value / along(factor ** _POWERS.get(key, 0), value, axis)
+        return taken(value, axes.get(name, {})).clone()
+
     for parameter, state in optimizer.state.items():
         name = name_of(parameter)
-        result.state[cut_ones[name]] = {
-            key: taken(value, axes.get(name, {})).clone()
-            if isinstance(value, Tensor) and value.shape == parameter.shape
-            else value.clone()
-            if isinstance(value, Tensor)
-            else value
-            for key, value in state.items()
-        }
+        result.state[cut_ones[name]] = {k: carried(name, k, value, parameter.shape) for k, value in state.items()}
     return result
