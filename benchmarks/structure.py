@@ -1,11 +1,13 @@
 """Halve all groups of published networks, by this project and by Torch-Pruning; write results/structure.json.
 
 Each network and tool has a process of its own with a time limit. Networks have random weights; what is timed is the
-whole way from the network to the cut one that runs: capture, groups, choice of channels, cut.
+whole way from the network to the cut one that runs: capture, groups, choice of channels, cut. Peak memory is what that
+way takes beyond the network itself, beside what one forward takes.
 
     pip install torch-pruning==1.6.1 timm
-    python benchmarks/structure.py                # all networks
-    python benchmarks/structure.py resnet50 timm:levit_128s --limit 90
+    python benchmarks/structure.py                                   # torchvision
+    python benchmarks/structure.py --library timm --tools secateur   # into results/structure_timm.json
+    python benchmarks/structure.py resnet50 timm:levit_128s          # these alone, into no file
 """
 
 import argparse
@@ -13,8 +15,9 @@ import importlib.util
 import json
 import platform
 import re
-import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,8 +26,26 @@ from networks import build, in_a_process, pinned_channels, relative_error, timm_
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-RESULTS = Path(__file__).parent / "results" / "structure.json"
+RESULTS = Path(__file__).parent / "results"
+LIBRARIES = {"torchvision": (torchvision_names, "structure.json"), "timm": (timm_names, "structure_timm.json")}
 TOOLS = ("secateur", "torch-pruning")
+
+
+@contextmanager
+def peak_bytes(found: dict[str, object], key: str) -> Iterator[None]:
+    """Write how much more memory than before the process held at most within the context (Linux only)."""
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = _status("VmRSS")
+    yield
+    found[key] = _status("VmHWM") - before
+
+
+def _status(key: str) -> int:
+    text = Path("/proc/self/status").read_text()
+    found = re.search(rf"{key}:\s+(\d+) kB", text)
+    if found is None:
+        raise OSError(f"/proc/self/status has no {key}")
+    return 1024 * int(found[1])
 
 
 def macs(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
@@ -45,16 +66,18 @@ def by_secateur(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Modul
     started = time.perf_counter()
     graph = capture(module, inputs).program.graph
     export_s = time.perf_counter() - started
-    started = time.perf_counter()
-    structure = trace(module, inputs)
-    plan = Plan.random(structure, keep=0.5)
-    small = cut(module, structure, plan)
-    seconds = time.perf_counter() - started
+    memory: dict[str, object] = {}
+    with peak_bytes(memory, "peak_bytes"):
+        started = time.perf_counter()
+        structure = trace(module, inputs)
+        plan = Plan.random(structure, keep=0.5)
+        small = cut(module, structure, plan)
+        seconds = time.perf_counter() - started
     with torch.no_grad():
         error = relative_error(small(*inputs), mask(module, structure, plan)(*inputs))
     return small, {
         "seconds": seconds, "export_s": export_s, "operators": len(graph.nodes), "groups": len(structure.groups),
-        "masked_error": error, "pinned_channels": pinned_channels(structure),
+        "masked_error": error, "pinned_channels": pinned_channels(structure), **memory,
     }  # fmt: skip
 
 
@@ -64,25 +87,27 @@ def by_torch_pruning(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.
 
     heads = [m for m in module.modules() if isinstance(m, nn.Linear) and m.out_features in (1000, 400)]
     heads += [m for m in module.modules() if isinstance(m, nn.Conv2d) and m.out_channels in (1000, 21)]
-    started = time.perf_counter()
-    pruner = tp.pruner.BasePruner(
-        module, inputs, importance=tp.importance.GroupMagnitudeImportance(), pruning_ratio=0.5, ignored_layers=heads
-    )
-    pruner.step()
-    return module, {"seconds": time.perf_counter() - started}
+    memory: dict[str, object] = {}
+    importance = tp.importance.GroupMagnitudeImportance()
+    with peak_bytes(memory, "peak_bytes"):
+        started = time.perf_counter()
+        pruner = tp.pruner.BasePruner(module, inputs, importance=importance, pruning_ratio=0.5, ignored_layers=heads)
+        pruner.step()
+        seconds = time.perf_counter() - started
+    return module, {"seconds": seconds, **memory}
 
 
 def one(name: str, tool: str) -> dict[str, object]:
     """Cut one network and return what came of it."""
     module, inputs = build(name)
+    memory: dict[str, object] = {}
+    with peak_bytes(memory, "forward_bytes"), torch.no_grad():
+        module(*inputs)
     before, parameters = macs(module, inputs), sum(p.numel() for p in module.parameters())
-    start_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     small, found = (by_secateur if tool == "secateur" else by_torch_pruning)(module, inputs)
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - start_bytes
     return {
-        **found, "status": "cut", "macs_before": before, "macs_kept": macs(small.eval(), inputs) / before,
-        "parameters_kept": sum(p.numel() for p in small.parameters()) / parameters, "further_bytes": peak_bytes,
-        "network_bytes": 4 * parameters,
+        **found, **memory, "status": "cut", "macs_before": before, "macs_kept": macs(small.eval(), inputs) / before,
+        "parameters_kept": sum(p.numel() for p in small.parameters()) / parameters, "network_bytes": 4 * parameters,
     }  # fmt: skip
 
 
@@ -98,7 +123,7 @@ def draw(rows: dict[str, dict[str, dict[str, object]]]) -> None:
     axes.set(xlabel="nodes in the graph", ylabel="trace, plan and cut beyond torch.export (s)", xlim=0, ylim=0)
     axes.legend()
     figure.tight_layout()
-    figure.savefig(RESULTS.with_name("structure_depth.png"), dpi=120)
+    figure.savefig(RESULTS / "structure_depth.png", dpi=120)
 
 
 def main() -> None:
@@ -106,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*")
     parser.add_argument("--limit", type=float, default=90, help="seconds a network and tool")
-    parser.add_argument("--library", choices=("torchvision", "timm", "both"), default="both")
+    parser.add_argument("--library", choices=tuple(LIBRARIES), default="torchvision")
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
     parser.add_argument("--one", nargs=2, metavar=("NETWORK", "TOOL"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -116,8 +141,8 @@ def main() -> None:
     if "torch-pruning" in arguments.tools and importlib.util.find_spec("torch_pruning") is None:
         parser.error("torch-pruning is not installed, and would look as if it failed: install it, or --tools secateur")
     rows: dict[str, dict[str, object]] = {}
-    listed = {"torchvision": torchvision_names(), "timm": timm_names(), "both": [*torchvision_names(), *timm_names()]}
-    for name in arguments.networks or listed[arguments.library]:
+    names, file = LIBRARIES[arguments.library]
+    for name in arguments.networks or names():
         rows[name] = {tool: in_a_process(__file__, [name, tool], arguments.limit) for tool in arguments.tools}
         told = {tool: (row["status"], row.get("seconds"), row.get("macs_kept")) for tool, row in rows[name].items()}
         print(name, told, flush=True)
@@ -128,8 +153,9 @@ def main() -> None:
         "torchvision": torchvision.__version__, "machine": machine_facts().model_dump(),
     }  # fmt: skip
     if not arguments.networks:
-        RESULTS.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-        draw(rows)
+        (RESULTS / file).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        if arguments.library == "torchvision":
+            draw(rows)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ given has changed.
 
     pip install timm onnxruntime
     python benchmarks/structure_laws.py             # all networks, two at a time, the largest last
+    python benchmarks/structure_laws.py --missing   # those that the results do not have yet, as after an interruption
     python benchmarks/structure_laws.py resnet50 timm:levit_128s    # these anew, the others as they are
 """
 
@@ -104,6 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*")
     parser.add_argument("--limit", type=float, default=600, help="seconds a network")
+    parser.add_argument("--missing", action="store_true", help="keep the results there are")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -112,8 +114,10 @@ def main() -> None:
     small = [name for name in torchvision_names() if name not in LARGE]
     names = arguments.networks or [*cifar_names(), *small, *detection_names(), *timm_names(), *sorted(LARGE)]
     rows: dict[str, dict[str, Any]] = {}
-    if arguments.networks and RESULTS.exists():
+    if (arguments.networks or arguments.missing) and RESULTS.exists():
         rows = json.loads(RESULTS.read_text())["networks"]
+    if arguments.missing:
+        names = [name for name in names if name not in rows]
     with ThreadPoolExecutor(2) as pool:
         found = pool.map(lambda name: in_a_process(__file__, [name], arguments.limit), names)
         for name, row in zip(names, found, strict=True):
