@@ -1,6 +1,8 @@
 # make demo · make test · make lint · make bench: each creates the environment first if it is not there.
 PYTHON ?= python3
 VENV ?= .venv
+# Processes that share the tests; files are not divided, as their networks and runs are shared.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 LOCK := $(shell cat constraints.txt pyproject.toml | sha256sum | cut -c1-16)
 STAMP := $(VENV)/.installed-$(LOCK)
@@ -28,7 +30,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 bench: $(STAMP)
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
