@@ -53,6 +53,17 @@ def stepped(module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
     return module
 
 
+def doubled(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Return a network and its inputs in double precision, or as they are where its code makes single precision."""
+    exact, wide = copy.deepcopy(module).double(), tuple(x.double() for x in inputs)
+    try:
+        with torch.no_grad():
+            exact(*wide)
+    except RuntimeError:
+        return module, inputs
+    return exact, wide
+
+
 def onnx_error(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
     """Export a network in single precision and return how far ONNX Runtime is from PyTorch."""
     import onnxruntime
@@ -71,12 +82,14 @@ def onnx_error(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
 def one(name: str) -> dict[str, Any]:
     """Put one network through the laws."""
     torch.set_num_threads(1)
-    module, inputs = build(name)
-    module, inputs = module.double(), tuple(x.double() for x in inputs)
+    module, inputs = doubled(*build(name))
     before = copy.deepcopy(module.state_dict())
     structure = trace(module, inputs)
     rooted = any(group.roots for group in structure.groups)
-    row: dict[str, Any] = {"groups": len(structure.groups), "masked_error": {}, "scale_follows_width": rooted}
+    row: dict[str, Any] = {
+        "groups": len(structure.groups), "masked_error": {}, "scale_follows_width": rooted,
+        "precision": str(inputs[0].dtype).removeprefix("torch."),
+    }  # fmt: skip
     for share in SHARES:
         plan = Plan.random(structure, keep=share, seed=0)
         small, masked = cut(module, structure, plan), mask(module, structure, plan)

@@ -78,17 +78,26 @@ def _row(labels: Labels, axis: int) -> Labels:
 
 def index(call: Call) -> Value | tuple[Value, ...]:
     """Look entries up along one axis that holds no channels; the index's own axes take its place."""
-    value = call.tensor("self")
-    labels = labels_of(call.flow, value)
     indices = list(call.arguments["indices"])
     used = [a for a, looked_up in enumerate(indices) if looked_up is not None]
-    for table in [indices[a].tensor for a in used if indices[a].tensor is not None]:
+    return _looked_up(call, used, [indices[a] for a in used])
+
+
+def index_select(call: Call) -> Value | tuple[Value, ...]:
+    """Look entries up along one axis that holds no channels."""
+    axis = int(call.arguments["dim"]) % len(call.tensor("self").shape)
+    return _looked_up(call, [axis], [call.tensor("index")])
+
+
+def _looked_up(call: Call, axes: list[int], places: list[Value]) -> Value | tuple[Value, ...]:
+    labels = labels_of(call.flow, call.tensor("self"))
+    for table in [place.tensor for place in places if place.tensor is not None]:
         call.flow.freeze(table, "its entries are places to look up")
-    if len(used) != 1 or call.flow.varying(labels) & set(used) or indices[used[0]].labels.any():
+    if len(axes) != 1 or call.flow.varying(labels) & set(axes) or places[0].labels.any():
         return call.pinned("channels are looked up by index")
-    labels = labels.take([0], used[0])
-    new = (1,) * len(indices[used[0]].shape)
-    return call.returning(labels.reshape(labels.shape[: used[0]] + new + labels.shape[used[0] + 1 :]))
+    labels = labels.take([0], axes[0])
+    new = (1,) * len(places[0].shape)
+    return call.returning(labels.reshape(labels.shape[: axes[0]] + new + labels.shape[axes[0] + 1 :]))
 
 
 def select(call: Call) -> Value | tuple[Value, ...]:

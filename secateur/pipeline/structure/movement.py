@@ -1,7 +1,5 @@
 """Operators that move entries: they act on the labels just as they act on the data."""
 
-import math
-
 import numpy as np
 
 from secateur.pipeline.structure.call import Call, labels_of
@@ -31,6 +29,8 @@ def permute(call: Call) -> Value:
         target = [d % rank for d in np.atleast_1d(call.arguments["destination"])]
         rest = iter(d for d in range(rank) if d not in source)
         order = [source[target.index(d)] if d in target else next(rest) for d in range(rank)]
+    elif call.name == "numpy_T":
+        order.reverse()
     else:
         order[-2:] = reversed(order[-2:])
     labels = labels_of(call.flow, value)
@@ -179,27 +179,3 @@ def flip(call: Call) -> Value:
     """Reverse axes."""
     value = call.tensor("self")
     return call.returning(np.flip(labels_of(call.flow, value), call.arguments["dims"]), value.extent)
-
-
-def pixel_shuffle(call: Call) -> Value | tuple[Value, ...]:
-    """Move blocks of r * r channels into space; each block is cut as one."""
-    value, labels = call.tensor("self"), labels_of(call.flow, call.tensor("self"))
-    blocks = call.arguments["upscale_factor"] ** 2
-    axis = len(value.shape) - 3
-    if math.prod(labels.shape) != labels.shape[axis]:
-        return call.pinned("labels vary over space")
-    if labels.size == 1:
-        return call.returning(labels)
-    rows = labels.reshape(-1, blocks)
-    call.flow.merge(*np.split(rows, blocks, 1))
-    return call.returning(rows[:, :1].reshape((1,) * axis + (-1, 1, 1)))
-
-
-def pixel_unshuffle(call: Call) -> Value | tuple[Value, ...]:
-    """Move space into r * r copies of every channel."""
-    value, labels = call.tensor("self"), labels_of(call.flow, call.tensor("self"))
-    axis = len(value.shape) - 3
-    if math.prod(labels.shape) != labels.shape[axis]:
-        return call.pinned("labels vary over space")
-    times = call.arguments["downscale_factor"] ** 2 if labels.size > 1 else 1
-    return call.returning(np.repeat(labels, times, axis))

@@ -2,7 +2,7 @@
 
 import torch
 
-from secateur.pipeline.structure import divisions, elementwise, layers, movement, products, reductions
+from secateur.pipeline.structure import divisions, elementwise, layers, movement, products, reductions, space
 from secateur.pipeline.structure.call import Call, Rule
 from secateur.pipeline.structure.labels import Value
 
@@ -57,6 +57,7 @@ RULES: dict[str, Rule] = {
     "moveaxis": movement.permute,
     "movedim": movement.permute,
     "mT": movement.permute,
+    "numpy_T": movement.permute,
     "permute": movement.permute,
     "swapaxes": movement.permute,
     "swapdims": movement.permute,
@@ -85,8 +86,10 @@ RULES: dict[str, Rule] = {
     "constant_pad_nd": movement.pad,
     "reflection_pad1d": movement.pad,
     "reflection_pad2d": movement.pad,
+    "reflection_pad3d": movement.pad,
     "replication_pad1d": movement.pad,
     "replication_pad2d": movement.pad,
+    "replication_pad3d": movement.pad,
     "chunk": divisions.chunk,
     "glu": divisions.gated,
     "split": divisions.chunk,
@@ -94,11 +97,18 @@ RULES: dict[str, Rule] = {
     "tensor_split": divisions.chunk,
     "slice": divisions.take_slice,
     "index": divisions.index,
+    "index_select": divisions.index_select,
     "select": divisions.select,
     "unbind": divisions.unbind,
     "flip": movement.flip,
-    "pixel_shuffle": movement.pixel_shuffle,
-    "pixel_unshuffle": movement.pixel_unshuffle,
+    "channel_shuffle": space.channel_shuffle,
+    "col2im": space.add_patches,
+    "grid_sampler": space.sample,
+    "im2col": space.gather_patches,
+    "native_channel_shuffle": space.channel_shuffle,
+    "pixel_shuffle": space.pixel_shuffle,
+    "pixel_unshuffle": space.pixel_unshuffle,
+    "unfold": space.windows,
     # entries mixed along axes
     "all": reductions.reduction,
     "amax": reductions.reduction,
@@ -122,6 +132,7 @@ RULES: dict[str, Rule] = {
     "roll": reductions.along_axis,
     "softmax": reductions.along_axis,
     "sort": reductions.along_axis,
+    "topk": reductions.along_axis,
     "adaptive_avg_pool1d": reductions.over_space,
     "adaptive_avg_pool2d": reductions.over_space,
     "adaptive_avg_pool3d": reductions.over_space,
@@ -142,7 +153,11 @@ RULES: dict[str, Rule] = {
     "upsample_nearest2d": reductions.over_space,
     "upsample_nearest3d": reductions.over_space,
     "upsample_trilinear3d": reductions.over_space,
+    "_upsample_bicubic2d_aa": reductions.over_space,
+    "_upsample_bilinear2d_aa": reductions.over_space,
+    "_upsample_nearest_exact1d": reductions.over_space,
     "_upsample_nearest_exact2d": reductions.over_space,
+    "_upsample_nearest_exact3d": reductions.over_space,
     # products of activations
     "addmm": products.matmul,
     "baddbmm": products.matmul,

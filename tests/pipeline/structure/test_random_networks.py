@@ -111,6 +111,96 @@ class LayerScale(nn.Module):
         return x.roll(1, 2) * self.factor
 
 
+class Stacked(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 3, padding=1)
+        self.mix = nn.Conv2d(2 * width, width, 1)
+
+    def forward(self, x):
+        return self.mix(torch.stack((self.one(x), self.two(x).relu()), 2).flatten(1, 2))
+
+
+class Repeated(nn.Module):
+    """Repeat channels, and expand a parameter."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.mix, self.bias = nn.Conv2d(2 * width, width, 1), nn.Parameter(torch.randn(1, width, 1, 1))
+
+    def forward(self, x):
+        return self.mix(x.repeat(1, 2, 1, 1)) + self.bias.expand(-1, -1, SIDE, SIDE)
+
+
+class Bare(nn.Module):
+    """Call functions on parameters that no layer owns."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(width, width, 1, 1) / width**0.5)
+        self.matrix = nn.Parameter(torch.randn(width, width) / width**0.5)
+
+    def forward(self, x):
+        x = functional.conv2d(x, self.kernel).relu()
+        return torch.einsum("nchw,dc->ndhw", x, self.matrix)
+
+
+class Lines(nn.Module):
+    """Convolve rows in one dimension, then frames in three."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.rows, self.frames = (
+            nn.Conv1d(width, width, 3, padding=1),
+            nn.Conv3d(width, width, (1, 3, 3), padding="same"),
+        )
+
+    def forward(self, x):
+        x = self.rows(x.flatten(2)).unflatten(2, (SIDE, SIDE)).relu()
+        return self.frames(x.unsqueeze(2)).squeeze(2)
+
+
+class Patches(nn.Module):
+    """Gather neighbourhoods into channels and add them up again, with what an embedding says of places."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.mix, self.place = nn.Conv1d(9 * width, width, 1), nn.Embedding(SIDE * SIDE, width)
+        self.spread = nn.Conv1d(width, 4 * width, 1)
+
+    def forward(self, x):
+        x = self.mix(functional.unfold(x, 3, padding=1)) + self.place(torch.arange(SIDE * SIDE)).T
+        cells = x.relu().unflatten(2, (SIDE, SIDE)).unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5))
+        return functional.fold(self.spread(cells.flatten(2)), (SIDE, SIDE), 2, stride=2)
+
+
+class Sampled(nn.Module):
+    """Move places by what channels say, and resize with care."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.flow = nn.Conv2d(width, 2, 1)
+
+    def forward(self, x):
+        x = functional.grid_sample(x, self.flow(x).tanh().permute(0, 2, 3, 1), align_corners=False)
+        small = functional.interpolate(x, scale_factor=0.5, mode="bilinear", antialias=True)
+        return functional.interpolate(
+            functional.pad(small, (1, 1, 1, 1), "reflect"), (SIDE, SIDE), mode="nearest-exact"
+        )
+
+
+class Flipped(nn.Module):
+    """Read channels in reverse, and in another order that is kept."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 1)
+        self.register_buffer("order", torch.randperm(width))
+
+    def forward(self, x):
+        return self.two(self.one(x.flip(1)).index_select(1, self.order))
+
+
 BLOCKS = {
     "convolution": lambda w: nn.Conv2d(w, w + 4, 3, padding=1),
     "depthwise": lambda w: nn.Conv2d(w, w, 3, padding=1, groups=w),
@@ -136,6 +226,13 @@ BLOCKS = {
     "token mixing": Mixer,
     "shared": Twice,
     "layer scale": LayerScale,
+    "stacked": Stacked,
+    "repeated": Repeated,
+    "bare": Bare,
+    "lines": Lines,
+    "patches": Patches,
+    "sampled": Sampled,
+    "flipped": Flipped,
 }  # fmt: skip
 
 
