@@ -5,9 +5,9 @@ whole way from the network to the cut one that runs: capture, groups, choice of 
 way takes beyond the network itself, beside what one forward takes.
 
     pip install torch-pruning==1.6.1 timm
-    python benchmarks/structure.py                                   # torchvision
-    python benchmarks/structure.py --library timm --tools secateur   # into results/structure_timm.json
-    python benchmarks/structure.py resnet50 timm:levit_128s          # these alone, into no file
+    python benchmarks/structure.py                                   # all of torchvision
+    python benchmarks/structure.py resnet50 swin_t                   # these anew, the others as they are
+    python benchmarks/structure.py --one timm:levit_128s secateur    # shows one, writes nothing
 """
 
 import argparse
@@ -19,16 +19,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
-from networks import build, in_a_process, pinned_channels, relative_error, timm_names, torchvision_names
+from networks import build, in_a_process, pinned_channels, relative_error, torchvision_names
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-RESULTS = Path(__file__).parent / "results"
-LIBRARIES = {"torchvision": (torchvision_names, "structure.json"), "timm": (timm_names, "structure_timm.json")}
+from secateur.backends.machine import machine_facts
+
+RESULTS = Path(__file__).parent / "results" / "structure.json"
 TOOLS = ("secateur", "torch-pruning")
+FAMILIES = ("vgg", "resnet", "densenet")
 
 
 @contextmanager
@@ -115,15 +118,18 @@ def draw(rows: dict[str, dict[str, dict[str, object]]]) -> None:
     """Draw the time beyond torch.export against the number of operators, over the depths of three families."""
     import matplotlib.pyplot as plt
 
+    if not all(any(name.startswith(family) for name in rows) for family in FAMILIES):
+        return
+
     figure, axes = plt.subplots(figsize=(6, 4))
-    for family in ("vgg", "resnet", "densenet"):
+    for family in FAMILIES:
         own = [row["secateur"] for name, row in rows.items() if re.fullmatch(rf"{family}\d+(_bn)?", name)]
         points = sorted((r["operators"], r["seconds"] - r["export_s"]) for r in own if r["status"] == "cut")
         axes.plot(*zip(*points, strict=True), marker="o", label=family)
     axes.set(xlabel="nodes in the graph", ylabel="trace, plan and cut beyond torch.export (s)", xlim=0, ylim=0)
     axes.legend()
     figure.tight_layout()
-    figure.savefig(RESULTS / "structure_depth.png", dpi=120)
+    figure.savefig(RESULTS.with_name("structure_depth.png"), dpi=120)
 
 
 def main() -> None:
@@ -131,31 +137,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*")
     parser.add_argument("--limit", type=float, default=90, help="seconds a network and tool")
-    parser.add_argument("--library", choices=tuple(LIBRARIES), default="torchvision")
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
-    parser.add_argument("--one", nargs=2, metavar=("NETWORK", "TOOL"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, metavar=("NETWORK", "TOOL"))
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(one(*arguments.one)))
         return
     if "torch-pruning" in arguments.tools and importlib.util.find_spec("torch_pruning") is None:
         parser.error("torch-pruning is not installed, and would look as if it failed: install it, or --tools secateur")
-    rows: dict[str, dict[str, object]] = {}
-    names, file = LIBRARIES[arguments.library]
-    for name in arguments.networks or names():
-        rows[name] = {tool: in_a_process(__file__, [name, tool], arguments.limit) for tool in arguments.tools}
-        told = {tool: (row["status"], row.get("seconds"), row.get("macs_kept")) for tool, row in rows[name].items()}
-        print(name, told, flush=True)
-    from secateur.backends.machine import machine_facts
-
-    content = {
-        "networks": rows, "limit_s": arguments.limit, "python": platform.python_version(), "torch": torch.__version__,
+    content: dict[str, Any] = {
+        "networks": {}, "limit_s": arguments.limit, "python": platform.python_version(), "torch": torch.__version__,
         "torchvision": torchvision.__version__, "machine": machine_facts().model_dump(),
     }  # fmt: skip
-    if not arguments.networks:
-        (RESULTS / file).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-        if arguments.library == "torchvision":
-            draw(rows)
+    if arguments.networks and RESULTS.exists():
+        content["networks"] = json.loads(RESULTS.read_text())["networks"]
+    for name in arguments.networks or torchvision_names():
+        row = {tool: in_a_process(__file__, [name, tool], arguments.limit) for tool in arguments.tools}
+        print(name, {t: (r["status"], r.get("seconds"), r.get("macs_kept")) for t, r in row.items()}, flush=True)
+        content["networks"][name] = row
+        RESULTS.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    draw(content["networks"])
 
 
 if __name__ == "__main__":

@@ -76,8 +76,9 @@ class PruneSettings(Section):
     """Share of the parameters that may stay, in (0, 1]."""
     rounds: Annotated[int, Field(ge=1)] = 3
     """Rounds in which the budget is approached exponentially; saliency is measured anew in each."""
-    signal: Literal["fisher", "l1", "l2", "random"] = "fisher"
-    """What a channel is worth."""
+    signal: Literal["fisher", "joint", "obs", "l1", "l2", "bn-scale", "geometric-median", "random"] = "fisher"
+    """What a channel is worth: the loss that its removal adds (fisher), after that of others (joint), while these are
+    re-scaled (obs); the norm of its filter (l1, l2), its scale in batch norm, its distance to other filters; chance."""
     samples: Annotated[int, Field(ge=2)] = 256
     """Samples the saliency of a round is measured on."""
     batch_size: Annotated[int, Field(ge=1)] = 16

@@ -5,6 +5,8 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
@@ -12,6 +14,7 @@ from secateur.artifacts import Group, Reader, Slice
 from secateur.calibration.gram import collect_gate_gram
 from secateur.errors import DataError
 from secateur.pipeline.signals import SIGNALS, Evidence
+from secateur.pipeline.signals.joint import ascending, mended, unmended
 from secateur.pipeline.signals.weight_norm import WeightNorm, writers
 from secateur.pipeline.structure import trace
 
@@ -19,23 +22,24 @@ torch.set_num_threads(1)
 
 
 class Network(nn.Module):
-    """A convolution with batch-norm whose channels a second convolution reads."""
+    """A convolution with batch-norm whose channels a second one reads."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.norm = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
-        self.second, self.head = nn.Conv2d(8, 6, 3), nn.Linear(6, 4)
+        self.second, self.last, self.head = nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = functional.relu(self.norm(self.first(x)))
-        return self.head(functional.relu(self.second(x)).mean((2, 3)))
+        return self.head(functional.relu(self.last(self.second(x))).mean((2, 3)))
 
 
 def network(seed: int = 0) -> Network:
     torch.manual_seed(seed)
     module = Network().eval()
-    module.norm.weight.data.uniform_(0.5, 1.5)
-    module.norm.bias.data.uniform_(-0.2, 0.5)
+    for norm in (module.norm, module.last):
+        norm.weight.data.uniform_(0.5, 1.5)
+        norm.bias.data.uniform_(-0.2, 0.5)
     return module
 
 
@@ -83,22 +87,90 @@ def test_scores_follow_their_channels_when_those_are_permuted(name: str) -> None
     torch.testing.assert_close(after["second"], before["second"], rtol=1e-4, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["fisher", "l1", "l2"])
-def test_a_dead_channel_is_worth_nothing(name: str) -> None:
+# The distance to others and the scale alone do not tell that a channel is dead.
+@pytest.mark.parametrize("name", sorted(SIGNALS.keys() - {"random", "geometric-median", "bn-scale"}))
+def test_a_dead_channel_is_worth_least(name: str) -> None:
     module = network()
     module.first.weight.data[5] = 0
     module.norm.bias.data[5] = -1
     found = scores(module, name)["first"]
-    assert found[5] == 0
-    assert (found > 0).sum() == 7
+    assert int(found.argmin()) == 5
+    assert found[5] <= 1e-2 * found.mean()  # optimal brain surgery sees the damping
 
 
-def test_fisher_without_gate_gradients_says_what_to_do() -> None:
+@pytest.mark.parametrize("name", [name for name, signal in SIGNALS.items() if signal.needs_gram])
+def test_signals_without_gate_gradients_say_what_to_do(name: str) -> None:
     group = trace(network(), (batch()[0][:2],)).groups[0]
     with pytest.raises(
-        DataError, match="signal fisher, group first: found no gate gradients; wanted those of every group"
+        DataError, match=f"signal {name}, group first: found no gate gradients; wanted those of every group"
     ):
-        SIGNALS["fisher"](Evidence(module=network(), gate_gram=None), group)
+        SIGNALS[name](Evidence(module=network(), gate_gram=None), group)
+
+
+def test_a_group_without_batch_norm_has_no_scale() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    (group,) = trace(module, (batch()[0][:2],)).groups
+    with pytest.raises(DataError, match="signal bn-scale, group 0: found no batch norm with a scale"):
+        SIGNALS["bn-scale"](Evidence(module=module, gate_gram=None), group)
+
+
+def test_a_filter_between_the_others_is_nearest_to_their_median() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.Conv2d(3, 2, 1)).eval()
+    module[0].weight.data.copy_(torch.tensor([1.0, 5.0, 3.5]).reshape(3, 1, 1, 1))
+    (group,) = trace(module, (torch.randn(2, 1, 4, 4),)).groups
+    found = SIGNALS["geometric-median"](Evidence(module=module, gate_gram=None), group)
+    torch.testing.assert_close(found, torch.tensor([6.5, 5.5, 4.0], dtype=torch.float64) * 3 / 16)
+
+
+def gram_matrix(seed: int, channels: int = 7, rank: int = 5) -> np.ndarray:
+    rows = np.random.default_rng(seed).standard_normal((rank, channels)) * np.linspace(0.5, 2, channels)
+    return rows.T @ rows / rank
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_removed_together_costs_what_the_quadratic_form_says(seed: int) -> None:
+    gram = gram_matrix(seed)
+    order, added = unmended(gram)
+    assert sorted(order) == list(range(7))
+    for k in range(1, 8):
+        gone = np.isin(np.arange(7), order[:k])
+        assert added[:k].sum() == pytest.approx(gram[np.ix_(gone, gone)].sum() / 2)
+        rest = [j for j in range(7) if j not in order[: k - 1]]
+        among = [gram[np.ix_([*order[: k - 1], j], [*order[: k - 1], j])].sum() / 2 for j in rest]
+        assert added[:k].sum() == pytest.approx(min(among))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_removed_while_others_are_rescaled_costs_the_schur_complement(seed: int) -> None:
+    gram, damping = gram_matrix(seed), 1e-3
+    order, added = mended(gram, damping)
+    full = gram + damping * gram.diagonal().mean() * np.eye(7)
+    for k in range(1, 7):
+        gone = np.isin(np.arange(7), order[:k])
+        stays = full[np.ix_(~gone, ~gone)]
+        schur = full[np.ix_(gone, gone)] - full[np.ix_(gone, ~gone)] @ np.linalg.solve(stays, full[np.ix_(~gone, gone)])
+        assert added[:k].sum() == pytest.approx(schur.sum() / 2)
+    assert mended(np.zeros((3, 3)), damping)[1].tolist() == [0, 0, 0]
+
+
+def test_of_twins_one_is_worth_what_both_were_and_the_other_nothing() -> None:
+    # Channels 0 and 1 do the same: once one is re-scaled the other is free; without that, both are needed.
+    gram = np.array([[1.0, 1, 0], [1, 1, 0], [0, 0, 0.8]])
+    order, added = mended(gram, 1e-6)
+    assert order[0] in (0, 1)
+    assert added == pytest.approx([0, 0.4, 2], abs=1e-4)
+    assert unmended(gram)[1] == pytest.approx([0.4, 0.5, 1.5])
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=50, deadline=None)
+def test_scores_ascend_in_the_order_of_removal_and_add_up(seed: int) -> None:
+    order, added = unmended(gram_matrix(seed, channels=12, rank=4))
+    found = ascending(order, added).numpy()
+    assert (np.argsort(found, kind="stable") == order).all() or (found == 0).any()
+    assert (np.diff(found[order]) >= 0).all()
+    if added.min() >= 0:
+        assert found.sum() == pytest.approx(added.sum(), rel=1e-6)
 
 
 def test_norms_count_the_filters_that_write_and_not_those_that_read() -> None:

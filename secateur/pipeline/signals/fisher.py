@@ -7,8 +7,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from secateur.artifacts import Group
-from secateur.errors import DataError
-from secateur.pipeline.signals.protocol import Evidence
+from secateur.pipeline.signals.protocol import Evidence, gram_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +22,4 @@ class Fisher:
 
     def __call__(self, evidence: Evidence, group: Group) -> Float64[Tensor, " num_channels"]:
         """Return the saliency of every channel."""
-        if evidence.gate_gram is None or group.name not in evidence.gate_gram.gram:
-            raise DataError(
-                f"signal fisher, group {group.name}", "no gate gradients", "those of every group",
-                "Collect them with collect_gate_gram on the network's own groups first.",
-            )  # fmt: skip
-        return evidence.gate_gram.saliency(group.name).clamp_min(0)
+        return gram_of(evidence, group, "fisher").diagonal().clamp_min(0) / 2

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+from jaxtyping import Float64
 from torch import Tensor, nn
 
 from secateur.artifacts import Group
 from secateur.calibration.gram import GateGram
+from secateur.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,3 +31,13 @@ class Signal(Protocol):
 
     def __call__(self, evidence: Evidence, group: Group) -> Tensor:
         """Return one score a channel, float64 [num_channels]."""
+
+
+def gram_of(evidence: Evidence, group: Group, signal: str) -> Float64[Tensor, "num_channels num_channels"]:
+    """Return the group's gate-gradient Gram matrix; raise DataError where none was collected."""
+    if evidence.gate_gram is None or group.name not in evidence.gate_gram.gram:
+        raise DataError(
+            f"signal {signal}, group {group.name}", "no gate gradients", "those of every group",
+            "Collect them with collect_gate_gram on the network's own groups first.",
+        )  # fmt: skip
+    return evidence.gate_gram.gram[group.name]

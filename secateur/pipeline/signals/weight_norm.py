@@ -26,13 +26,17 @@ class WeightNorm:
 
     def __call__(self, evidence: Evidence, group: Group) -> Float64[Tensor, " num_channels"]:
         """Return the relative norm of every channel's filters."""
-        total = torch.zeros(group.num_channels, dtype=torch.float64)
-        for part in writers(evidence.module, group):
-            weight = evidence.module.get_parameter(part.tensor).detach().cpu().double()
-            rows = weight.movedim(part.axis, 0)[torch.from_numpy(part.indices)]
-            total += rows.abs().pow(self.power).flatten(1).sum(1)
-        norm = total.pow(1 / self.power)
+        norm = torch.linalg.vector_norm(filters(evidence.module, group), self.power, dim=1)
         return norm / norm.mean() if norm.any() else norm
+
+
+def filters(module: nn.Module, group: Group) -> Float64[Tensor, "num_channels entries"]:
+    """Return the weights that write each channel of the group, side by side."""
+    rows = [torch.zeros(group.num_channels, 0, dtype=torch.float64)]
+    for part in writers(module, group):
+        weight = module.get_parameter(part.tensor).detach().cpu().double()
+        rows.append(weight.movedim(part.axis, 0)[torch.from_numpy(part.indices)].flatten(1))
+    return torch.cat(rows, 1)
 
 
 def writers(module: nn.Module, group: Group) -> list[Slice]:
