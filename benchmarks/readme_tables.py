@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -48,7 +49,69 @@ def tables() -> str:
             f"| {title} | {row['num_pictures']:.0f} | {row['auc']:.3f} | {row['nss']:.2f} "
             f"| {row[f'{prefix}_auc']:.3f} | {row[f'{prefix}_nss']:.2f} |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *structure()]) + "\n"
+
+
+def structure() -> list[str]:
+    """Return the table of networks cut by this project and by Torch-Pruning, with what it says in words."""
+    results = ROOT / "benchmarks" / "results"
+    found, laws = (json.loads((results / f"{name}.json").read_text()) for name in ("structure", "structure_laws"))
+    rows, machine = found["networks"], found["machine"]
+    ours = {name: row["secateur"] for name, row in rows.items()}
+    theirs = {name: row["torch-pruning"] for name, row in rows.items()}
+    both = [row for row in rows.values() if all(tool["status"] == "cut" for tool in row.values())]
+    total = {tool: sum(row[tool]["seconds"] for row in both) for tool in ("secateur", "torch-pruning")}
+    export = sum(row["secateur"]["export_s"] for row in both)
+    lines = [
+        f"Half of all channels cut from {len(rows)} networks of torchvision, each in a process of its own"
+        f" (`benchmarks/structure.py`, {machine['cpu']}, {machine['num_cores']} cores):",
+        "",
+        "| | Secateur | Torch-Pruning 1.6.1 |",
+        "|---|---|---|",
+        f"| networks cut | {len(_cut(ours))} | {len(_cut(theirs))} |",
+        f"| at most 0.35 of the MACs left | {len(_far(ours))} | {len(_far(theirs))} |",
+        f"| within twice the memory of the network and a forward | {len(_lean(ours))} | {len(_lean(theirs))} |",
+        f"| the {len(both)} that both cut, together | {total['secateur']:.0f} s, of which torch.export {export:.0f} s "
+        f"| {total['torch-pruning']:.0f} s |",
+        *(f"| {name} | {_seconds(ours[name])}, of which torch.export {ours[name]['export_s']:.1f} s "
+          f"| {_seconds(theirs[name])} |" for name in ("resnet50", "densenet201", "swin_t")),
+        "",
+    ]  # fmt: skip
+    for name in sorted(_cut(ours) - _far(ours)):
+        reasons = {r: n for r, n in ours[name]["pinned_channels"].items() if r != "output of the network"}
+        why = max(reasons, key=lambda r: reasons[r]) if reasons else "only its outputs"
+        lines += [f"- `{name}` keeps {ours[name]['macs_kept']:.2f} of its MACs. What stays whole there: {why}."]
+    proved = {name: row for name, row in laws["networks"].items() if "masked_error" in row}
+    worst = max(max(row["masked_error"].values()) for row in proved.values() if row["precision"] == "float64")
+    others = [row["macs"][1] / row["macs"][0] for name, row in proved.items() if name.startswith("timm:")]
+    lines += [
+        "",
+        f"{len(proved)} networks have gone through the laws of a cut (`benchmarks/structure_laws.py`): cut and masked"
+        f" network differ by {worst:.0e} of the largest output at most, in double precision. {len(others)} of these"
+        f" networks are timm's, each of another family; {sum(kept <= 0.35 for kept in others)} of them keep at most"
+        " 0.35 of their MACs at half the channels.",
+    ]
+    return lines
+
+
+def _cut(rows: dict[str, dict[str, Any]]) -> set[str]:
+    return {name for name, row in rows.items() if row["status"] == "cut"}
+
+
+def _far(rows: dict[str, dict[str, Any]]) -> set[str]:
+    return {name for name in _cut(rows) if rows[name]["macs_kept"] <= 0.35}
+
+
+def _lean(rows: dict[str, dict[str, Any]]) -> set[str]:
+    """Name the networks for which the process held less than twice the network and what a forward takes."""
+    return {
+        name for name in _cut(rows)
+        if rows[name]["peak_bytes"] < rows[name]["network_bytes"] + 2 * rows[name]["forward_bytes"]
+    }  # fmt: skip
+
+
+def _seconds(row: dict[str, Any]) -> str:
+    return f"{row['seconds']:.1f} s" if row["status"] == "cut" else str(row["status"])
 
 
 def current(readme: str) -> str:
