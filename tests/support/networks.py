@@ -1,7 +1,31 @@
 """Networks as tests want them."""
 
+from collections.abc import Callable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+
+class SelfAttention(nn.Module):
+    """Two heads on [batch, tokens, 12]; ``weigh`` makes the weights of queries and keys [batch, heads, tokens, d]."""
+
+    def __init__(self, weigh: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.weigh = nn.Linear(12, 36), nn.Linear(12, 12), weigh
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj((self.weigh(q, k) @ v).transpose(1, 2).flatten(2))
+
+
+def scaled(q: Tensor, k: Tensor) -> Tensor:
+    """Divide by the root of the width that is found."""
+    return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+
+
+def lowered(q: Tensor, k: Tensor) -> Tensor:
+    """Compute in single precision, whatever comes in."""
+    return ((q @ k.mT).float() * 0.3).softmax(-1).to(q.dtype)
 
 
 def randomise_norms(module: nn.Module) -> nn.Module:

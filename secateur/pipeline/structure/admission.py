@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from secateur.calibration.finite import is_finite
+from secateur.calibration.finite import num_not_finite
 from secateur.errors import TraceError
 
 
@@ -52,8 +51,8 @@ def _require_values(where: str, tensor: Tensor) -> None:
             where, "a tensor on the meta device, which has no values", "values that a trial cut can be checked with",
             "Move the network to a device with to_empty and load its weights; give example inputs of a real device.",
         )  # fmt: skip
-    if not is_finite(tensor):
+    if bad := num_not_finite(tensor):
         raise TraceError(
-            where, f"{int((~torch.isfinite(tensor)).sum())} entries that are NaN or infinite", "finite numbers",
+            where, f"{bad} entries that are NaN or infinite", "finite numbers",
             "Load a checkpoint from before the training diverged; give inputs as the network is used with.",
         )  # fmt: skip

@@ -81,7 +81,7 @@ def trace(
         output_shapes=captured.output_shapes,
         mac_terms=mac_terms(groups, shapes, products, found.shares),
         parameter_terms=parameter_terms(groups, shapes, parameters),
-        numbers=tuple(n for n in numbers_of(module, found, flow, shapes) if n.group not in faults),
+        numbers=tuple(n for n in trial(found).joints.numbers if n.group not in faults),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import randomise_norms
+from networks import SelfAttention, randomise_norms, scaled
 from torch import Tensor, nn
 from torchvision import models
 
@@ -202,20 +202,8 @@ def test_an_optimiser_goes_on_over_a_cut_as_if_masked(make) -> None:
         assert distance(small(x), gated(x)) < 1e-9
 
 
-class Attending(nn.Module):
-    """Divide by the root of the width that it finds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.qkv, self.proj = nn.Linear(12, 36), nn.Linear(12, 12)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v).transpose(1, 2).flatten(2))
-
-
 def test_means_of_gradients_follow_entries_that_are_scaled() -> None:
-    module, x = Attending().double().eval(), torch.randn(2, 5, 12).double()
+    module, x = SelfAttention(scaled).double().eval(), torch.randn(2, 5, 12).double()
     structure = trace(module, (x,))
     (rooted,) = [group for group in structure.groups if group.roots]
     plan = Plan.of(structure, {rooted.name: torch.arange(rooted.num_channels // 2)})

@@ -94,6 +94,15 @@ def unused(net, x):
     return net.c(x)
 
 
+def recurrent(kind):
+    return Net(
+        lambda net, x: net.c(net.b(net.a(x).relu())[0]).relu(),
+        a=nn.Linear(4, 8),
+        b=kind(8, 6, batch_first=True),
+        c=nn.Linear(6, 2),
+    )
+
+
 def transposed(net, x):
     x = net.bn(net.a(x)).relu()
     return net.d(net.c(net.b(x).relu()).relu())
@@ -243,24 +252,8 @@ NETWORKS = {
         lambda: nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 3)),
         [(2, 5, 8)],
     ),
-    "lstm": (
-        lambda: Net(
-            lambda net, x: net.c(net.b(net.a(x).relu())[0]).relu(),
-            a=nn.Linear(4, 8),
-            b=nn.LSTM(8, 6, batch_first=True),
-            c=nn.Linear(6, 2),
-        ),
-        [(2, 5, 4)],
-    ),
-    "gru": (
-        lambda: Net(
-            lambda net, x: net.c(net.b(net.a(x).relu())[0]).relu(),
-            a=nn.Linear(4, 8),
-            b=nn.GRU(8, 6, batch_first=True),
-            c=nn.Linear(6, 2),
-        ),
-        [(2, 5, 4)],
-    ),
+    "lstm": (lambda: recurrent(nn.LSTM), [(2, 5, 4)]),
+    "gru": (lambda: recurrent(nn.GRU), [(2, 5, 4)]),
     "fixed view": (
         lambda: Net(
             lambda net, x: net.c(net.b(net.a(x).relu()).relu().view(-1, 384)),

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from networks import SelfAttention, lowered, scaled
 from torch import nn
-from torch.nn import functional
 
 from secateur.pipeline.structure import Plan, cut, trace
 from secateur.pipeline.structure.blame import blame
@@ -27,32 +27,6 @@ class Squeezed(nn.Module):
         return x.reshape(-1, 8, 64).mean(2)  # a width in the code
 
 
-class Lowered(nn.Module):
-    """Compute a part in single precision, whatever comes in."""
-
-    def __init__(self):
-        super().__init__()
-        self.qkv, self.proj = nn.Linear(12, 36), nn.Linear(12, 12)
-
-    def forward(self, x):
-        q, k, v = self.qkv(x).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
-        weights = functional.softmax((q @ k.mT).float() * 0.3, -1).to(v.dtype)
-        return self.proj((weights @ v).transpose(1, 2).flatten(2))
-
-
-class Attending(nn.Module):
-    """Divide by the root of the width that it finds."""
-
-    def __init__(self):
-        super().__init__()
-        self.qkv, self.proj = nn.Linear(12, 36), nn.Linear(12, 12)
-
-    def forward(self, x):
-        q, k, v = self.qkv(x).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
-        weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
-        return self.proj((weights @ v).transpose(1, 2).flatten(2))
-
-
 def test_the_line_that_froze_a_width_is_named():
     structure = trace(Frozen(), (X,))
     (pinned,) = [p for p in structure.pinned if p.tensor == "stem.weight"]
@@ -73,7 +47,7 @@ def test_an_error_of_pytorch_is_blamed_on_the_line_that_called_it():
 
 
 def test_double_precision_is_left_where_the_network_leaves_it():
-    module, x = nn.Sequential(nn.Linear(6, 12), Lowered(), nn.Linear(12, 4)).eval(), torch.randn(2, 5, 6)
+    module, x = nn.Sequential(nn.Linear(6, 12), SelfAttention(lowered), nn.Linear(12, 4)).eval(), torch.randn(2, 5, 6)
     subject = Subject(module, (x,), wants_double=True)
     assert subject.module[0].weight.dtype == torch.float64
     assert subject.falls_back()
@@ -97,7 +71,7 @@ def test_a_network_that_is_exact_is_tried_in_double_precision():
 def test_weights_that_start_at_zero_hide_nothing():
     def networks():
         torch.manual_seed(0)
-        block = Attending()
+        block = SelfAttention(scaled)
         return nn.Sequential(nn.Linear(6, 12), block, nn.Linear(12, 4)).eval()
 
     trained, fresh, x = networks(), networks(), torch.randn(2, 5, 6)
