@@ -79,6 +79,9 @@ class PruneSettings(Section):
     signal: Literal["fisher", "joint", "obs", "l1", "l2", "bn-scale", "geometric-median", "random"] = "fisher"
     """What a channel is worth: the loss that its removal adds (fisher), after that of others (joint), while these are
     re-scaled (obs); the norm of its filter (l1, l2), its scale in batch norm, its distance to other filters; chance."""
+    compensation: Literal["none", "gates", "least-squares"] = "none"
+    """How what stays makes up for what goes, kept where it lowers the loss: readers at other scales (gates), every
+    layer fitted to the uncut network's outputs (least-squares)."""
     samples: Annotated[int, Field(ge=2)] = 256
     """Samples the saliency of a round is measured on."""
     batch_size: Annotated[int, Field(ge=1)] = 16

@@ -92,9 +92,9 @@ class Steps:
         settings = self.recipe.prune
         kind, keep = settings.budget
         prune = Prune(
-            kind=kind, keep=keep, rounds=settings.rounds, signal=settings.signal, samples=settings.samples,
-            batch_size=settings.batch_size, multiple=settings.multiple, protect=tuple(settings.keep),
-            seed=self.recipe.seed,
+            kind=kind, keep=keep, rounds=settings.rounds, signal=settings.signal, compensation=settings.compensation,
+            samples=settings.samples, batch_size=settings.batch_size, multiple=settings.multiple,
+            protect=tuple(settings.keep), seed=self.recipe.seed,
         )  # fmt: skip
         recovery = self._finetune(num_steps=settings.recovery_steps, validation_share=0.0)
         gram = load_gate_gram(estimated / "gram.safetensors")

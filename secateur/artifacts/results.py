@@ -51,7 +51,10 @@ class Redundancy(Record):
 
 
 class PruneRound(Record):
-    """One round of pruning: what was asked, what was reached, and the proof that the cut is exact."""
+    """One round of pruning: what was asked, what was reached, and the proof that the cut is exact.
+
+    ``compensation`` is what made up for the cut channels: the one that was asked for, or "none" where it did not pay.
+    """
 
     target_macs: int | None
     target_parameters: int | None
@@ -59,6 +62,7 @@ class PruneRound(Record):
     parameters: int
     widths: dict[str, int]
     cut_error: float
+    compensation: str = "none"
     loss_before: float
     loss_after_cut: float
     loss_after_recovery: float

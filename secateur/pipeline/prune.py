@@ -17,6 +17,7 @@ from secateur.calibration.gram import GateGram, collect_gate_gram
 from secateur.calibration.labels import LabelKind, choose_labels, label_loss, teacher_batches
 from secateur.errors import BudgetError, LoadError, TraceError, TrainingError
 from secateur.pipeline.allocation import allocate, require_reachable
+from secateur.pipeline.compensation import COMPENSATIONS, Removal
 from secateur.pipeline.proof import assert_cut_equals_masked
 from secateur.pipeline.redundancy import tau_for_budget
 from secateur.pipeline.signals import SIGNALS, Evidence
@@ -42,7 +43,8 @@ class Prune:
     softened by ``temperature`` unless they are true, on ``samples`` random samples of the calibration set (the training
     set where there is none), which are held in memory.
     Widths change in steps of ``multiple``; the channels of the modules in ``protect`` (dotted paths or class names) are
-    never cut. With ``batch_norm`` running statistics are measured again after each cut, where that lowers the loss.
+    never cut. ``compensation`` names how what stays makes up for what goes, see `COMPENSATIONS`; with ``batch_norm``
+    running statistics are measured again after each cut; each is kept where it lowers the loss on the samples.
     ``tolerance`` bounds the relative distance between the cut and the masked network. ``seed`` chooses the samples.
     """
 
@@ -56,6 +58,7 @@ class Prune:
     batch_size: int = 16
     multiple: int = 1
     protect: tuple[str, ...] = ()
+    compensation: str = "none"
     batch_norm: bool = True
     tolerance: float = 1e-4
     seed: int = 0
@@ -67,10 +70,12 @@ class Prune:
             )
         if self.rounds < 1:
             raise BudgetError("prune, rounds", f"{self.rounds}", "at least 1", "Use 1 to cut at once.")
-        if self.signal not in SIGNALS:
-            raise LoadError(
-                "prune, signal", f"{self.signal!r}", f"one of {sorted(SIGNALS)}", "Name one of the signals."
-            )
+        for what, name, table in (
+            ("signal", self.signal, SIGNALS),
+            ("compensation", self.compensation, COMPENSATIONS),
+        ):
+            if name not in table:
+                raise LoadError(f"prune, {what}", f"{name!r}", f"one of {sorted(table)}", f"Name one {what} of these.")
 
     def __call__(
         self,
@@ -153,7 +158,8 @@ class _Work:
         settings, kind = self.settings, self.settings.kind
         where = f"round {number} of {settings.rounds}"
         self.progress(f"{where}: from {_cost(structure, kind):,} to {target:,} {kind}")
-        evidence = Evidence(module=model.module, gate_gram=self._gram(model.module, structure), seed=settings.seed)
+        gate_gram = self._gram(model.module, structure)
+        evidence = Evidence(module=model.module, gate_gram=gate_gram, seed=settings.seed)
         saliency = {group.name: SIGNALS[settings.signal](evidence, group) for group in structure.groups}
         keep = allocate(saliency, structure.cost_terms(kind), target, structure.groups, self.floors)
         small = cut(model.module, structure, keep)
@@ -161,7 +167,14 @@ class _Work:
             model.module, structure.groups, keep, small, self.samples[0][0], settings.tolerance
         )
         loss_before = self._loss(model.module, f"{where}, before the cut")
-        small, loss_after_cut = self._settled(small, where)
+        cuts = {"none": self._settled(small)}
+        if settings.compensation != "none":
+            removal = Removal(
+                module=model.module, structure=structure, keep=keep, samples=self.samples, gate_gram=gate_gram
+            )
+            cuts[settings.compensation] = self._settled(COMPENSATIONS[settings.compensation](removal))
+        compensation = min(cuts, key=lambda name: cuts[name][1])
+        small, loss_after_cut = cuts[compensation][0], self._finite(cuts[compensation][1], f"{where}, after the cut")
         result = replace(model, module=small, kept=_compose(model.kept, structure.groups, keep))
         loss_after_recovery = loss_after_cut
         if self.recover is not None:
@@ -177,6 +190,7 @@ class _Work:
             parameters=structure.parameters(widths),
             widths=widths,
             cut_error=error,
+            compensation=compensation,
             loss_before=loss_before,
             loss_after_cut=loss_after_cut,
             loss_after_recovery=loss_after_recovery,
@@ -184,27 +198,30 @@ class _Work:
 
     def _gram(self, module: nn.Module, structure: Structure) -> GateGram | None:
         settings = self.settings
-        if not SIGNALS[settings.signal].needs_gram:
+        if not (SIGNALS[settings.signal].needs_gram or COMPENSATIONS[settings.compensation].needs_gram):
             return None
         labels = choose_labels(self.task, settings.labels)
         loss = label_loss(self.task, labels, temperature=settings.temperature, seed=settings.seed)
         samples = teacher_batches(self.original, self.samples) if labels == "teacher" else self.samples
         return collect_gate_gram(module, structure.groups, samples, loss, labels=labels)
 
-    def _settled(self, module: nn.Module, where: str) -> tuple[nn.Module, float]:
+    def _settled(self, module: nn.Module) -> tuple[nn.Module, float]:
         """Return the cut network with the better of its old and its re-estimated batch statistics, and its loss."""
-        loss = self._loss(module, f"{where}, after the cut")
-        if not self.settings.batch_norm or not running_norms(module):
-            return module, loss
-        trial = copy.deepcopy(module)
-        # Batches count equally in the averages: a smaller last one is left out.
-        full = [batch for batch in self.samples if batch_size_of(batch[0]) == self.settings.batch_size]
-        reestimate_batch_norm(trial, full or self.samples)
-        settled = mean_loss(trial, self.task.loss, self.samples)
-        return (trial, settled) if settled < loss else (module, loss)
+        trials = [module]
+        if self.settings.batch_norm and running_norms(module):
+            trials.append(copy.deepcopy(module))
+            # Batches count equally in the averages: a smaller last one is left out.
+            full = [batch for batch in self.samples if batch_size_of(batch[0]) == self.settings.batch_size]
+            reestimate_batch_norm(trials[1], full or self.samples)
+        losses = [mean_loss(trial, self.task.loss, self.samples) for trial in trials]
+        # What is not finite is not chosen while anything is.
+        best = min(range(len(trials)), key=lambda n: losses[n] if math.isfinite(losses[n]) else math.inf)
+        return trials[best], losses[best] if math.isfinite(losses[best]) else math.inf
 
     def _loss(self, module: nn.Module, where: str) -> float:
-        loss = mean_loss(module, self.task.loss, self.samples)
+        return self._finite(mean_loss(module, self.task.loss, self.samples), where)
+
+    def _finite(self, loss: float, where: str) -> float:
         if not math.isfinite(loss):
             raise TrainingError(
                 f"prune, {where}", f"a loss of {loss}", "a finite loss",
