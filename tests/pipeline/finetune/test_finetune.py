@@ -264,7 +264,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_its_parts(train, task)
 
     wanted = (
         r"fine-tuning, epoch 2, step 6: found a loss that is not finite \(total nan, task nan, output [\d.e-]+, "
-        r"feature [\d.e-]+\); wanted finite losses and gradients\. Lower learning_rate \(here "
+        r"feature [\d.e-]+, parameter 0\); wanted finite losses, gradients and weights\. Lower learning_rate \(here "
     )
     with pytest.raises(TrainingError, match=wanted):
         train(replace(QUICK, validation_share=0.5), task=replace(task, loss=loss))
