@@ -112,7 +112,8 @@ class _Chain:
     def estimate(self) -> Step:
         """Estimate the redundancy of the uncut network."""
         traced = {"keep": self.recipe.prune.keep, "multiple": self.recipe.prune.multiple}
-        return self.step("estimate", {"estimate": self.recipe.estimate, **traced}, (), self.steps.estimate)
+        more = {"parameter_fisher": True} if self.recipe.finetune.distillation.parameter else {}
+        return self.step("estimate", {"estimate": self.recipe.estimate, **traced, **more}, (), self.steps.estimate)
 
     def run(self) -> Outcome:
         """Do every step."""

@@ -31,11 +31,11 @@ class Anchor:
     fisher: Mapping[str, Tensor]
 
     def __call__(self, student: nn.Module) -> Float[Tensor, ""]:
-        """Return the distance of the trainable weights."""
+        """Return the distance of the weights that have Fisher information."""
         terms = [
             (self.fisher[name] * (parameter - self.weights[name]).square()).sum()
             for name, parameter in student.named_parameters()
-            if name in self.weights and parameter.requires_grad
+            if name in self.weights
         ]
         return torch.stack(terms).sum() / 2
 

@@ -133,7 +133,7 @@ class Training:
             return
         sums, num_samples = dict.fromkeys(PARTS, 0.0), 0
         with observing(self.student), torch.no_grad():
-            for inputs, targets in batches(self.validation, self.plan.batch_size):
+            for inputs, targets in batches(self.validation, num_processes() * self.plan.batch_size):
                 batch = batch_size_of(inputs)
                 for name, value in self._parts((inputs, targets), None)[1].items():
                     sums[name] += value * batch
