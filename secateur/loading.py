@@ -57,6 +57,7 @@ def load(recipe: Recipe) -> Workload:
         key = f"finetune.distillation.teachers.{place}"
         teachers.append(replace(model, module=_as_network(wanted, key)))
         _check_call(teachers[-1], task, targets, key)
+        _require_alike(teachers[-1], model, f"{key}: {wanted.function}")
         parts += [repr(teachers[-1].module), hash_weights(teachers[-1].module)]
     fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return Workload(model=model, data=data, task=task, fingerprint=fingerprint, teachers=tuple(teachers))
@@ -72,6 +73,18 @@ def _as_network(named: Call, key: str) -> nn.Module:
         )  # fmt: skip
     require_finite(module, f"{key}: {named.function}")
     return module.cpu().eval()
+
+
+def _require_alike(teacher: Model, model: Model, where: str) -> None:
+    """Raise LoadError where a further teacher predicts something else than the network."""
+    with torch.inference_mode():
+        leaves = (tree_leaves(m.module(*m.example_inputs)) for m in (teacher, model))
+        theirs, mine = ([tuple(leaf.shape) for leaf in found if isinstance(leaf, Tensor)] for found in leaves)
+    if theirs != mine:
+        raise LoadError(
+            where, f"outputs of shapes {theirs}", f"{mine}, as of the network itself",
+            "Name teachers of the same task and the same number of outcomes.",
+        )  # fmt: skip
 
 
 def call(named: Call, key: str) -> Any:
