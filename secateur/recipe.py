@@ -149,8 +149,8 @@ class FinetuneSettings(Section):
     """a of the Beta(a, a) from which each step draws how much of another sample is mixed into each; 0 for none."""
     ema: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Decay of a running average of the weights, which then is what is evaluated and kept; absent for none."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision of the training."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the training; bf16 and fp16 are mixed precision."""
     device: Literal["auto", "cpu"] = "auto"
     """Where it trains; auto is the fastest device there is."""
     validation: Annotated[float, Field(gt=0, lt=0.5)] = 0.1

@@ -26,6 +26,7 @@ from secateur.listening import Listener
 from secateur.loading import Workload
 from secateur.pipeline.export import export
 from secateur.pipeline.finetune import Averaging, DistillationWeights, Finetune, SoftTargets
+from secateur.pipeline.finetune.acceleration import Precision
 from secateur.pipeline.prune import Prune
 from secateur.pipeline.redundancy import estimate
 from secateur.pipeline.structure import Structure, load_model, save_model, trace
@@ -37,6 +38,8 @@ R = TypeVar("R", bound=Record)
 NUM_PARITY_BATCHES = 2
 EVALUATION_BATCH_SIZE = 32
 PARAMETER_FISHER = "parameter_fisher.safetensors"
+PRECISIONS: dict[str, Precision] = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+"""What accelerate calls the precisions that recipes name; its "no" means False in YAML."""
 
 
 def read(folder: Path, name: str, record: type[R]) -> R:
@@ -169,7 +172,7 @@ class Steps:
             temperature=loss.temperature, method=loss.method,
             targets=SoftTargets(label_smoothing=settings.label_smoothing, mixup=settings.mixup),
             averaging=None if settings.ema is None else Averaging(decay=settings.ema),
-            precision=settings.precision, device=settings.device, seed=self.recipe.seed,
+            precision=PRECISIONS[settings.precision], device=settings.device, seed=self.recipe.seed,
             validation_share=settings.validation if validation_share is None else validation_share,
         )  # fmt: skip
 

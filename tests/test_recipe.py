@@ -48,7 +48,7 @@ def test_a_recipe_survives_its_own_json(tmp_path: Path) -> None:
         ("estimate: {samples: -1}", r"estimate.samples \(line 7\) = -1.*greater than or equal to 2"),
         ("finetune: {distillation: {method: fitnets}}", r"finetune.distillation.method \(line 7\).*'kd' or 'dist'"),
         ("finetune: {distillation: {fisher: 1}}", r"unknown key finetune.distillation.fisher \(line 7\).*parameter"),
-        ("finetune: {precision: int8}", r"finetune.precision \(line 7\) = 'int8'.*'no', 'bf16' or 'fp16'"),
+        ("finetune: {precision: int8}", r"finetune.precision \(line 7\) = 'int8'.*'fp32', 'bf16' or 'fp16'"),
         ("finetune: {mixup: -1}", r"finetune.mixup \(line 7\) = -1.*greater than or equal to 0"),
         ("finetune: {label_smoothing: 1}", r"finetune.label_smoothing \(line 7\) = 1.*less than 1"),
         ("finetune: {ema: 1.5}", r"finetune.ema \(line 7\) = 1.5.*less than 1"),

@@ -89,8 +89,9 @@ def test_a_recipe_is_healed_as_it_says(
     wanted = recipe.finetune
     for found in asked:
         for name in ("epochs", "batch_size", "learning_rate", "warmup", "momentum", "clip_norm", "optimizer",
-                     "weight_decay", "precision", "device"):  # fmt: skip
+                     "weight_decay", "device"):  # fmt: skip
             assert getattr(found, name) == getattr(wanted, name), name
+        assert found.precision == steps.PRECISIONS[wanted.precision]
         for name in ("task", "output", "feature", "parameter"):
             assert getattr(found.weights, name) == getattr(wanted.distillation, name), name
         assert (found.method, found.temperature) == (wanted.distillation.method, wanted.distillation.temperature)
@@ -101,10 +102,11 @@ def test_a_recipe_is_healed_as_it_says(
 def test_without_options_a_recipe_asks_for_what_finetune_does_by_itself() -> None:
     """Recipes that name no option of healing give the numbers they gave before there were any."""
     plain, recipe = Finetune(), recipe_with({}).finetune
-    for name in ("warmup", "momentum", "clip_norm", "precision", "device"):
+    for name in ("warmup", "momentum", "clip_norm", "device"):
         assert getattr(plain, name) == getattr(recipe, name), name
     assert (plain.method, plain.weights.parameter) == (recipe.distillation.method, recipe.distillation.parameter)
     assert (plain.targets.label_smoothing, plain.targets.mixup) == (recipe.label_smoothing, recipe.mixup)
+    assert plain.precision == steps.PRECISIONS[recipe.precision]
     assert plain.averaging is None
     assert recipe.ema is None
 

@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 from secateur.artifacts import Data, Metric, Model, Task
 from secateur.errors import StorageError, TrainingError
-from secateur.pipeline.finetune import DistillationWeights, Finetune
+from secateur.pipeline.finetune import Averaging, DistillationWeights, Finetune, SoftTargets
 
 QUICK = Finetune(epochs=3, batch_size=16, learning_rate=1e-2, validation_share=0.2, checkpoint_every_s=0.0)
 
@@ -174,7 +174,10 @@ def killed_training(folder: Path, progress) -> Model:
         distill=lambda o, r, _: (o - r).square().mean(1),
     )
     model = Model(module=net.eval(), example_inputs=(inputs[:1],))
-    settings = replace(QUICK, weights=DistillationWeights(task=1.0, output=0.1))
+    settings = replace(
+        QUICK, weights=DistillationWeights(task=1.0, output=0.1), averaging=Averaging(decay=0.9),
+        targets=SoftTargets(mixup=0.4),
+    )  # fmt: skip
     data = Data(train=parts, test=parts)
     return settings(model, model, task, data, checkpoint_folder=folder, progress=progress)[0]
 
