@@ -4,6 +4,7 @@ Every step is named by the hash of its settings and of what the steps it reads w
 takes finished steps from the run folder, a changed setting redoes what depends on it and nothing else.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from secateur.artifacts import (
     Verdict,
 )
 from secateur.deployment import NETWORKS, Deployment, Engines, Measured
+from secateur.errors import RecipeError
 from secateur.listening import Listener, Silent
 from secateur.loading import Workload, importable, load
 from secateur.recipe import Recipe
@@ -57,6 +59,7 @@ def run(recipe: Recipe, *, beside: Path = Path(), fresh: bool = False, listener:
     Raises:
         SecateurError: the run cannot be made; what was finished stays in the run folder.
     """
+    _require_one_process()
     with importable(beside), open_run(recipe.folder / recipe.name, fresh=fresh) as folder:
         return _chain(recipe, folder, listener or Silent()).run()
 
@@ -68,12 +71,23 @@ def estimate(
 
     The step is the one that `run` begins with, which therefore finds it finished.
     """
+    _require_one_process()
     with importable(beside), open_run(recipe.folder / recipe.name, fresh=fresh) as folder:
         step = _chain(recipe, folder, listener or Silent()).estimate()
         redundancy = read(step.folder, "redundancy", Redundancy)
         picture = folder.folder / "redundancy.png"
         write_file(picture, spectra_png(redundancy))
         return redundancy, picture
+
+
+def _require_one_process() -> None:
+    """Raise RecipeError where several processes were launched: a stopwatch among them would judge nothing."""
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > 1:
+        raise RecipeError(
+            "a run of a recipe", f"{launched} processes", "one, which builds and measures undisturbed",
+            "Start it without torchrun; Finetune, called from Python, trains in several processes.",
+        )  # fmt: skip
 
 
 def _chain(recipe: Recipe, folder: Run, listener: Listener) -> "_Chain":
@@ -112,7 +126,8 @@ class _Chain:
     def estimate(self) -> Step:
         """Estimate the redundancy of the uncut network."""
         traced = {"keep": self.recipe.prune.keep, "multiple": self.recipe.prune.multiple}
-        return self.step("estimate", {"estimate": self.recipe.estimate, **traced}, (), self.steps.estimate)
+        more = {"parameter_fisher": True} if self.recipe.finetune.distillation.parameter else {}
+        return self.step("estimate", {"estimate": self.recipe.estimate, **traced, **more}, (), self.steps.estimate)
 
     def run(self) -> Outcome:
         """Do every step."""

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,18 @@ from secateur.calibration.batches import batches, per_sample
 from secateur.calibration.finite import require_finite
 from secateur.errors import DataError, LoadError, SecateurError
 from secateur.recipe import Call, CustomTask, Recipe
-from secateur.workloads import TASKS, kullback_leibler, squared_error
+from secateur.workloads import TASKS, kullback_leibler, log_probabilities, squared_error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """The network, data and task of a recipe, and the hash of all that they are made of."""
+    """The network, data and task of a recipe, the further teachers, and the hash of all that they are made of."""
 
     model: Model
     data: Data
     task: Task
     fingerprint: str
+    teachers: tuple[Model, ...] = ()
 
 
 def load(recipe: Recipe) -> Workload:
@@ -43,23 +44,47 @@ def load(recipe: Recipe) -> Workload:
     """
     torch.manual_seed(recipe.seed)
     data = _as_data(call(recipe.data, "data"))
-    module = call(recipe.model, "model")
+    module = _as_network(recipe.model, "model")
     task = _as_task(recipe)
-    if not isinstance(module, nn.Module):
-        raise LoadError(
-            f"model: {recipe.model.function}", f"it returned {type(module).__name__}", "a torch.nn.Module",
-            "Return the network itself, with its trained weights loaded.",
-        )  # fmt: skip
-    module = module.cpu().eval()
-    require_finite(module, f"model: {recipe.model.function}")
     inputs, targets = next(batches(data.calibration or data.train, 2, limit=2))
     model = Model(module=module, example_inputs=as_tuple(inputs))
     _check_call(model, task, targets)
     sources = [_source(c) for c in _calls(recipe)]
     named = recipe.model_dump_json(include={"model", "data", "task", "seed"})
     parts = [named, repr(module), hash_weights(module), _hash_data(data), *sources]
+    teachers = []
+    for place, wanted in enumerate(recipe.finetune.distillation.teachers):
+        key = f"finetune.distillation.teachers.{place}"
+        teachers.append(replace(model, module=_as_network(wanted, key)))
+        _check_call(teachers[-1], task, targets, key)
+        _require_alike(teachers[-1], model, f"{key}: {wanted.function}")
+        parts += [repr(teachers[-1].module), hash_weights(teachers[-1].module)]
     fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    return Workload(model=model, data=data, task=task, fingerprint=fingerprint)
+    return Workload(model=model, data=data, task=task, fingerprint=fingerprint, teachers=tuple(teachers))
+
+
+def _as_network(named: Call, key: str) -> nn.Module:
+    """Return the network that a recipe names, on the CPU, in eval mode, with finite weights."""
+    module = call(named, key)
+    if not isinstance(module, nn.Module):
+        raise LoadError(
+            f"{key}: {named.function}", f"it returned {type(module).__name__}", "a torch.nn.Module",
+            "Return the network itself, with its trained weights loaded.",
+        )  # fmt: skip
+    require_finite(module, f"{key}: {named.function}")
+    return module.cpu().eval()
+
+
+def _require_alike(teacher: Model, model: Model, where: str) -> None:
+    """Raise LoadError where a further teacher predicts something else than the network."""
+    with torch.inference_mode():
+        leaves = (tree_leaves(m.module(*m.example_inputs)) for m in (teacher, model))
+        theirs, mine = ([tuple(leaf.shape) for leaf in found if isinstance(leaf, Tensor)] for found in leaves)
+    if theirs != mine:
+        raise LoadError(
+            where, f"outputs of shapes {theirs}", f"{mine}, as of the network itself",
+            "Name teachers of the same task and the same number of outcomes.",
+        )  # fmt: skip
 
 
 def call(named: Call, key: str) -> Any:
@@ -173,6 +198,7 @@ def _custom_task(settings: CustomTask) -> Task:
     return Task(
         name="custom", loss=_bind(settings.loss, "task.loss"), metrics=metrics,
         primary=settings.primary or next(iter(settings.metrics)), distill=distill,
+        log_probabilities=log_probabilities if settings.distill == "kullback-leibler" else None,
     )  # fmt: skip
 
 
@@ -181,7 +207,7 @@ def _bind(named: Call, key: str) -> Callable[..., Any]:
     return lambda outputs, targets: function(outputs, targets, **named.arguments)
 
 
-def _check_call(model: Model, task: Task, targets: Any) -> None:
+def _check_call(model: Model, task: Task, targets: Any, key: str = "model") -> None:
     """Call network, loss and metrics once and check their shapes."""
     shapes = ", ".join(str(tuple(x.shape)) for x in model.example_inputs)
     with torch.inference_mode():
@@ -195,7 +221,7 @@ def _check_call(model: Model, task: Task, targets: Any) -> None:
             ) from error  # fmt: skip
         if not all(torch.isfinite(leaf).all() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)):
             raise LoadError(
-                "model", "NaN or infinite outputs on the first samples", "finite outputs",
+                key, "NaN or infinite outputs on the first samples", "finite outputs",
                 "Check the weights and the normalisation of the inputs.",
             )  # fmt: skip
         size = model.example_inputs[0].shape[0]

@@ -108,7 +108,7 @@ class PruneSettings(Section):
 
 
 class DistillationSettings(Section):
-    """Weights of the parts of the fine-tuning loss."""
+    """The fine-tuning loss: its parts' weights, and how outputs are compared."""
 
     task: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the task's own loss."""
@@ -118,6 +118,13 @@ class DistillationSettings(Section):
     """Weight of the distance to the teacher's features, channel by channel, each weighted by its Fisher saliency."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Softening of both networks' outputs in the distillation."""
+    parameter: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the distance to the teacher's weights, each weighted by its Fisher information; 0 computes none."""
+    method: Literal["kd", "dist"] = "kd"
+    """How outputs are compared: kd by the task's own distance (softened Kullback-Leibler divergence where it predicts
+    chances), dist by correlations between outcomes and between samples."""
+    teachers: list[Callable_] = []
+    """Functions that return further networks, whose predictions are averaged with the uncut network's."""
 
 
 class FinetuneSettings(Section):
@@ -133,6 +140,22 @@ class FinetuneSettings(Section):
     """The optimiser."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """Decay of weights; norms and biases are exempt."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of sgd."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps in which the learning rate rises to its peak."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = 5.0
+    """Longest gradient; null for no limit."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of every label that is spread evenly over all outcomes, in the task's part of the loss."""
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """a of the Beta(a, a) from which each step draws how much of another sample is mixed into each; 0 for none."""
+    ema: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Decay of a running average of the weights, which then is what is evaluated and kept; absent for none."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the training; bf16 and fp16 are mixed precision."""
+    device: Literal["auto", "cpu"] = "auto"
+    """Where it trains; auto is the fastest device there is."""
     validation: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     """Share of the training set that chooses the best epoch."""
     distillation: DistillationSettings = DistillationSettings()

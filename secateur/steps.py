@@ -19,12 +19,14 @@ from secateur.artifacts import (
     Redundancy,
 )
 from secateur.calibration.batches import batches, evaluate
-from secateur.calibration.gram import GateGram, collect_gate_gram, load_gate_gram
+from secateur.calibration.gram import collect_gate_gram, load_gate_gram
 from secateur.calibration.labels import choose_labels, label_loss
+from secateur.calibration.parameter_fisher import collect_parameter_fisher, load_parameter_fisher
 from secateur.listening import Listener
 from secateur.loading import Workload
 from secateur.pipeline.export import export
-from secateur.pipeline.finetune import DistillationWeights, Finetune
+from secateur.pipeline.finetune import Averaging, DistillationWeights, Finetune, SoftTargets
+from secateur.pipeline.finetune.acceleration import Precision
 from secateur.pipeline.prune import Prune
 from secateur.pipeline.redundancy import estimate
 from secateur.pipeline.structure import Structure, load_model, save_model, trace
@@ -35,6 +37,9 @@ R = TypeVar("R", bound=Record)
 
 NUM_PARITY_BATCHES = 2
 EVALUATION_BATCH_SIZE = 32
+PARAMETER_FISHER = "parameter_fisher.safetensors"
+PRECISIONS: dict[str, Precision] = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+"""What accelerate calls the precisions that recipes name; its "no" means False in YAML."""
 
 
 def read(folder: Path, name: str, record: type[R]) -> R:
@@ -81,6 +86,11 @@ class Steps:
                 f"{widest}: floors of wide groups are too low; raise estimate.samples"
             )
         gram.save(folder / "gram.safetensors")
+        if self.recipe.finetune.distillation.parameter:
+            samples = batches(self._calibration(), settings.batch_size, limit=settings.samples, seed=self.recipe.seed)
+            counted = self._counted(samples, "parameters' Fisher information", settings.samples, settings.batch_size)
+            fisher = collect_parameter_fisher(workload.model.module, counted, loss, labels=labels)
+            fisher.save(folder / PARAMETER_FISHER)
         redundancy = estimate(structure, gram, settings.tau)
         most = redundancy.maximum_compression
         told = f"{most['macs']:.0%} of the MACs and {most['filters']:.0%} of the filters"
@@ -97,10 +107,9 @@ class Steps:
             protect=tuple(settings.keep), seed=self.recipe.seed,
         )  # fmt: skip
         recovery = self._finetune(num_steps=settings.recovery_steps, validation_share=0.0)
-        gram = load_gate_gram(estimated / "gram.safetensors")
 
         def recover(model: Model) -> Model:
-            return self._heal(recovery, model, gram, None)[0]
+            return self._heal(recovery, model, estimated, None)[0]
 
         model, result = prune(
             self.workload.model, self.workload.task, self.workload.data,
@@ -112,8 +121,7 @@ class Steps:
 
     def finetune(self, estimated: Path, pruned: Path, folder: Path) -> None:
         """Distil the cut network from the uncut one."""
-        gram = load_gate_gram(estimated / "gram.safetensors")
-        model, result = self._heal(self._finetune(), self.compressed(pruned), gram, folder / "checkpoint")
+        model, result = self._heal(self._finetune(), self.compressed(pruned), estimated, folder / "checkpoint")
         save_model(model, folder / "model")
         write(folder, "finetune", result)
 
@@ -153,24 +161,31 @@ class Steps:
 
     def _finetune(self, num_steps: int | None = None, validation_share: float | None = None) -> Finetune:
         settings = self.recipe.finetune
-        weights = settings.distillation
+        loss = settings.distillation
         return Finetune(
-            epochs=settings.epochs, num_steps=num_steps, learning_rate=settings.learning_rate,
-            batch_size=settings.batch_size, optimizer=settings.optimizer, weight_decay=settings.weight_decay,
-            weights=DistillationWeights(task=weights.task, output=weights.output, feature=weights.feature),
-            temperature=weights.temperature, seed=self.recipe.seed,
+            epochs=settings.epochs, num_steps=num_steps, learning_rate=settings.learning_rate, warmup=settings.warmup,
+            batch_size=settings.batch_size, optimizer=settings.optimizer, momentum=settings.momentum,
+            weight_decay=settings.weight_decay, clip_norm=settings.clip_norm,
+            weights=DistillationWeights(
+                task=loss.task, output=loss.output, feature=loss.feature, parameter=loss.parameter
+            ),
+            temperature=loss.temperature, method=loss.method,
+            targets=SoftTargets(label_smoothing=settings.label_smoothing, mixup=settings.mixup),
+            averaging=None if settings.ema is None else Averaging(decay=settings.ema),
+            precision=PRECISIONS[settings.precision], device=settings.device, seed=self.recipe.seed,
             validation_share=settings.validation if validation_share is None else validation_share,
         )  # fmt: skip
 
     def _heal(
-        self, finetune: Finetune, model: Model, gram: GateGram, checkpoints: Path | None
+        self, finetune: Finetune, model: Model, estimated: Path, checkpoints: Path | None
     ) -> tuple[Model, FinetuneResult]:
-        original = self.workload.model
+        original, gram = self.workload.model, load_gate_gram(estimated / "gram.safetensors")
+        fisher = load_parameter_fisher(estimated / PARAMETER_FISHER).fisher if finetune.weights.parameter else None
         return finetune(
             model, original, self.workload.task, self.workload.data,
             groups=self.original.groups, student_groups=self.structure(model).groups,
-            importance={name: gram.saliency(name) for name in gram.gram},
-            checkpoint_folder=checkpoints, progress=self.listener.progress,
+            importance={name: gram.saliency(name) for name in gram.gram}, fisher=fisher,
+            other_teachers=self.workload.teachers, checkpoint_folder=checkpoints, progress=self.listener.progress,
         )  # fmt: skip
 
     def _counted(self, source: Iterator, description: str, samples: int, batch_size: int) -> Iterator:

@@ -30,6 +30,10 @@ def network(scale=1.0):
     return net
 
 
+def narrow():
+    return nn.Linear(4, 1)
+
+
 def pairs(num=10):
     generator = torch.Generator().manual_seed(2)
     inputs, targets = torch.randn(num, 4, generator=generator), torch.randn(num, 2, generator=generator)
@@ -153,3 +157,30 @@ def test_the_fingerprint_follows_weights_data_arguments_and_source(project: Path
     (project / "ownwork.py").write_text(OWN.replace("delta=1.0", "delta=2.0"))
     found.add(loaded("ownwork:whole").fingerprint)
     assert len(found) == 5
+
+
+def with_teachers(*functions: Any) -> Workload:
+    return loaded("ownwork:whole", finetune={"distillation": {"teachers": list(functions)}})
+
+
+def test_further_teachers_are_networks_that_predict_the_same_and_belong_to_the_fingerprint() -> None:
+    louder = {"function": "ownwork:network", "arguments": {"scale": 2.0}}
+    found = with_teachers("ownwork:network", louder)
+    weights = [teacher.module[0].weight for teacher in found.teachers]
+    assert torch.equal(weights[0], found.model.module[0].weight)
+    assert torch.equal(weights[1], 2 * weights[0])
+    assert loaded("ownwork:whole").teachers == ()
+    prints = {w.fingerprint for w in (found, with_teachers(louder), loaded("ownwork:whole"), with_teachers())}
+    assert len(prints) == 3
+    with pytest.raises(LoadError, match=r"distillation\.teachers\.1: ownwork:no_task: found it returned int"):
+        with_teachers("ownwork:network", "ownwork:no_task")
+    with pytest.raises(LoadError, match=r"teachers\.0: ownwork:narrow: found outputs of shapes \[\(2, 1\)\]; wanted"):
+        with_teachers("ownwork:narrow")
+
+
+def test_scores_that_are_compared_by_divergence_are_distributions_and_others_are_not() -> None:
+    own = {"loss": "ownwork:mean_huber", "metrics": {"error": "ownwork:error"}}
+    found = loaded({**own, "distill": "kullback-leibler"}).task.log_probabilities
+    assert found is not None
+    torch.testing.assert_close(found(OUTPUTS, 2.0).exp().sum(1), torch.ones(2))
+    assert loaded(own).task.log_probabilities is None

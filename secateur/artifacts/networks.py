@@ -33,6 +33,8 @@ class Task:
     ``distill(outputs, teacher_outputs, temperature)`` gives one loss a sample, shape [batch].
     ``sampled_loss(outputs, temperature, generator)`` draws labels from the network's own softened predictions and
     gives the softened loss against them, shape [batch]; absent where predictions are not distributions.
+    ``log_probabilities(outputs, temperature)`` gives the softened log-probabilities of all outcomes, in nats, shape
+    [batch, outcomes, ...]; absent likewise.
     ``illustrate(inputs, targets, outputs, compressed_outputs)`` draws one sample (no batch axis on any argument,
     targets None where there are none) as an RGB picture, uint8 [height, width, 3]; optional.
     """
@@ -44,6 +46,7 @@ class Task:
     distill: Callable[[Any, Any, float], Tensor]
     sampled_loss: Callable[[Any, float, torch.Generator], Tensor] | None = None
     illustrate: Callable[[Any, Any, Any, Any], np.ndarray] | None = None
+    log_probabilities: Callable[[Any, float], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.primary not in self.metrics:

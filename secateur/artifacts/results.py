@@ -91,6 +91,7 @@ class FinetuneEpoch(Record):
     task_loss: float
     distillation_loss: float
     feature_loss: float
+    parameter_loss: float = 0.0
     learning_rate: float
     metrics: dict[str, float]
 

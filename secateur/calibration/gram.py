@@ -16,6 +16,7 @@ from secateur.artifacts import Batch, Group, Reader, as_tuple
 from secateur.calibration.batches import Loss, batch_size_of, device_of, per_sample, to_device
 from secateur.calibration.layout import Layout, find_layouts
 from secateur.calibration.observe import observing
+from secateur.calibration.processes import total
 from secateur.calibration.readers import Transform, channel_axis, tap_readers, weights_of
 from secateur.errors import DataError, StorageError, TraceError, TrainingError
 
@@ -122,6 +123,9 @@ def collect_gate_gram(
     meanwhile, no weight gradient is computed, and everything about it is left as it was. Memory beyond the forward's is
     that of the matrices.
 
+    In several connected processes each gives batches of its own, and all return the matrix of all samples: what is
+    added up over the processes is g g^T, never g, which belongs to one sample.
+
     Raises TraceError where a reading layer is never met or mixes samples, TrainingError where the loss of a batch is
     not finite, DataError where batches are malformed or absent.
     """
@@ -152,10 +156,11 @@ def collect_gate_gram(
             for name, g in zip(gram, torch.split(gates.to(exact, torch.float64), widths, dim=1), strict=True):
                 gram[name].addmm_(g.mT, g)
             num_samples += batch
+    num_samples = int(total(torch.tensor(num_samples, device=exact)))
     if num_samples == 0:
         raise DataError("gate Gram", "no batches", "at least one", "Give a data set with samples.")
     return GateGram(
-        gram={name: (matrix / num_samples).cpu() for name, matrix in gram.items()},
+        gram={name: (total(matrix) / num_samples).cpu() for name, matrix in gram.items()},
         num_samples=num_samples,
         labels=labels,
     )

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from secateur.artifacts import Task
 from secateur.workloads import classification, gaze
-from secateur.workloads.distances import kullback_leibler, squared_error
+from secateur.workloads.distances import kullback_leibler, log_probabilities, squared_error
 
-__all__ = ["TASKS", "kullback_leibler", "squared_error"]
+__all__ = ["TASKS", "kullback_leibler", "log_probabilities", "squared_error"]
 
 TASKS: dict[str, Callable[[], Task]] = {
     "classification": classification.task,

@@ -28,7 +28,11 @@ def kullback_leibler(outputs: Tensor, teacher_outputs: Tensor, temperature: floa
     ``outputs`` are scores before the softmax, [batch, classes, ...]; further axes are averaged. The factor T^2 keeps
     the gradient's scale (Hinton et al., 2015, arXiv 1503.02531).
     """
-    mine = (outputs / temperature).log_softmax(1)
-    theirs = (teacher_outputs / temperature).log_softmax(1)
+    mine, theirs = log_probabilities(outputs, temperature), log_probabilities(teacher_outputs, temperature)
     divergence = (theirs.exp() * (theirs - mine)).sum(1)
     return temperature**2 * divergence.flatten(1).mean(1) if divergence.dim() > 1 else temperature**2 * divergence
+
+
+def log_probabilities(outputs: Tensor, temperature: float) -> Tensor:
+    """Return softened class scores as log-probabilities, in nats, [batch, classes, ...]."""
+    return (outputs / temperature).log_softmax(1)

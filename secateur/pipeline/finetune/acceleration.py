@@ -1,9 +1,11 @@
-"""The device and the arithmetic that a training runs with, by way of accelerate."""
+"""The device, the arithmetic and the processes that a training runs with, by way of accelerate."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, is_initialized
 
@@ -19,13 +21,19 @@ Precision = Literal["no", "bf16", "fp16"]
 def accelerated(device: Device, precision: Precision) -> Iterator[Accelerator]:
     """Give an accelerator for the fastest device there is, or for the CPU.
 
-    accelerate keeps its settings for the whole process; they are forgotten on leaving, unless they were there before.
-    TrainingError where the device cannot compute in that precision, or where several processes were launched.
+    Where ``torchrun`` or ``accelerate launch`` started several processes they are connected, one device each, and stay
+    so until they end. accelerate keeps its other settings for the whole process; they are forgotten on leaving, unless
+    they were there before. TrainingError where the device cannot compute in that precision.
     """
     there_before = is_initialized()
+    # Without a GPU accelerate connects processes only where it is told that the CPU is wanted.
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
         try:
-            accelerator = Accelerator(mixed_precision=precision, cpu=device == "cpu")
+            accelerator = Accelerator(
+                mixed_precision=precision,
+                cpu=device == "cpu" or (launched and not torch.accelerator.is_available()),
+            )
         except ValueError as error:
             raise TrainingError(
                 f"fine-tuning with precision {precision!r} on device {device!r}", f"a refusal ({error})",
@@ -36,11 +44,6 @@ def accelerated(device: Device, precision: Precision) -> Iterator[Accelerator]:
             raise TrainingError(
                 f"fine-tuning with precision {precision!r}", f"device {accelerator.device.type!r}, which has none",
                 "a precision that the device has", "Choose precision 'no'.",
-            )  # fmt: skip
-        if accelerator.num_processes > 1:
-            raise TrainingError(
-                "fine-tuning", f"{accelerator.num_processes} processes", "one process",
-                "Start it without accelerate launch or torchrun; one process uses one device.",
             )  # fmt: skip
         yield accelerator
     finally:

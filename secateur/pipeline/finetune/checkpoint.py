@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from secateur.artifacts import FinetuneEpoch, Record
 from secateur.errors import StorageError, TrainingError
 
-__all__ = ["Checkpoint", "Position", "fingerprint_of", "state_of", "write_state"]
+__all__ = ["Checkpoint", "Position", "fingerprint_of", "named_tensors", "state_of", "write_state"]
 
 FILE_NAME = "checkpoint.safetensors"
-STUDENT, BEST, OPTIMIZER = "student.", "best.", "optimizer."
+STUDENT, BEST, OPTIMIZER, AVERAGE = "student.", "best.", "optimizer.", "average."
 
 
 class Position(Record):
@@ -41,17 +41,18 @@ class Position(Record):
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
     """Copy all parameters and buffers, also those that a state dict leaves out, to main memory."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in _named_tensors(module)}
+    return {name: tensor.detach().cpu().clone() for name, tensor in named_tensors(module)}
 
 
 def write_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy what `state_of` returned back into the module."""
     with torch.no_grad():
-        for name, tensor in _named_tensors(module):
+        for name, tensor in named_tensors(module):
             tensor.copy_(state[name])
 
 
-def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield all parameters and buffers, also those that a state dict leaves out, tied ones once."""
     yield from module.named_parameters()
     yield from module.named_buffers()
 
@@ -59,7 +60,7 @@ def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def fingerprint_of(settings: str, modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> str:
     """Return a hash of all that decides how a training goes."""
     digest = hashlib.sha256(settings.encode())
-    named = {f"{who}.{name}": tensor for who, module in modules.items() for name, tensor in _named_tensors(module)}
+    named = {f"{who}.{name}": tensor for who, module in modules.items() for name, tensor in named_tensors(module)}
     for name, tensor in sorted({**named, **tensors}.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
@@ -68,7 +69,7 @@ def fingerprint_of(settings: str, modules: Mapping[str, nn.Module], tensors: Map
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A training's file in a folder: weights, the best epoch's weights, the optimiser's memory and the position.
+    """A training's file in a folder: weights, the best and the averaged ones, the optimiser's memory, the position.
 
     It is written beside and then renamed, so an interruption at any moment leaves the one before.
     """
@@ -81,11 +82,17 @@ class Checkpoint:
         return self.folder / FILE_NAME
 
     def save(
-        self, student: nn.Module, best: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, position: Position
+        self,
+        student: nn.Module,
+        best: Mapping[str, Tensor],
+        average: Mapping[str, Tensor],
+        optimizer: torch.optim.Optimizer,
+        position: Position,
     ) -> None:
         """Write where the training stands. StorageError where that is not possible."""
         tensors = {STUDENT + name: tensor for name, tensor in state_of(student).items()}
         tensors |= {BEST + name: tensor for name, tensor in best.items()}
+        tensors |= {AVERAGE + name: tensor.cpu() for name, tensor in average.items()}
         for number, values in optimizer.state_dict()["state"].items():
             for key, value in values.items():
                 if isinstance(value, Tensor):
@@ -108,8 +115,8 @@ class Checkpoint:
 
     def load(
         self, student: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
-    ) -> tuple[Position, dict[str, Tensor]] | None:
-        """Take the training up: fill the student and the optimiser, return the position and the best epoch's weights.
+    ) -> tuple[Position, dict[str, Tensor], dict[str, Tensor]] | None:
+        """Take the training up: fill student and optimiser, return the position, the best and the averaged weights.
 
         None where there is no file. TrainingError where it belongs to another training, StorageError for a damaged one.
         """
@@ -135,7 +142,7 @@ class Checkpoint:
             number, key = name.split(".", 1)
             memory.setdefault(int(number), {})[key] = value
         optimizer.load_state_dict({"state": memory, "param_groups": optimizer.state_dict()["param_groups"]})
-        return position, _part(tensors, BEST)
+        return position, _part(tensors, BEST), _part(tensors, AVERAGE)
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from secateur.artifacts import Group, Model, Reader
+from secateur.calibration.processes import mean
 from secateur.calibration.readers import channel_axis, tap_readers
 from secateur.errors import TrainingError
 
@@ -184,7 +185,8 @@ def _distance(reader: MatchedReader, mine: Tensor, theirs: Tensor) -> Float[Tens
     target = _select(theirs.detach(), reader.channel_axis, reader.teacher_entries)
     axes = tuple(range(1, chosen.ndim))
     error = (chosen - target).square().mean(dim=axes).view(reader.student_entries.shape).mean(dim=1)
-    power = target.square().mean(dim=axes).view(reader.teacher_entries.shape).mean(dim=1)
+    # Powers divide errors, so all processes must divide by the same ones; errors are averaged with the gradients.
+    power = mean(target.square().mean(dim=axes).view(reader.teacher_entries.shape).mean(dim=1))
     floor = LEAST_POWER * power.mean() + torch.finfo(power.dtype).tiny
     return (reader.importance.to(error.device) * error / power.clamp_min(floor)).sum()
 

@@ -6,21 +6,26 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from secateur.artifacts import Data, FinetuneResult, Group, Model, Task
+from secateur.calibration.processes import num_processes
 from secateur.calibration.randomness import randomness_kept
-from secateur.errors import RecipeError
+from secateur.errors import DataError, RecipeError
 from secateur.pipeline.finetune.acceleration import Device, Precision, accelerated
+from secateur.pipeline.finetune.anchor import Anchor, anchor_to
+from secateur.pipeline.finetune.averaging import Averaging, WeightAverage
 from secateur.pipeline.finetune.batch_norm import BatchNormMode, learning_norms
 from secateur.pipeline.finetune.checkpoint import Checkpoint, Position, fingerprint_of
 from secateur.pipeline.finetune.features import FeatureDistance, match_readers
-from secateur.pipeline.finetune.loss import DistillationLoss, DistillationWeights
+from secateur.pipeline.finetune.loss import DistillationLoss, DistillationMethod, DistillationWeights
 from secateur.pipeline.finetune.memory_layout import channels_last
 from secateur.pipeline.finetune.optimizer import OptimizerName, build_optimizer
 from secateur.pipeline.finetune.progress import Progress, silent
 from secateur.pipeline.finetune.randomness import SeededItems, split
 from secateur.pipeline.finetune.schedule import learning_rate
+from secateur.pipeline.finetune.soft_targets import SoftTargets
 from secateur.pipeline.finetune.training import Plan, Training
 
 __all__ = ["Finetune"]
@@ -34,9 +39,12 @@ class Finetune:
         epochs: passes over the training part.
         num_steps: train exactly so many steps, whatever ``epochs`` says; for a short recovery between pruning rounds.
         learning_rate: its peak; it rises linearly over the share ``warmup`` of the steps and falls as half a cosine.
-        batch_size: samples a step; a last batch that would be smaller is left out of the epoch.
+        batch_size: samples a step and process; a last batch that would be smaller is left out of the epoch.
         weights: what the parts of the loss count.
         temperature: softening of both networks' outputs.
+        method: how outputs are compared, ``kd`` or ``dist``, see `DistillationMethod`.
+        targets: label smoothing and mixup, see `SoftTargets`.
+        averaging: keep a running average of the weights, and evaluate and return that; None for the weights themselves.
         optimizer: ``adamw``, or ``sgd`` with Nesterov ``momentum``.
         weight_decay: of tensors with two or more axes; norms' scales and biases never decay.
         clip_norm: longest gradient, None for no limit.
@@ -59,6 +67,9 @@ class Finetune:
     batch_size: int = 64
     weights: DistillationWeights = field(default_factory=DistillationWeights)
     temperature: float = 2.0
+    method: DistillationMethod = "kd"
+    targets: SoftTargets = field(default_factory=SoftTargets)
+    averaging: Averaging | None = None
     optimizer: OptimizerName = "adamw"
     momentum: float = 0.9
     weight_decay: float = 1e-4
@@ -104,6 +115,8 @@ class Finetune:
         groups: Sequence[Group] = (),
         student_groups: Sequence[Group] = (),
         importance: Mapping[str, Tensor] | None = None,
+        fisher: Mapping[str, Tensor] | None = None,
+        other_teachers: Sequence[Model] = (),
         checkpoint_folder: Path | None = None,
         progress: Progress | None = None,
     ) -> tuple[Model, FinetuneResult]:
@@ -111,43 +124,81 @@ class Finetune:
 
         Both networks given stay as they are. ``groups`` are the teacher's, ``student_groups`` those of the student's
         own structure; without them features are not compared. ``importance`` gives each group's channels, as they were
-        before any cut, their worth (Fisher saliency). With a ``checkpoint_folder`` a rerun goes on where the last one
-        stopped.
+        before any cut, their worth (Fisher saliency); ``fisher`` gives each of the teacher's parameters its Fisher
+        information, which the weight of the ``parameter`` term needs. ``other_teachers`` are distilled from as well.
+        With a ``checkpoint_folder`` a rerun goes on where the last one stopped.
+
+        In processes that ``torchrun`` started, all of which make the same call, the training is that of one process
+        with as many times the ``batch_size``; it is up to the caller that only one of them saves the network.
 
         Raises:
-            TrainingError: a loss or gradient is not finite; a checkpoint of another training; nothing to train.
+            TrainingError: a loss, gradient or weight is not finite; a checkpoint of another training; nothing to train.
+            RecipeError: a setting that the task or what else is given does not allow.
             StorageError: the checkpoint cannot be written or read.
         """
         with accelerated(self.device, self.precision) as accelerator, randomness_kept(accelerator.device):
             example = tuple(tensor.to(accelerator.device) for tensor in teacher.example_inputs)
             pupil = channels_last(student.clone().module.to(accelerator.device), example)
-            master = channels_last(teacher.clone().module.to(accelerator.device), example)
-            master = master.eval().requires_grad_(False)
+            masters = tuple(
+                channels_last(model.clone().module.to(accelerator.device), example).eval().requires_grad_(False)
+                for model in (teacher, *other_teachers)
+            )
             readers = match_readers(student, teacher, student_groups, groups, importance or {}, self.num_readers)
             chosen, held_out = self._split(data)
             training = Training(
                 student=pupil,
-                norms=learning_norms(pupil, self.batch_norm, self.batch_size),
+                norms=learning_norms(pupil, self.batch_norm, num_processes() * self.batch_size),
                 optimizer=build_optimizer(pupil, self.optimizer, self.weight_decay, self.momentum),
                 accelerator=accelerator,
                 loss=DistillationLoss(
                     task=task,
-                    teacher=master,
+                    teachers=masters,
                     weights=self.weights,
                     temperature=self.temperature,
+                    method=self.method,
+                    label_smoothing=self.targets.label_smoothing,
                     features=FeatureDistance(readers=readers),
+                    anchor=self._anchor(teacher, student, groups, fisher, accelerator.device),
                     autocast=accelerator.autocast,
                 ),
+                targets=self.targets,
+                average=WeightAverage.of(pupil, self.averaging) if self.averaging is not None else None,
                 part=chosen,
                 validation=held_out,
                 plan=self._plan(len(chosen)),
                 checkpoint=Checkpoint(folder=checkpoint_folder) if checkpoint_folder is not None else None,
                 progress=progress or silent,
-                position=Position(fingerprint=self._fingerprint(student, teacher, task, data, importance or {})),
+                position=Position(
+                    fingerprint=self._fingerprint(
+                        {"student": student, "teacher": teacher}
+                        | {f"teacher {number}": model for number, model in enumerate(other_teachers, 2)},
+                        task,
+                        data,
+                        {f"importance.{name}": values for name, values in (importance or {}).items()}
+                        | {f"fisher.{name}": values for name, values in (fisher or {}).items()},
+                    )
+                ),
             )
             result = training.run()
             pupil.zero_grad(set_to_none=True)
             return replace(student, module=pupil.to(student.device).eval()), result
+
+    def _anchor(
+        self,
+        teacher: Model,
+        student: Model,
+        groups: Sequence[Group],
+        fisher: Mapping[str, Tensor] | None,
+        device: torch.device,
+    ) -> Anchor | None:
+        if not self.weights.parameter:
+            return None
+        if fisher is None:
+            raise RecipeError(
+                "finetune.distillation.parameter", f"{self.weights.parameter} without Fisher information",
+                "that of the teacher's parameters", "Give fisher=collect_parameter_fisher(...).fisher.",
+            )  # fmt: skip
+        return anchor_to(teacher, student, groups, fisher, device)
 
     def _split(self, data: Data) -> tuple[SeededItems, SeededItems | None]:
         """Return the part to train on and the part held out."""
@@ -158,12 +209,19 @@ class Finetune:
         return part, replace(part, indices=held_out) if held_out else None
 
     def _plan(self, num_samples: int) -> Plan:
-        per_epoch = max(1, num_samples // self.batch_size)
+        per_epoch = max(1, num_samples // (num_processes() * self.batch_size))
+        share = min(self.batch_size, num_samples // num_processes())
+        if share == 0:
+            raise DataError(
+                "fine-tuning", f"{num_samples} samples for {num_processes()} processes", "at least one for each",
+                "Start fewer processes.",
+            )  # fmt: skip
         num_steps = self.epochs * per_epoch if self.num_steps is None else self.num_steps
         return Plan(
             num_steps=num_steps,
             steps_per_epoch=per_epoch,
             batch_size=self.batch_size,
+            share=share,
             rate=partial(learning_rate, num_steps=num_steps, peak=self.learning_rate, warmup=self.warmup),
             clip_norm=self.clip_norm,
             num_workers=self.num_workers,
@@ -171,18 +229,15 @@ class Finetune:
             seed=self.seed,
         )
 
-    def _fingerprint(
-        self, student: Model, teacher: Model, task: Task, data: Data, importance: Mapping[str, Tensor]
-    ) -> str:
+    def _fingerprint(self, models: Mapping[str, Model], task: Task, data: Data, worth: Mapping[str, Tensor]) -> str:
         settings = {
             **{
                 name: value for name, value in asdict(self).items() if name not in ("num_workers", "checkpoint_every_s")
             },
             "task": task.name,
             "data": [data.fingerprint, data.description, len(data.train)],  # type: ignore[arg-type]
+            "processes": num_processes(),
         }
-        tensors = {f"kept.{name}": indices for name, indices in student.kept.items()}
-        tensors |= {f"teacher kept.{name}": indices for name, indices in teacher.kept.items()}
-        tensors |= {f"importance.{name}": values for name, values in importance.items()}
-        modules = {"student": student.module, "teacher": teacher.module}
-        return fingerprint_of(json.dumps(settings, sort_keys=True), modules, tensors)
+        kept = {f"{who} kept.{name}": i for who, model in models.items() for name, i in model.kept.items()}
+        modules = {who: model.module for who, model in models.items()}
+        return fingerprint_of(json.dumps(settings, sort_keys=True), modules, {**kept, **worth})

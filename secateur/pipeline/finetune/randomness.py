@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-__all__ = ["NumberedItems", "SeededItems", "order_of_epoch", "seed_step", "split"]
+__all__ = ["NumberedItems", "SeededItems", "mixing_share", "order_of_epoch", "seed_step", "split"]
 
-ITEM, STEP, ORDER, SPLIT = range(4)
+ITEM, STEP, ORDER, SPLIT, MIX = range(5)
 VALIDATION_EPOCH = 0
 """The validation part is always drawn as in this epoch, so that epochs are compared like for like."""
 
@@ -35,6 +35,11 @@ def order_of_epoch(num_samples: int, seed: int, epoch: int) -> list[int]:
     """Return the order in which an epoch visits the samples."""
     generator = torch.Generator().manual_seed(_stream(ORDER, seed, epoch))
     return torch.randperm(num_samples, generator=generator).tolist()
+
+
+def mixing_share(alpha: float, seed: int, step: int) -> float:
+    """Draw the share with which a step mixes samples, from Beta(alpha, alpha)."""
+    return float(np.random.default_rng(_stream(MIX, seed, step)).beta(alpha, alpha))
 
 
 def split(num_samples: int, num_held_out: int, seed: int) -> tuple[list[int], list[int]]:

@@ -41,6 +41,7 @@ def task(
         distill=divergence,
         sampled_loss=sampled_cross_entropy,
         illustrate=Illustration(classes=classes),
+        log_probabilities=log_probabilities,
     )
 
 
@@ -78,9 +79,13 @@ def divergence(
 
     Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a neural network", arXiv:1503.02531.
     """
-    student = functional.log_softmax(outputs.float() / temperature, dim=1)
-    teacher = functional.log_softmax(teacher_outputs.float() / temperature, dim=1)
+    student, teacher = log_probabilities(outputs, temperature), log_probabilities(teacher_outputs, temperature)
     return temperature**2 * functional.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
+
+
+def log_probabilities(outputs: Float[Tensor, "batch classes"], temperature: float) -> Float[Tensor, "batch classes"]:
+    """Return log softmax(logits / T), nats."""
+    return functional.log_softmax(outputs.float() / temperature, dim=1)
 
 
 def sampled_cross_entropy(

@@ -37,6 +37,7 @@ def task(centre_bias: Float[Tensor, "rows columns"] | None = None) -> Task:
         distill=density_divergence,
         sampled_loss=sampled_fixation_loss,
         illustrate=illustrate,
+        log_probabilities=softened,
     )
 
 
@@ -88,16 +89,16 @@ def density_divergence(log_density: Maps, teacher_log_density: Maps, temperature
 
     Softening is p^(1/T) normalised again; the factor T^2 keeps the gradient's size (Hinton et al. 2015, 1503.02531).
     """
-    student, teacher = (_softened(density, temperature) for density in (log_density, teacher_log_density))
+    student, teacher = (softened(density, temperature) for density in (log_density, teacher_log_density))
     return temperature**2 * (teacher.exp() * (teacher - student)).sum(1)
 
 
 def sampled_fixation_loss(log_density: Maps, temperature: float, generator: torch.Generator) -> Scores:
     """Draw one fixation a picture from the softened density and return its softened negative log-likelihood."""
-    softened = _softened(log_density, temperature)
+    log_chances = softened(log_density, temperature)
     # Drawn where the generator lives, so that one seed draws the same fixations on every device.
-    drawn = torch.multinomial(softened.detach().exp().to(generator.device), 1, generator=generator)
-    return -softened.gather(1, drawn.to(softened.device)).squeeze(1)
+    drawn = torch.multinomial(log_chances.detach().exp().to(generator.device), 1, generator=generator)
+    return -log_chances.gather(1, drawn.to(log_chances.device)).squeeze(1)
 
 
 def checked(outputs: Any, targets: Any) -> tuple[Maps, Maps]:
@@ -117,5 +118,6 @@ def checked(outputs: Any, targets: Any) -> tuple[Maps, Maps]:
     return outputs.float(), targets
 
 
-def _softened(log_density: Maps, temperature: float) -> Float[Tensor, "batch cells"]:
+def softened(log_density: Maps, temperature: float) -> Float[Tensor, "batch cells"]:
+    """Return the log of p^(1/T), normalised over the cells, nats."""
     return torch.log_softmax(log_density.float().flatten(1) / temperature, dim=1)

@@ -13,7 +13,8 @@ from torch import nn
 
 from secateur.artifacts import Data, Metric, Model, Task
 from secateur.errors import RecipeError, TrainingError
-from secateur.pipeline.finetune import DistillationWeights, Finetune
+from secateur.pipeline.finetune import Averaging, DistillationWeights, Finetune, SoftTargets
+from secateur.pipeline.structure import trace
 
 TASK_ONLY = DistillationWeights(task=1.0, output=0.0, feature=0.0)
 QUICK = Finetune(epochs=2, batch_size=16, learning_rate=1e-2, validation_share=0.2)
@@ -264,7 +265,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_its_parts(train, task)
 
     wanted = (
         r"fine-tuning, epoch 2, step 6: found a loss that is not finite \(total nan, task nan, output [\d.e-]+, "
-        r"feature [\d.e-]+\); wanted finite losses and gradients\. Lower learning_rate \(here "
+        r"feature [\d.e-]+, parameter 0\); wanted finite losses, gradients and weights\. Lower learning_rate \(here "
     )
     with pytest.raises(TrainingError, match=wanted):
         train(replace(QUICK, validation_share=0.5), task=replace(task, loss=loss))
@@ -284,6 +285,22 @@ def test_half_precision_trains_and_is_forgotten_afterwards(train):
     assert half.epochs[-1].loss == pytest.approx(full.epochs[-1].loss, rel=0.2)
     assert half != full
     assert not is_initialized()
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_all_options_together_train(train, teacher, task, precision):
+    fisher = {name: torch.ones_like(p) for name, p in teacher.module.named_parameters()}
+    settings = replace(
+        QUICK, device="cpu", precision=precision, method="dist", averaging=Averaging(decay=0.9), epochs=4,
+        targets=SoftTargets(label_smoothing=0.1, mixup=0.2),
+        weights=DistillationWeights(task=1.0, output=1.0, feature=0.1, parameter=1e-3),
+    )  # fmt: skip
+    chances = replace(task, log_probabilities=lambda outputs, temperature: (outputs / temperature).log_softmax(1))
+    traced = trace(teacher.module, teacher.example_inputs).groups
+    _, result = train(settings, task=chances, groups=traced, fisher=fisher, other_teachers=(teacher,))
+    assert result.best_epoch > 0
+    assert result.epochs[-1].loss < result.epochs[1].loss
+    assert all(math.isfinite(value) for epoch in result.epochs for value in (epoch.loss, epoch.parameter_loss))
 
 
 def test_a_precision_that_the_device_lacks_is_refused(train):

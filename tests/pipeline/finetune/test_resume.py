@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 from secateur.artifacts import Data, Metric, Model, Task
 from secateur.errors import StorageError, TrainingError
-from secateur.pipeline.finetune import DistillationWeights, Finetune
+from secateur.pipeline.finetune import Averaging, DistillationWeights, Finetune, SoftTargets
 
 QUICK = Finetune(epochs=3, batch_size=16, learning_rate=1e-2, validation_share=0.2, checkpoint_every_s=0.0)
 
@@ -38,7 +38,7 @@ class StopAt:
 def train(student, teacher, task, data, groups):
     def with_settings(settings=QUICK, **other):
         given = {"groups": groups(teacher), "student_groups": groups(student), **other}
-        return settings(student, teacher, task, data, **given)
+        return settings(student, teacher, given.pop("task", task), data, **given)
 
     return with_settings
 
@@ -133,6 +133,32 @@ def test_the_checkpoint_is_one_file_without_pickles(train, tmp_path):
     assert {"student.conv1.weight", "best.bn1.running_var", "optimizer.0.exp_avg"} <= names
 
 
+def test_a_training_that_diverges_keeps_the_last_good_checkpoint_and_names_it(train, task, tmp_path):
+    calls = []
+
+    def loss(outputs, targets):
+        calls.append(1)
+        return task.loss(outputs, targets) * (float("nan") if len(calls) == 9 else 1.0)
+
+    with pytest.raises(TrainingError, match=r"loss that is not finite.*last good checkpoint is .*safetensors"):
+        train(task=replace(task, loss=loss), checkpoint_folder=tmp_path)
+    (path,) = tmp_path.iterdir()
+    with safe_open(path, framework="pt") as file:
+        assert all(torch.isfinite(file.get_tensor(name)).all() for name in file.keys())  # noqa: SIM118
+    steps = []
+    resumed, _ = train(checkpoint_folder=tmp_path, progress=lambda _, done, total: steps.append(done))
+    assert steps[0] > 1
+    assert same(resumed, train()[0])
+
+
+def test_weights_that_are_not_finite_are_not_written_down(train, task, tmp_path):
+    """An infinite step from finite gradients is found before the checkpoint is written, not one loss later."""
+    huge = replace(QUICK, learning_rate=3e38, optimizer="sgd", weight_decay=0.0, batch_norm="frozen", clip_norm=None)
+    with pytest.raises(TrainingError, match=r"values of .* not finite|loss that is not finite"):
+        train(huge, task=replace(task, loss=lambda o, t: 1e3 * task.loss(o, t)), checkpoint_folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def killed_training(folder: Path, progress) -> Model:
     """Train a network that needs no fixtures, in this process or in one that is killed."""
     torch.set_num_threads(1)
@@ -148,7 +174,10 @@ def killed_training(folder: Path, progress) -> Model:
         distill=lambda o, r, _: (o - r).square().mean(1),
     )
     model = Model(module=net.eval(), example_inputs=(inputs[:1],))
-    settings = replace(QUICK, weights=DistillationWeights(task=1.0, output=0.1))
+    settings = replace(
+        QUICK, weights=DistillationWeights(task=1.0, output=0.1), averaging=Averaging(decay=0.9),
+        targets=SoftTargets(mixup=0.4),
+    )  # fmt: skip
     data = Data(train=parts, test=parts)
     return settings(model, model, task, data, checkpoint_folder=folder, progress=progress)[0]
 

@@ -1,0 +1,118 @@
+"""What a recipe says of healing reaches the training, whole, from the estimate on."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from secateur import chain, steps
+from secateur.artifacts import FinetuneResult, PruneResult
+from secateur.errors import RecipeError
+from secateur.listening import Silent
+from secateur.loading import importable, load
+from secateur.pipeline.finetune import Averaging, Finetune
+from secateur.recipe import Recipe
+from secateur.steps import Steps, read
+
+OWN = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+
+def network(seed=1):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3))
+
+
+def samples(num=64):
+    inputs = torch.randn(num, 4, generator=torch.Generator().manual_seed(2))
+    data = TensorDataset(inputs, inputs[:, :3].argmax(1))
+    return data, data
+"""
+HEALING = {
+    "epochs": 2, "batch_size": 8, "learning_rate": 0.01, "label_smoothing": 0.1, "mixup": 0.3, "ema": 0.9,
+    "warmup": 0.2, "momentum": 0.5, "clip_norm": None, "optimizer": "sgd", "device": "cpu",
+    "distillation": {
+        "task": 0.5, "output": 1.0, "feature": 0.2, "parameter": 0.3, "temperature": 2.0, "method": "dist",
+        "teachers": [{"function": "ownsteps:network", "arguments": {"seed": 7}}],
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "ownsteps.py").write_text(OWN)
+    with importable(tmp_path):
+        yield tmp_path
+    sys.modules.pop("ownsteps", None)
+
+
+def recipe_with(finetune: dict[str, Any]) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "own", "model": "ownsteps:network", "data": "ownsteps:samples", "task": "classification",
+            "estimate": {"samples": 32, "batch_size": 8},
+            "prune": {"macs": 0.6, "rounds": 1, "recovery_steps": 3, "multiple": 1, "samples": 32, "floors": False},
+            "finetune": finetune,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("finetune", "held"), [(HEALING, True), ({"epochs": 1, "batch_size": 8}, False)])
+def test_a_recipe_is_healed_as_it_says(
+    project: Path, monkeypatch: pytest.MonkeyPatch, finetune: dict[str, Any], held: bool
+) -> None:
+    asked: list[Finetune] = []
+
+    def noted(**settings: Any) -> Finetune:
+        asked.append(Finetune(**settings))
+        return asked[-1]
+
+    monkeypatch.setattr(steps, "Finetune", noted)
+    recipe = recipe_with(finetune)
+    work = Steps(recipe=recipe, workload=load(recipe), listener=Silent())
+    folders = [project / name for name in ("estimate", "prune", "finetune")]
+    work.estimate(folders[0])
+    assert (folders[0] / steps.PARAMETER_FISHER).is_file() == held
+    work.prune(folders[0], folders[1])
+    work.finetune(*folders)
+    assert read(folders[1], "prune", PruneResult).macs_after < read(folders[1], "prune", PruneResult).macs_before
+    result = read(folders[2], "finetune", FinetuneResult)
+    assert (result.epochs[-1].parameter_loss > 0) == held
+    assert all(torch.isfinite(torch.tensor(epoch.loss)) for epoch in result.epochs)
+    recovery, healing = asked
+    assert (recovery.num_steps, recovery.validation_share, healing.num_steps) == (3, 0.0, None)
+    wanted = recipe.finetune
+    for found in asked:
+        for name in ("epochs", "batch_size", "learning_rate", "warmup", "momentum", "clip_norm", "optimizer",
+                     "weight_decay", "device"):  # fmt: skip
+            assert getattr(found, name) == getattr(wanted, name), name
+        assert found.precision == steps.PRECISIONS[wanted.precision]
+        for name in ("task", "output", "feature", "parameter"):
+            assert getattr(found.weights, name) == getattr(wanted.distillation, name), name
+        assert (found.method, found.temperature) == (wanted.distillation.method, wanted.distillation.temperature)
+        assert (found.targets.label_smoothing, found.targets.mixup) == (wanted.label_smoothing, wanted.mixup)
+        assert found.averaging == (None if wanted.ema is None else Averaging(decay=wanted.ema))
+
+
+def test_without_options_a_recipe_asks_for_what_finetune_does_by_itself() -> None:
+    """Recipes that name no option of healing give the numbers they gave before there were any."""
+    plain, recipe = Finetune(), recipe_with({}).finetune
+    for name in ("warmup", "momentum", "clip_norm", "device"):
+        assert getattr(plain, name) == getattr(recipe, name), name
+    assert (plain.method, plain.weights.parameter) == (recipe.distillation.method, recipe.distillation.parameter)
+    assert (plain.targets.label_smoothing, plain.targets.mixup) == (recipe.label_smoothing, recipe.mixup)
+    assert plain.precision == steps.PRECISIONS[recipe.precision]
+    assert plain.averaging is None
+    assert recipe.ema is None
+
+
+def test_a_run_in_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for start in (chain.run, chain.estimate):
+        with pytest.raises(RecipeError, match=r"found 2 processes; wanted one.*Start it without torchrun"):
+            start(recipe_with({}))
