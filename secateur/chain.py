@@ -111,7 +111,9 @@ class _Chain:
 
     def estimate(self) -> Step:
         """Estimate the redundancy of the uncut network."""
-        traced = {"keep": self.recipe.prune.keep, "multiple": self.recipe.prune.multiple}
+        traced: dict[str, Any] = {"keep": self.recipe.prune.keep, "multiple": self.recipe.prune.multiple}
+        if self.recipe.estimate.tau == "auto":
+            traced["signal"] = self.recipe.prune.signal  # the cuts that are measured depend on it
         return self.step("estimate", {"estimate": self.recipe.estimate, **traced}, (), self.steps.estimate)
 
     def run(self) -> Outcome:

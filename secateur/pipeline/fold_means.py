@@ -49,6 +49,14 @@ def cut_to_means(
     return small
 
 
+def can_carry(module: nn.Module, weight: str) -> bool:
+    """Tell whether the layer of a weight can carry on the means of what it no longer reads."""
+    owner = module.get_submodule(weight.rpartition(".")[0])
+    return isinstance(owner, (_ConvNd, nn.Linear)) or (
+        module.get_parameter(weight).ndim == 2 and _bias_of(module, weight) is not None
+    )
+
+
 def _lost(
     module: nn.Module, structure: Structure, masks: Mapping[str, Tensor], activations: Activations
 ) -> dict[str, Float64[Tensor, " outputs"]]:
@@ -57,6 +65,8 @@ def _lost(
     for name, mask in masks.items():
         for reader in structure.group(name).readers if not mask.all() else ():
             moments = activations.moments[name][reader.weight]
+            if not moments.mean[~mask].any():
+                continue
             weights = _by_input(module, reader.weight)
             means = torch.zeros(weights.shape[0] * weights.shape[1], dtype=torch.float64)
             means[torch.from_numpy(reader.positions[~mask.numpy()])] = moments.mean[~mask]
@@ -98,23 +108,19 @@ def _bias_of(module: nn.Module, weight: str) -> nn.Parameter | None:
 
 def _carry(module: nn.Module, weight: str, carried: Tensor, norm: _BatchNorm | None) -> None:
     """Add what is carried on to a reader's outputs, in place."""
-    owner, bias, like = module.get_submodule(weight.rpartition(".")[0]), _bias_of(module, weight), _like(module, weight)
+    owner, bias = module.get_submodule(weight.rpartition(".")[0]), _bias_of(module, weight)
     with torch.no_grad():
         if bias is not None:
             bias.add_(carried.to(bias))
         elif norm is not None and norm.running_mean is not None:
             norm.running_mean.sub_(carried.to(norm.running_mean))
         elif isinstance(owner, (_ConvNd, nn.Linear)):
-            owner.bias = nn.Parameter(carried.to(like))
+            owner.bias = nn.Parameter(carried.to(module.get_parameter(weight)))
         else:
             raise TraceError(
                 f"means carried on, {weight}", f"no bias in {type(owner).__name__}", "a convolution or linear module",
                 "Remove these channels without their means, or give the layer a bias.",
             )  # fmt: skip
-
-
-def _like(module: nn.Module, weight: str) -> Tensor:
-    return module.get_parameter(weight)
 
 
 def _norms_behind(module: nn.Module, structure: Structure, weights: list[str]) -> dict[str, _BatchNorm]:
