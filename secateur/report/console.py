@@ -59,5 +59,5 @@ def redundancy_view(redundancy: Redundancy) -> Group:
     return Group(drawn, rich_table(cutting.compression_table(redundancy)), Text(told), *further)
 
 
-def _bar(share: float, width: int = 20) -> str:
+def _bar(share: float, width: int = 12) -> str:
     return "█" * round(share * width) + "░" * (width - round(share * width))

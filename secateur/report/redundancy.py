@@ -16,8 +16,9 @@ def rule_told(redundancy: Redundancy) -> str:
 
 
 def found_told(redundancy: Redundancy) -> tuple[str, ...]:
-    """Say how tau was found and which channels are dead, one sentence each, where there is something to say."""
-    return tuple(told for told in (_calibration(redundancy), _dead(redundancy), _removal(redundancy)) if told)
+    """Say how tau was found, which channels are dead and what R is, where there is something to say."""
+    told = (_calibration(redundancy), _dead(redundancy), _removal(redundancy), _covering(redundancy))
+    return tuple(line for line in told if line)
 
 
 def _calibration(redundancy: Redundancy) -> str:
@@ -48,6 +49,17 @@ def _removal(redundancy: Redundancy) -> str:
     macs, parameters = percent(1 - done.macs / redundancy.macs), percent(1 - done.parameters / redundancy.parameters)
     return (
         f"Without {done.num_channels:,} of them, as many as the step of widths allows, {macs} of the MACs and "
-        f"{parameters} of the parameters go; outputs then move by {significant(done.residual, 2)} of the largest with the means "
-        f"carried on by biases, by {significant(done.residual_zero, 2)} without."
+        f"{parameters} of the parameters go; outputs then move by {significant(done.residual, 2)} of the largest with "
+        f"the means carried on by biases, by {significant(done.residual_zero, 2)} without."
+    )
+
+
+def _covering(redundancy: Redundancy) -> str:
+    known = {group.name: group.covering.redundancy for group in redundancy.groups if group.covering is not None}
+    if not known:
+        return ""
+    name = max(known, key=lambda group: known[group])
+    return (
+        f"R tells how many filters there are for each that is needed to be near all others, by their directions; it is "
+        f"1 where none is near another. The greatest is {significant(known[name])}, in {name}."
     )

@@ -15,7 +15,7 @@ def redundancy_table(redundancy: Redundancy) -> Table:
          "" if g.covering is None else significant(g.covering.redundancy))
         for g in redundancy.groups
     )  # fmt: skip
-    header = ("Group", "Block", "Channels", "Effective", "Superfluous", "Dead", "Covering R")
+    header = ("Group", "Block", "Channels", "Effective", "Superfluous", "Dead", "R")
     return Table(title="Redundancy", header=header, rows=rows, right=frozenset({2, 3, 4, 5, 6}))
 
 
