@@ -125,9 +125,12 @@ class _Chain:
 
     def estimate(self) -> Step:
         """Estimate the redundancy of the uncut network."""
-        traced = {"keep": self.recipe.prune.keep, "multiple": self.recipe.prune.multiple}
-        more = {"parameter_fisher": True} if self.recipe.finetune.distillation.parameter else {}
-        return self.step("estimate", {"estimate": self.recipe.estimate, **traced, **more}, (), self.steps.estimate)
+        traced: dict[str, Any] = {"keep": self.recipe.prune.keep, "multiple": self.recipe.prune.multiple}
+        if self.recipe.estimate.tau == "auto":
+            traced["signal"] = self.recipe.prune.signal  # the cuts that are measured depend on it
+        if self.recipe.finetune.distillation.parameter:
+            traced["parameter_fisher"] = True
+        return self.step("estimate", {"estimate": self.recipe.estimate, **traced}, (), self.steps.estimate)
 
     def run(self) -> Outcome:
         """Do every step."""

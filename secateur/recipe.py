@@ -53,7 +53,7 @@ Task_ = Annotated[Literal["gaze", "classification"] | Call | CustomTask, BeforeV
 
 
 class EstimateSettings(Section):
-    """Redundancy estimation: one calibration pass collects gate gradients into Gram matrices."""
+    """Redundancy estimation: calibration passes collect gradients and activations into matrices of channels."""
 
     samples: Annotated[int, Field(ge=2)] = 256
     """Calibration samples; ten times the width of the widest group is plenty."""
@@ -63,8 +63,26 @@ class EstimateSettings(Section):
     """Labels of the gradients: drawn from the network's predictions, or the data's own; auto draws where it can."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
     """Softening of the predictions that labels are drawn from."""
-    tau: Annotated[float, Field(gt=0)] = 0.001
-    """Tail of the spectrum, in nats, below which the directions of a group count as superfluous."""
+    matrix: Literal["gate", "weight-gradient", "activation"] = "gate"
+    """Whose spectrum is counted: gates' gradients (in nats), filters' gradients, or activations."""
+    estimator: Literal[
+        "tail", "energy", "entropy", "stable-rank", "participation", "gavish-donoho", "marchenko-pastur"
+    ] = "tail"
+    """How many directions of a spectrum count; tail, the only one in nats, goes with the gate matrix alone."""
+    threshold: Annotated[float, Field(gt=0)] | None = None
+    """Parameter of the other estimators: the share left out (energy, 0.01), a factor on the published rule (1)."""
+    tau: Annotated[float, Field(gt=0)] | Literal["auto"] = 0.001
+    """Tail of the spectrum, in nats, below which the directions of a group count as superfluous; auto measures it."""
+    loss_increase: Annotated[float, Field(gt=0)] = 0.05
+    """For tau auto: what cutting to the floors, without training, may add to the loss on held-out samples, in nats."""
+
+    @model_validator(mode="after")
+    def _units(self) -> "EstimateSettings":
+        if self.estimator == "tail" and self.matrix != "gate":
+            raise ValueError("the tail is in nats: give matrix gate, or another estimator, for example energy")
+        if self.estimator == "tail" and self.threshold is not None:
+            raise ValueError("the tail's threshold is tau: leave threshold out")
+        return self
 
 
 class PruneSettings(Section):

@@ -4,13 +4,10 @@ Every step reads the folders of the steps before it and writes its files into th
 decides which are run.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
-
-from torch.utils.data import Dataset
 
 from secateur.artifacts import (
     FinetuneResult,
@@ -19,8 +16,7 @@ from secateur.artifacts import (
     Redundancy,
 )
 from secateur.calibration.batches import batches, evaluate
-from secateur.calibration.gram import collect_gate_gram, load_gate_gram
-from secateur.calibration.labels import choose_labels, label_loss
+from secateur.calibration.gram import load_gate_gram
 from secateur.calibration.parameter_fisher import collect_parameter_fisher, load_parameter_fisher
 from secateur.listening import Listener
 from secateur.loading import Workload
@@ -28,9 +24,10 @@ from secateur.pipeline.export import export
 from secateur.pipeline.finetune import Averaging, DistillationWeights, Finetune, SoftTargets
 from secateur.pipeline.finetune.acceleration import Precision
 from secateur.pipeline.prune import Prune
-from secateur.pipeline.redundancy import estimate
+from secateur.pipeline.redundancy import Estimate
 from secateur.pipeline.structure import Structure, load_model, save_model, trace
 from secateur.recipe import Recipe
+from secateur.report.redundancy import found_told, rule_told
 from secateur.storage import write as write_file
 
 R = TypeVar("R", bound=Record)
@@ -72,13 +69,11 @@ class Steps:
 
     def estimate(self, folder: Path) -> None:
         """Collect gate Grams of the uncut network and estimate its redundancy."""
-        settings, workload = self.recipe.estimate, self.workload
-        structure = self.original
-        labels = choose_labels(workload.task, settings.labels)
-        loss = label_loss(workload.task, labels, temperature=settings.temperature, seed=self.recipe.seed)
-        samples = batches(self._calibration(), settings.batch_size, limit=settings.samples, seed=self.recipe.seed)
-        counted = self._counted(samples, "calibration samples", settings.samples, settings.batch_size)
-        gram = collect_gate_gram(workload.model.module, structure.groups, counted, loss, labels=labels)
+        workload, structure = self.workload, self.original
+        settings = Estimate(**self.recipe.estimate.model_dump(), signal=self.recipe.prune.signal, seed=self.recipe.seed)
+        gram, redundancy = settings(
+            workload.model, structure, workload.task, workload.data, progress=self.listener.progress
+        )
         widest = max((group.num_channels for group in structure.groups), default=0)
         if gram.num_samples < widest:
             self.listener.message(
@@ -87,14 +82,15 @@ class Steps:
             )
         gram.save(folder / "gram.safetensors")
         if self.recipe.finetune.distillation.parameter:
-            samples = batches(self._calibration(), settings.batch_size, limit=settings.samples, seed=self.recipe.seed)
-            counted = self._counted(samples, "parameters' Fisher information", settings.samples, settings.batch_size)
-            fisher = collect_parameter_fisher(workload.model.module, counted, loss, labels=labels)
+            labels, loss = settings.labelled(workload.task)
+            samples = settings.heard(workload.data, "parameters' Fisher information", self.listener.progress)
+            fisher = collect_parameter_fisher(workload.model.module, samples, loss, labels=labels)
             fisher.save(folder / PARAMETER_FISHER)
-        redundancy = estimate(structure, gram, settings.tau)
         most = redundancy.maximum_compression
         told = f"{most['macs']:.0%} of the MACs and {most['filters']:.0%} of the filters"
-        self.listener.message(f"maximum compression at tau {settings.tau:g}: {told} could go")
+        self.listener.message(f"maximum compression by {rule_told(redundancy)}: {told} could go")
+        for line in found_told(redundancy):
+            self.listener.message(line)
         write(folder, "redundancy", redundancy)
 
     def prune(self, estimated: Path, folder: Path) -> None:
@@ -156,9 +152,6 @@ class Steps:
         original = self.workload.model
         return load_model(folder / "model", original.clone().module, original.example_inputs)
 
-    def _calibration(self) -> Dataset:
-        return self.workload.data.calibration or self.workload.data.train
-
     def _finetune(self, num_steps: int | None = None, validation_share: float | None = None) -> Finetune:
         settings = self.recipe.finetune
         loss = settings.distillation
@@ -187,9 +180,3 @@ class Steps:
             importance={name: gram.saliency(name) for name in gram.gram}, fisher=fisher,
             other_teachers=self.workload.teachers, checkpoint_folder=checkpoints, progress=self.listener.progress,
         )  # fmt: skip
-
-    def _counted(self, source: Iterator, description: str, samples: int, batch_size: int) -> Iterator:
-        total = min(samples, len(self._calibration()))  # type: ignore[arg-type]
-        for number, batch in enumerate(source):
-            yield batch
-            self.listener.progress(description, min((number + 1) * batch_size, total), total)

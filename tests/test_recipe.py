@@ -1,12 +1,14 @@
 """Recipes: what is wrong is named with its line and what is allowed; overrides win; template and schema are current."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from secateur.errors import RecipeError
-from secateur.recipe import Recipe
+from secateur.pipeline.redundancy import EFFECTIVE, MATRICES
+from secateur.recipe import EstimateSettings, Recipe
 from secateur.recipe_file import read_recipe, recipe_schema
 from secateur.recipe_template import recipe_template, write_template
 
@@ -53,6 +55,10 @@ def test_a_recipe_survives_its_own_json(tmp_path: Path) -> None:
         ("finetune: {label_smoothing: 1}", r"finetune.label_smoothing \(line 7\) = 1.*less than 1"),
         ("finetune: {ema: 1.5}", r"finetune.ema \(line 7\) = 1.5.*less than 1"),
         ("finetune: {distillation: {teachers: [nowhere]}}", r"finetune.distillation.teachers.0.* = 'nowhere'"),
+        ("estimate: {tau: -1}", "estimate.tau.*greater than 0"),
+        ("estimate: {matrix: activation}", "the tail is in nats: give matrix gate, or another estimator"),
+        ("estimate: {threshold: 0.5}", "the tail's threshold is tau: leave threshold out"),
+        ("estimate: {estimator: rank}", "estimate.estimator.*'participation'"),
         ("export: {opset: 9}", "greater than or equal to 18"),
         ("measure: {backend: tflite}", "'openvino', 'tensorrt' or 'tensorrt_rtx'"),
         ("gates: [{quantity: speedup, atleast: 2}]", "unknown key gates.0.atleast.*did you mean 'at_least'"),
@@ -69,6 +75,17 @@ def test_exactly_one_budget(tmp_path: Path, budget: str) -> None:
     text = SMALL.replace("prune:\n  macs: 0.5", f"prune: {budget}")
     with pytest.raises(RecipeError, match="give exactly one budget: macs or parameters"):
         read_recipe(write(tmp_path, text))
+
+
+def test_tau_is_a_number_or_measured(tmp_path: Path) -> None:
+    assert read_recipe(write(tmp_path, SMALL)).estimate.tau == 0.001
+    assert read_recipe(write(tmp_path, SMALL), ["estimate.tau=0.02"]).estimate.tau == 0.02
+    assert read_recipe(write(tmp_path, SMALL), ["estimate.tau=auto"]).estimate.tau == "auto"
+
+
+def test_the_recipe_knows_every_matrix_and_estimator() -> None:
+    assert set(get_args(EstimateSettings.model_fields["matrix"].annotation)) == set(MATRICES)
+    assert set(get_args(EstimateSettings.model_fields["estimator"].annotation)) == set(EFFECTIVE)
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:

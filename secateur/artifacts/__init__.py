@@ -6,6 +6,15 @@ Tensor-carrying artefacts are frozen dataclasses; results that end up in JSON ar
 from secateur.artifacts.channels import Group, Pinned, Reader, Root, Slice
 from secateur.artifacts.networks import Batch, Data, Metric, Model, Task, as_tuple
 from secateur.artifacts.record import Record
+from secateur.artifacts.redundancy import (
+    Covering,
+    DeadChannels,
+    DeadRemoval,
+    GroupRedundancy,
+    Redundancy,
+    TauCalibration,
+    TauProbe,
+)
 from secateur.artifacts.results import (
     Comparison,
     EngineResult,
@@ -15,14 +24,12 @@ from secateur.artifacts.results import (
     FinetuneEpoch,
     FinetuneResult,
     GateResult,
-    GroupRedundancy,
     Interval,
     LatencySummary,
     Machine,
     Parity,
     PruneResult,
     PruneRound,
-    Redundancy,
     Summary,
     Verdict,
     realised_fraction,
@@ -31,7 +38,10 @@ from secateur.artifacts.results import (
 __all__ = [
     "Batch",
     "Comparison",
+    "Covering",
     "Data",
+    "DeadChannels",
+    "DeadRemoval",
     "EngineResult",
     "Evaluation",
     "ExportResult",
@@ -57,6 +67,8 @@ __all__ = [
     "Slice",
     "Summary",
     "Task",
+    "TauCalibration",
+    "TauProbe",
     "Verdict",
     "as_tuple",
     "realised_fraction",

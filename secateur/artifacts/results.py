@@ -9,45 +9,7 @@ from pydantic import Field
 
 from secateur.artifacts.channels import Pinned
 from secateur.artifacts.record import Record
-
-
-class GroupRedundancy(Record):
-    """How much of a group is superfluous. ``spectrum`` is half the Gram's eigenvalues in nats, descending."""
-
-    name: str
-    block: str
-    num_channels: int
-    num_effective: int
-    spectrum: tuple[float, ...]
-
-    @property
-    def redundancy(self) -> float:
-        """The superfluous share of the channels, in [0, 1)."""
-        return 1 - self.num_effective / self.num_channels
-
-
-class Redundancy(Record):
-    """The redundancy of a network: what could go at most if every group kept only its effective filters."""
-
-    tau: float
-    labels: str
-    num_samples: int
-    groups: tuple[GroupRedundancy, ...]
-    macs: int
-    macs_effective: int
-    parameters: int
-    parameters_effective: int
-
-    @property
-    def maximum_compression(self) -> dict[str, float]:
-        """Largest removable share of filters, MACs and parameters, each in [0, 1)."""
-        total = sum(g.num_channels for g in self.groups)
-        left = sum(g.num_effective for g in self.groups)
-        return {
-            "filters": 1 - left / total if total else 0.0,
-            "macs": 1 - self.macs_effective / self.macs,
-            "parameters": 1 - self.parameters_effective / self.parameters,
-        }
+from secateur.artifacts.redundancy import Redundancy
 
 
 class PruneRound(Record):

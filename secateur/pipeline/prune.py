@@ -130,7 +130,11 @@ class Prune:
     def _require_reachable(self, structure: Structure, redundancy: Redundancy | None) -> None:
         terms, budget = structure.cost_terms(self.kind), math.floor(_cost(structure, self.kind) * self.keep)
         tau = redundancy and tau_for_budget(redundancy, terms, budget, structure.groups)
-        if tau is not None and redundancy is not None:
+        if redundancy is not None and redundancy.tau is None:
+            remedy = (
+                f"Keep more, choose another threshold or estimator than {redundancy.estimator}, or set floors: false."
+            )
+        elif tau is not None and redundancy is not None:
             remedy = f"Keep more, raise tau from {redundancy.tau:g} to {tau:.2g}, or set floors: false."
         else:
             remedy = "No floor is low enough: keep more, lower the multiple, or protect fewer modules."

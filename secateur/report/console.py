@@ -8,6 +8,7 @@ from rich.text import Text
 
 from secateur.artifacts import Redundancy, Summary
 from secateur.report.formatting import percent
+from secateur.report.redundancy import found_told, rule_told
 from secateur.report.sentence import headline, reasons
 from secateur.report.tables import cutting, outcome
 from secateur.report.tables.table import Table
@@ -48,13 +49,15 @@ def redundancy_view(redundancy: Redundancy) -> Group:
               rows=tuple((*row, bar) for row, bar in zip(table.rows, bars, strict=True)))
     )  # fmt: skip
     most = redundancy.maximum_compression
+    rule = rule_told(redundancy)
     told = (
-        f"At tau = {redundancy.tau:g} nats, {percent(most['filters'])} of the filters, "
+        f"By {rule}, {percent(most['filters'])} of the filters, "
         f"{percent(most['macs'])} of the MACs and {percent(most['parameters'])} of the parameters are superfluous "
         f"({redundancy.num_samples:,} samples, {redundancy.labels} labels)."
     )
-    return Group(drawn, rich_table(cutting.compression_table(redundancy)), Text(told))
+    further = [Text(line) for line in found_told(redundancy)]
+    return Group(drawn, rich_table(cutting.compression_table(redundancy)), Text(told), *further)
 
 
-def _bar(share: float, width: int = 20) -> str:
+def _bar(share: float, width: int = 12) -> str:
     return "█" * round(share * width) + "░" * (width - round(share * width))

@@ -33,6 +33,7 @@ from secateur.report.plots.quality import history_figure, quality_figure
 from secateur.report.plots.rounds import rounds_figure
 from secateur.report.plots.spectra import spectra_figure
 from secateur.report.plots.widths import widths_figure
+from secateur.report.redundancy import found_told, rule_told
 from secateur.report.sentence import achievement, reasons
 from secateur.report.strip import gate_strip
 from secateur.report.tables import cutting, outcome, running
@@ -77,6 +78,7 @@ def render_html(
         summary=summary,
         headline=(achievement(summary), summary.verdict.verdict.upper()),
         reasons=reasons(summary),
+        redundancy_told={"rule": rule_told(summary.redundancy), "found": found_told(summary.redundancy)},
         tiles=_tiles(summary, intervals),
         palette=PALETTE,
         strips=[Markup(gate_strip(gate)) for gate in summary.verdict.gates],

@@ -187,6 +187,12 @@ def test_a_budget_below_the_floors_is_refused_before_anything_is_cut() -> None:
     assert recovered == []
 
 
+def test_floors_of_another_estimator_are_not_mended_with_tau() -> None:
+    found = redundancy().model_copy(update={"tau": None, "estimator": "energy", "threshold": 0.01})
+    with pytest.raises(BudgetError, match="choose another threshold or estimator than energy, or set floors: false"):
+        Prune(keep=0.01)(trained(), TASK, DATA, redundancy=found)
+
+
 def test_a_budget_that_a_larger_tau_would_reach_is_refused_with_that_tau() -> None:
     found = redundancy()
     keep = found.macs_effective / found.macs - 0.02

@@ -32,7 +32,7 @@ def test_the_terminal_lists_every_group(summary: Summary) -> None:
     for group in summary.redundancy.groups:
         assert group.name in estimate
         assert group.name in widths
-    assert "At tau = 0.01 nats" in estimate
+    assert "tau = 0.01 nats in the spectra of gate gradients" in estimate
 
 
 def test_brackets_in_names_are_no_markup_in_the_terminal() -> None:

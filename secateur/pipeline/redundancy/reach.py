@@ -8,19 +8,22 @@ import torch
 
 from secateur.artifacts import Group, Redundancy
 from secateur.pipeline.costs import CostTerms
-from secateur.pipeline.redundancy.effective import count_effective, tails
+from secateur.pipeline.redundancy.estimators import Tail, tails
 
 
 def tau_for_budget(redundancy: Redundancy, terms: CostTerms, budget: int, groups: Sequence[Group]) -> float | None:
     """Return the smallest tau, in nats and rounded up to two digits, whose floors cost at most ``budget``.
 
     ``budget`` is absolute, in the unit of ``terms``, which are costs over ``groups``. None where no tau is large enough
-    because of `Group.least`, the step, or what is not cut at all.
+    because of `Group.least`, the step, or what is not cut at all, and where the floors are not those of a tail.
     """
+    if redundancy.tau is None:
+        return None
     spectra = {group.name: torch.tensor(group.spectrum, dtype=torch.float64) for group in redundancy.groups}
 
     def affordable(tau: float) -> bool:
-        floors = {group.name: group.allowed_width(count_effective(spectra[group.name], tau)) for group in groups}
+        count = Tail(threshold=tau)
+        floors = {g.name: g.allowed_width(count(spectra[g.name], redundancy.num_samples)) for g in groups}
         return terms.total(terms.vector(floors)) <= budget
 
     # The floors change where tau passes a tail, and fall as it grows.

@@ -16,17 +16,21 @@ _PANEL_IN = 0.78  # height of one panel
 _GAP_IN = 0.36  # between rows, for the title above and the ticks below
 _TOP_IN, _BOTTOM_IN = 0.62, 0.5
 _DECADES_BELOW = 3  # how far below the tolerated tail the axis reaches
+_LEAST_SHARE = 0.01  # of a spectrum, on axes without tau
 _MOST_POINTS = 96  # a panel is narrower than that in pixels
 
 
 def spectra_figure(redundancy: Redundancy) -> Figure:
-    """Draw one panel a group: the predicted loss left in the tail, in nats, over the number of filters kept."""
-    groups = redundancy.groups
+    """Draw one panel a group: what is left in the tail of the spectrum over the number of filters kept.
+
+    That is the predicted loss, in nats, where a tail was counted; else the share of the spectrum's sum.
+    """
+    groups, tau = redundancy.groups, redundancy.tau
     num_columns = 4 if len(groups) <= 12 else 6
     num_rows = max(1, math.ceil(len(groups) / num_columns))
     height = num_rows * (_PANEL_IN + _GAP_IN) + _TOP_IN + _BOTTOM_IN - _GAP_IN
-    low = redundancy.tau * 10.0**-_DECADES_BELOW
-    high = max([sum(group.spectrum) for group in groups] + [redundancy.tau]) * 2
+    low = (_LEAST_SHARE if tau is None else tau) * 10.0**-_DECADES_BELOW
+    high = 2.0 if tau is None else max([sum(group.spectrum) for group in groups] + [tau]) * 2
     left, right = 0.055, 0.995
     pitch = (right - left) / num_columns
     longest = int(170 / num_columns) - max([len(_counts(group)) for group in groups], default=0) - 2
@@ -36,14 +40,17 @@ def spectra_figure(redundancy: Redundancy) -> Figure:
             row, column = divmod(index, num_columns)
             bottom = height - _TOP_IN - row * (_PANEL_IN + _GAP_IN) - _PANEL_IN
             axes = figure.add_axes((left + column * pitch, bottom / height, pitch * 0.86, _PANEL_IN / height))
-            _panel(axes, group, redundancy.tau, (low, high), max(8, longest))
+            _panel(axes, group, tau, (low, high), max(8, longest))
             if column:
                 axes.tick_params(labelleft=False)
-        handles = [
-            Line2D([], [], color=AFTER, label="predicted loss in the tail, nats"),
-            Line2D([], [], color=MARK, linestyle=(0, (4, 2)), linewidth=1, label=f"tau = {redundancy.tau:g} nats"),
-            Line2D([], [], color=MARK, marker="o", markersize=4, linestyle="none", label="effective filters"),
-        ]  # fmt: skip
+        drawn = "predicted loss in the tail, nats" if tau is not None else "share of the spectrum in the tail"
+        handles = [Line2D([], [], color=AFTER, label=drawn)]
+        if tau is not None:
+            dashes = (0, (4, 2))
+            handles.append(Line2D([], [], color=MARK, linestyle=dashes, linewidth=1, label=f"tau = {tau:.3g} nats"))
+        handles.append(
+            Line2D([], [], color=MARK, marker="o", markersize=4, linestyle="none", label="effective filters")
+        )
         figure.legend(handles=handles, loc="upper left", ncols=3, bbox_to_anchor=(0.0, 1.0))
         figure.text((left + right) / 2, 0.08 / height, "filters kept", ha="center", color=MUTED)
     return figure
@@ -67,8 +74,11 @@ def tail(spectrum: tuple[float, ...]) -> np.ndarray:
     return np.append(np.cumsum(np.asarray(spectrum, dtype=np.float64)[::-1])[::-1], 0.0)
 
 
-def _panel(axes: Axes, group: GroupRedundancy, tau: float, limits: tuple[float, float], longest: int) -> None:
+def _panel(axes: Axes, group: GroupRedundancy, tau: float | None, limits: tuple[float, float], longest: int) -> None:
     remaining = tail(group.spectrum)
+    if tau is None and remaining[0] > 0:
+        remaining = remaining / remaining[0]
+    level = tau if tau is not None else max(float(remaining[group.num_effective]), limits[0])
     kept = np.arange(len(remaining))
     if len(kept) > _MOST_POINTS:
         chosen = np.unique(np.append(np.linspace(0, kept[-1], _MOST_POINTS).astype(int), group.num_effective))
@@ -77,8 +87,9 @@ def _panel(axes: Axes, group: GroupRedundancy, tau: float, limits: tuple[float, 
     axes.set_yscale("log")
     axes.fill_between(kept, limits[0], drawn, color=AFTER_SOFT, linewidth=0)
     axes.plot(kept, drawn, color=AFTER, linewidth=1.2)
-    axes.axhline(tau, color=MARK, linestyle=(0, (4, 2)), linewidth=0.8)
-    axes.plot([group.num_effective], [tau], "o", color=MARK, markersize=3.2, clip_on=False)
+    if tau is not None:
+        axes.axhline(tau, color=MARK, linestyle=(0, (4, 2)), linewidth=0.8)
+    axes.plot([group.num_effective], [level], "o", color=MARK, markersize=3.2, clip_on=False)
     axes.set_xlim(0, group.num_channels)
     axes.set_ylim(*limits)
     axes.set_xticks([0, group.num_channels])

@@ -8,12 +8,15 @@ from secateur.report.tables.table import Table
 
 
 def redundancy_table(redundancy: Redundancy) -> Table:
-    """List every group's effective filters and the share that is superfluous."""
+    """List every group's effective filters and the share that is superfluous, dead channels and covering."""
     rows = tuple(
-        (g.name, g.block, str(g.num_channels), str(g.num_effective), percent(g.redundancy)) for g in redundancy.groups
-    )
-    header = ("Group", "Block", "Channels", "Effective", "Superfluous")
-    return Table(title="Redundancy", header=header, rows=rows, right=frozenset({2, 3, 4}))
+        (g.name, g.block, str(g.num_channels), str(g.num_effective), percent(g.redundancy),
+         "" if g.dead is None else str(len(g.dead.all)),
+         "" if g.covering is None else significant(g.covering.redundancy))
+        for g in redundancy.groups
+    )  # fmt: skip
+    header = ("Group", "Block", "Channels", "Effective", "Superfluous", "Dead", "R")
+    return Table(title="Redundancy", header=header, rows=rows, right=frozenset({2, 3, 4, 5, 6}))
 
 
 def compression_table(redundancy: Redundancy) -> Table:
