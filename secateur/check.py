@@ -7,7 +7,7 @@ from secateur.backends import BACKENDS
 from secateur.deployment import Deployment
 from secateur.listening import Silent
 from secateur.loading import importable, load
-from secateur.pipeline.allocation.hierarchical import floor_cost
+from secateur.pipeline.allocation import floor_cost
 from secateur.recipe import Recipe
 from secateur.report.gates import check_gates
 from secateur.steps import Steps
