@@ -5,7 +5,7 @@ decides which are run.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -14,27 +14,37 @@ from torch.utils.data import Dataset
 
 from secateur.artifacts import (
     FinetuneResult,
+    LatencyGrid,
     Model,
     Record,
     Redundancy,
 )
+from secateur.backends import BACKENDS
+from secateur.backends.latency_table import LatencyTable
 from secateur.calibration.batches import batches, evaluate
 from secateur.calibration.gram import GateGram, collect_gate_gram, load_gate_gram
 from secateur.calibration.labels import choose_labels, label_loss
 from secateur.listening import Listener
 from secateur.loading import Workload
+from secateur.pipeline.allocation import ALLOCATORS, Allocator
+from secateur.pipeline.allocation.hierarchical import Hierarchical
+from secateur.pipeline.allocation.ranked import Ranked
+from secateur.pipeline.allocation.theis import Theis
 from secateur.pipeline.export import export
 from secateur.pipeline.finetune import DistillationWeights, Finetune
 from secateur.pipeline.prune import Prune
 from secateur.pipeline.redundancy import estimate
 from secateur.pipeline.structure import Structure, load_model, save_model, trace
-from secateur.recipe import Recipe
+from secateur.pipeline.structure.layer_calls import layers_of
+from secateur.recipe import AllocatorSettings, Recipe
 from secateur.storage import write as write_file
 
 R = TypeVar("R", bound=Record)
 
 NUM_PARITY_BATCHES = 2
 EVALUATION_BATCH_SIZE = 32
+LATENCIES = ".latencies"
+"""Where runs keep the latencies of layers, beside the run folders."""
 
 
 def read(folder: Path, name: str, record: type[R]) -> R:
@@ -45,6 +55,14 @@ def read(folder: Path, name: str, record: type[R]) -> R:
 def write(folder: Path, name: str, result: Record) -> None:
     """Write a step's result."""
     write_file(folder / f"{name}.json", result.model_dump_json(indent=1).encode())
+
+
+def allocator(settings: AllocatorSettings) -> Allocator:
+    """Return the allocator that a recipe names, with its parameters."""
+    chosen = ALLOCATORS[settings.name]
+    if isinstance(chosen, Theis):
+        return replace(chosen, beta=settings.beta or 0.0, by_class=settings.by_class)
+    return replace(chosen, by_class=settings.by_class) if isinstance(chosen, (Ranked, Hierarchical)) else chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +110,9 @@ class Steps:
         settings = self.recipe.prune
         kind, keep = settings.budget
         prune = Prune(
-            kind=kind, keep=keep, rounds=settings.rounds, signal=settings.signal, samples=settings.samples,
+            kind=kind, keep=keep, allowed_loss=settings.allowed_loss, rounds=settings.rounds,
+            schedule=settings.schedule, allocator=allocator(settings.allocator), signal=settings.signal,
+            samples=settings.samples,
             batch_size=settings.batch_size, multiple=settings.multiple, protect=tuple(settings.keep),
             seed=self.recipe.seed,
         )  # fmt: skip
@@ -105,6 +125,7 @@ class Steps:
         model, result = prune(
             self.workload.model, self.workload.task, self.workload.data,
             redundancy=read(estimated, "redundancy", Redundancy) if settings.floors else None,
+            latencies=self._latencies() if kind == "latency" else (),
             recover=recover if settings.recovery_steps else None, progress=self.listener.message,
         )  # fmt: skip
         save_model(model, folder / "model")
@@ -147,6 +168,16 @@ class Steps:
         """Load the cut network that a step saved."""
         original = self.workload.model
         return load_model(folder / "model", original.clone().module, original.example_inputs)
+
+    def _latencies(self) -> list[tuple[str, LatencyGrid]]:
+        """Time the layers of the uncut network, or read what an earlier run timed."""
+        model, measured = self.workload.model, self.recipe.measure
+        table = LatencyTable(
+            backend=BACKENDS[measured.backend], folder=self.recipe.folder / LATENCIES, step=self.recipe.prune.multiple,
+            batch_size=measured.batch_size, num_threads=measured.num_threads,
+        )  # fmt: skip
+        self.listener.message(f"latencies of layers: {table.path}")
+        return table.grids(layers_of(model.module, model.example_inputs), self.listener.progress)
 
     def _calibration(self) -> Dataset:
         return self.workload.data.calibration or self.workload.data.train

@@ -222,7 +222,7 @@ def test_classes_of_equal_topology_lose_channels_in_equal_shares() -> None:
     assert classes_of(groups).tolist() == [0, 0, 1, 1]
     terms = chain_terms([20] * 4, [10] * 5)
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.rand(4, 20, generator=generator, dtype=torch.float64)
+    drawn = 0.5 + torch.rand(4, 20, generator=generator, dtype=torch.float64)
     scores = {g.name: drawn[i] * (1 if i < 2 else 100) for i, g in enumerate(groups)}
     budget = terms.total(np.full(4, 20)) // 2
     for name, allocator in BY_CLASS.items():

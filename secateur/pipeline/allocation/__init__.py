@@ -1,6 +1,6 @@
 """How much to take from where."""
 
-from secateur.pipeline.allocation.bound import saliency_bound
+from secateur.pipeline.allocation.bound import kept_and_possible, saliency_bound
 from secateur.pipeline.allocation.hierarchical import Hierarchical
 from secateur.pipeline.allocation.knapsack import Knapsack
 from secateur.pipeline.allocation.protocol import Allocator
@@ -22,4 +22,12 @@ ALLOCATORS: dict[str, Allocator] = {
 allocate = Hierarchical()
 """The allocator that is taken where none is named."""
 
-__all__ = ["ALLOCATORS", "Allocator", "allocate", "floor_cost", "require_reachable", "saliency_bound"]
+__all__ = [
+    "ALLOCATORS",
+    "Allocator",
+    "allocate",
+    "floor_cost",
+    "kept_and_possible",
+    "require_reachable",
+    "saliency_bound",
+]

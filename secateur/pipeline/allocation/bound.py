@@ -79,3 +79,18 @@ def _relaxed(search: Search, terms: CostTerms, budget: int) -> float:
     if found.status != 0:
         return everything
     return min(everything, everything - float(gains.sum()) - scale * float(found.fun))
+
+
+def kept_and_possible(
+    saliency: Mapping[str, Tensor],
+    keep: Mapping[str, Tensor],
+    cost: Cost,
+    budget: int,
+    groups: Sequence[Group],
+    floors: Mapping[str, int] | None = None,
+) -> tuple[float, float]:
+    """Return the share of all saliency that masks keep, and the `saliency_bound` on that share within the budget."""
+    whole = sum(float(score.sum()) for score in saliency.values())
+    kept = sum(float(saliency[name][mask].sum()) for name, mask in keep.items())
+    possible = saliency_bound(saliency, cost, budget, groups, floors)
+    return (kept / whole, possible / whole) if whole > 0 else (1.0, 1.0)

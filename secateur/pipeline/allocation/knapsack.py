@@ -81,8 +81,8 @@ class Knapsack:
 
 
 def solve_knapsack(
-    prices: Sequence[Int64[np.ndarray, "_"]],
-    worths: Sequence[Float64[np.ndarray, "_"]],
+    prices: Sequence[Int64[np.ndarray, "..."]],
+    worths: Sequence[Float64[np.ndarray, "..."]],
     capacity: int,
     resolution: int,
 ) -> list[int]:

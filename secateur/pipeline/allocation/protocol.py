@@ -1,7 +1,7 @@
 """What an allocator is."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -9,6 +9,7 @@ from secateur.artifacts import Group
 from secateur.pipeline.costs import Cost
 
 
+@runtime_checkable
 class Allocator(Protocol):
     """Decides which channels stay. Every entry of `secateur.pipeline.allocation.ALLOCATORS` is one."""
 
