@@ -133,6 +133,8 @@ class Prune:
         highest = None if self.allowed_loss is None else work.loss(model.module, "before pruning") + self.allowed_loss
         for number, target in enumerate(self._targets(whole, final), start=1):
             now = limited.whole(structure)
+            if now <= final:
+                break
             if now > target:
                 narrower = target if self.schedule == "exponential" else max(final, now - 1)
                 current, done = work.round(current, structure, narrower, number, highest)
