@@ -140,8 +140,10 @@ class _Chain:
             require_mlflow()
         estimated = self.estimate()
         healing = recipe.finetune.model_dump(exclude={"epochs", "validation"})
+        timed_on = recipe.measure.model_dump(include={"backend", "batch_size", "num_threads"})
+        timing = {} if recipe.prune.latency is None else {**timed_on, "runtimes": deployment.runtimes()}
         pruned = self.step(
-            "prune", {"prune": recipe.prune, "recovery": healing}, (estimated,),
+            "prune", {"prune": recipe.prune, "recovery": healing, **timing}, (estimated,),
             lambda folder: steps.prune(estimated.folder, folder),
         )  # fmt: skip
         finetuned = self.step(
@@ -152,9 +154,8 @@ class _Chain:
         exported = self.step(
             "export", {"export": recipe.export}, (finetuned,), lambda folder: steps.export(finetuned.folder, folder)
         )
-        runtime = recipe.measure.model_dump(include={"backend", "batch_size", "num_threads"})
         built = self.step(
-            "build", {"build": recipe.build, **runtime, "runtimes": deployment.runtimes()},
+            "build", {"build": recipe.build, **timed_on, "runtimes": deployment.runtimes()},
             (exported,), lambda folder: deployment.build(exported.folder, folder),
         )  # fmt: skip
         timed = self.step(

@@ -7,7 +7,7 @@ from secateur.backends import BACKENDS
 from secateur.deployment import Deployment
 from secateur.listening import Silent
 from secateur.loading import importable, load
-from secateur.pipeline.allocation.hierarchical import floor_cost
+from secateur.pipeline.allocation import floor_cost
 from secateur.recipe import Recipe
 from secateur.report.gates import check_gates
 from secateur.steps import Steps
@@ -26,7 +26,8 @@ class GroupRow(Record):
 class Check(Record):
     """What a recipe comes to on this machine.
 
-    ``reachable`` is the smallest share of the budgeted cost that pruning could leave without floors.
+    ``reachable`` is the smallest share of the budgeted cost that pruning could leave without floors, and ``target`` the
+    budget, or that smallest cost where only a loss limits pruning. Both are None for a latency: a run measures it.
     """
 
     recipe: Recipe
@@ -41,8 +42,8 @@ class Check(Record):
     groups: tuple[GroupRow, ...]
     pinned: tuple[Pinned, ...]
     budget: str
-    target: int
-    reachable: float
+    target: int | None
+    reachable: float | None
     backends: dict[str, str]
 
 
@@ -58,8 +59,11 @@ def check(recipe: Recipe, *, beside: Path = Path()) -> Check:
         Deployment(recipe=recipe, workload=workload, listener=Silent()).require_runtime()
         structure = Steps(recipe=recipe, workload=workload, listener=Silent()).structure(workload.model)
         kind, keep = recipe.prune.budget
-        whole = structure.macs() if kind == "macs" else structure.parameters()
-        smallest = floor_cost(structure.cost_terms(kind), structure.groups)
+        target = reachable = None
+        if kind != "latency":
+            cost = structure.cost_terms(kind)
+            whole, smallest = cost.total(cost.vector(structure.widths)), floor_cost(cost, structure.groups)
+            target, reachable = smallest if keep is None else int(whole * keep), smallest / whole
         return Check(
             recipe=recipe,
             data=workload.data.description,
@@ -76,8 +80,8 @@ def check(recipe: Recipe, *, beside: Path = Path()) -> Check:
             ),
             pinned=structure.pinned,
             budget=kind,
-            target=int(whole * keep),
-            reachable=smallest / whole,
+            target=target,
+            reachable=reachable,
             backends={
                 name: str(BACKENDS[name].unavailable() or f"{name} {BACKENDS[name].version()}")
                 for name in dict.fromkeys([*recipe.build.backends, recipe.measure.backend])

@@ -96,6 +96,9 @@ def check(recipe: RecipePath, overrides: Set = None, as_json: Json = False) -> N
         right=frozenset({2, 3, 4}),
         rows=tuple((g.name, g.block, str(g.num_channels), str(g.least), str(g.multiple)) for g in found.groups),
     )  # fmt: skip
+    budget = "latency of the layers, which a run measures"
+    if found.target is not None and found.reachable is not None:
+        budget = f"{count(found.target)} {found.budget}; without floors {percent(found.reachable)} can be reached"
     _show(
         yaml.safe_dump(found.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         rich_table(groups),
@@ -103,7 +106,7 @@ def check(recipe: RecipePath, overrides: Set = None, as_json: Json = False) -> N
         f"Data: {found.data or 'no description'}; {found.num_train} training and {found.num_test} test samples",
         f"Task: {found.task}, metrics {', '.join(found.metrics)}; inputs {', '.join(map(str, found.input_shapes))}",
         f"Network: {count(found.macs)} MACs, {count(found.parameters)} parameters",
-        f"Budget: {count(found.target)} {found.budget}; without floors {percent(found.reachable)} can be reached",
+        f"Budget: {budget}",
         *(f"Runtime {name}: {state}" for name, state in found.backends.items()),
     )
 

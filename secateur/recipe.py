@@ -85,15 +85,51 @@ class EstimateSettings(Section):
         return self
 
 
+class AllocatorSettings(Section):
+    """How much to take from where."""
+
+    name: Literal["uniform", "ranked", "theis", "automatic", "hierarchical", "knapsack"] = "hierarchical"
+    """One share of all groups (uniform); channels by saliency alone (ranked), less beta times cost (theis), for their
+    cost (automatic), the same level by level (hierarchical); the most saliency within the budget (knapsack)."""
+    beta: Annotated[float, Field(ge=0)] | None = None
+    """Of theis: saliency for 1e9 units of the cost; its paper's 3e-4 to 3e-1 nats a GFLOP are 6e-4 to 6e-1 for macs."""
+    by_class: bool = False
+    """Of ranked, theis and hierarchical: let classes of groups of equal topology lose channels in equal shares."""
+
+    @model_validator(mode="after")
+    def _parameters(self) -> "AllocatorSettings":
+        if (self.name == "theis") != (self.beta is not None):
+            raise ValueError("theis, and no other allocator, needs beta; as in {name: theis, beta: 0.02}")
+        if self.by_class and self.name not in {"ranked", "theis", "hierarchical"}:
+            raise ValueError("by_class belongs to ranked, theis and hierarchical")
+        return self
+
+
+def _allocator(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
 class PruneSettings(Section):
-    """Hierarchical structured pruning. Exactly one of macs and parameters."""
+    """Structured pruning. Exactly one of macs, parameters, bytes and latency, or allowed_loss without them."""
 
     macs: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the multiply-adds that may stay, in (0, 1]."""
     parameters: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the parameters that may stay, in (0, 1]."""
+    bytes: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the bytes of the parameters that may stay, in (0, 1]; each counts its own precision."""
+    latency: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the time of the layers that may stay, in (0, 1]: convolutions and linear layers are timed one by one, in
+    steps of multiple channels, on measure.backend, and kept for later runs on the same machine."""
+    allowed_loss: Annotated[float, Field(ge=0)] | None = None
+    """Stop where the task's loss on the samples would rise by more, in nats, after a cut and before recovery; without
+    a share as above everything down to the floors may go until then."""
     rounds: Annotated[int, Field(ge=1)] = 3
     """Rounds in which the budget is approached exponentially; saliency is measured anew in each."""
+    schedule: Literal["exponential", "one-at-a-time"] = "exponential"
+    """Rounds as above, or as many as it takes with one step of one group each, as Fisher pruning was published."""
+    allocator: Annotated[AllocatorSettings, BeforeValidator(_allocator)] = AllocatorSettings()
+    """How much to take from where: a name, or a mapping with it and its parameters."""
     signal: Literal["fisher", "joint", "obs", "l1", "l2", "bn-scale", "geometric-median", "random"] = "fisher"
     """What a channel is worth: the loss that its removal adds (fisher), after that of others (joint), while these are
     re-scaled (obs); the norm of its filter (l1, l2), its scale in batch norm, its distance to other filters; chance."""
@@ -115,14 +151,21 @@ class PruneSettings(Section):
 
     @model_validator(mode="after")
     def _one_budget(self) -> "PruneSettings":
-        if (self.macs is None) == (self.parameters is None):
-            raise ValueError("give exactly one budget: macs or parameters")
+        if len(self._shares) != 1 and (self._shares or self.allowed_loss is None):
+            raise ValueError("give exactly one budget: macs, parameters, bytes or latency; or allowed_loss alone")
         return self
 
     @property
-    def budget(self) -> tuple[Literal["macs", "parameters"], float]:
-        """The kind of cost that is limited, and the share of it that may stay."""
-        return ("macs", self.macs) if self.macs is not None else ("parameters", self.parameters or 1.0)
+    def _shares(self) -> dict[Literal["macs", "parameters", "bytes", "latency"], float]:
+        found: dict[Literal["macs", "parameters", "bytes", "latency"], float | None] = {
+            "macs": self.macs, "parameters": self.parameters, "bytes": self.bytes, "latency": self.latency,
+        }  # fmt: skip
+        return {kind: share for kind, share in found.items() if share is not None}
+
+    @property
+    def budget(self) -> tuple[Literal["macs", "parameters", "bytes", "latency"], float | None]:
+        """The kind of cost that is limited, and the share of it that may stay; None where only the loss limits it."""
+        return next(iter(self._shares.items()), ("macs", None))
 
 
 class DistillationSettings(Section):

@@ -4,29 +4,37 @@ Every step reads the folders of the steps before it and writes its files into th
 decides which are run.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 from secateur.artifacts import (
     FinetuneResult,
+    LatencyGrid,
     Model,
     Record,
     Redundancy,
 )
+from secateur.backends import BACKENDS
+from secateur.backends.latency_table import LatencyTable
 from secateur.calibration.batches import batches, evaluate
 from secateur.calibration.gram import load_gate_gram
 from secateur.calibration.parameter_fisher import collect_parameter_fisher, load_parameter_fisher
 from secateur.listening import Listener
 from secateur.loading import Workload
+from secateur.pipeline.allocation import ALLOCATORS, Allocator
+from secateur.pipeline.allocation.hierarchical import Hierarchical
+from secateur.pipeline.allocation.ranked import Ranked
+from secateur.pipeline.allocation.theis import Theis
 from secateur.pipeline.export import export
 from secateur.pipeline.finetune import Averaging, DistillationWeights, Finetune, SoftTargets
 from secateur.pipeline.finetune.acceleration import Precision
 from secateur.pipeline.prune import Prune
 from secateur.pipeline.redundancy import Estimate
 from secateur.pipeline.structure import Structure, load_model, save_model, trace
-from secateur.recipe import Recipe
+from secateur.pipeline.structure.layer_calls import layers_of
+from secateur.recipe import AllocatorSettings, Recipe
 from secateur.report.redundancy import found_told, rule_told
 from secateur.storage import write as write_file
 
@@ -37,6 +45,8 @@ EVALUATION_BATCH_SIZE = 32
 PARAMETER_FISHER = "parameter_fisher.safetensors"
 PRECISIONS: dict[str, Precision] = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 """What accelerate calls the precisions that recipes name; its "no" means False in YAML."""
+LATENCIES = ".latencies"
+"""Where runs keep the latencies of layers, beside the run folders."""
 
 
 def read(folder: Path, name: str, record: type[R]) -> R:
@@ -47,6 +57,14 @@ def read(folder: Path, name: str, record: type[R]) -> R:
 def write(folder: Path, name: str, result: Record) -> None:
     """Write a step's result."""
     write_file(folder / f"{name}.json", result.model_dump_json(indent=1).encode())
+
+
+def allocator(settings: AllocatorSettings) -> Allocator:
+    """Return the allocator that a recipe names, with its parameters."""
+    chosen = ALLOCATORS[settings.name]
+    if isinstance(chosen, Theis):
+        return replace(chosen, beta=settings.beta or 0.0, by_class=settings.by_class)
+    return replace(chosen, by_class=settings.by_class) if isinstance(chosen, (Ranked, Hierarchical)) else chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +116,10 @@ class Steps:
         settings = self.recipe.prune
         kind, keep = settings.budget
         prune = Prune(
-            kind=kind, keep=keep, rounds=settings.rounds, signal=settings.signal, compensation=settings.compensation,
-            samples=settings.samples, batch_size=settings.batch_size, multiple=settings.multiple,
-            protect=tuple(settings.keep), seed=self.recipe.seed,
+            kind=kind, keep=keep, allowed_loss=settings.allowed_loss, rounds=settings.rounds,
+            schedule=settings.schedule, allocator=allocator(settings.allocator), signal=settings.signal,
+            compensation=settings.compensation, samples=settings.samples, batch_size=settings.batch_size,
+            multiple=settings.multiple, protect=tuple(settings.keep), seed=self.recipe.seed,
         )  # fmt: skip
         recovery = self._finetune(num_steps=settings.recovery_steps, validation_share=0.0)
 
@@ -110,6 +129,7 @@ class Steps:
         model, result = prune(
             self.workload.model, self.workload.task, self.workload.data,
             redundancy=read(estimated, "redundancy", Redundancy) if settings.floors else None,
+            latencies=self._latencies() if kind == "latency" else (),
             recover=recover if settings.recovery_steps else None, progress=self.listener.message,
         )  # fmt: skip
         save_model(model, folder / "model")
@@ -151,6 +171,16 @@ class Steps:
         """Load the cut network that a step saved."""
         original = self.workload.model
         return load_model(folder / "model", original.clone().module, original.example_inputs)
+
+    def _latencies(self) -> list[tuple[str, LatencyGrid]]:
+        """Time the layers of the uncut network, or read what an earlier run timed."""
+        model, measured = self.workload.model, self.recipe.measure
+        table = LatencyTable(
+            backend=BACKENDS[measured.backend], folder=self.recipe.folder / LATENCIES, step=self.recipe.prune.multiple,
+            batch_size=measured.batch_size, num_threads=measured.num_threads,
+        )  # fmt: skip
+        self.listener.message(f"latencies of layers: {table.path}")
+        return table.grids(layers_of(model.module, model.example_inputs), self.listener.progress)
 
     def _finetune(self, num_steps: int | None = None, validation_share: float | None = None) -> Finetune:
         settings = self.recipe.finetune

@@ -7,10 +7,13 @@ import pytest
 import yaml
 
 from secateur.errors import RecipeError
+from secateur.pipeline.allocation import ALLOCATORS
+from secateur.pipeline.allocation.theis import Theis
 from secateur.pipeline.redundancy import EFFECTIVE, MATRICES
 from secateur.recipe import EstimateSettings, Recipe
 from secateur.recipe_file import read_recipe, recipe_schema
 from secateur.recipe_template import recipe_template, write_template
+from secateur.steps import allocator
 
 SMALL = """\
 name: small
@@ -73,7 +76,9 @@ def test_a_wrong_key_or_value_names_its_place_and_what_is_allowed(tmp_path: Path
 @pytest.mark.parametrize("budget", ["{}", "{macs: 0.5, parameters: 0.5}"])
 def test_exactly_one_budget(tmp_path: Path, budget: str) -> None:
     text = SMALL.replace("prune:\n  macs: 0.5", f"prune: {budget}")
-    with pytest.raises(RecipeError, match="give exactly one budget: macs or parameters"):
+    with pytest.raises(
+        RecipeError, match="give exactly one budget: macs, parameters, bytes or latency; or allowed_loss alone"
+    ):
         read_recipe(write(tmp_path, text))
 
 
@@ -86,6 +91,48 @@ def test_tau_is_a_number_or_measured(tmp_path: Path) -> None:
 def test_the_recipe_knows_every_matrix_and_estimator() -> None:
     assert set(get_args(EstimateSettings.model_fields["matrix"].annotation)) == set(MATRICES)
     assert set(get_args(EstimateSettings.model_fields["estimator"].annotation)) == set(EFFECTIVE)
+
+
+@pytest.mark.parametrize(
+    ("prune", "kind", "share", "loss"),
+    [
+        ("{bytes: 0.5}", "bytes", 0.5, None),
+        ("{latency: 0.4}", "latency", 0.4, None),
+        ("{allowed_loss: 0.1}", "macs", None, 0.1),
+        ("{parameters: 0.2, allowed_loss: 0.1}", "parameters", 0.2, 0.1),
+    ],
+)
+def test_budgets_of_every_kind(tmp_path: Path, prune: str, kind: str, share: float | None, loss: float | None) -> None:
+    read = read_recipe(write(tmp_path, SMALL.replace("prune:\n  macs: 0.5", f"prune: {prune}"))).prune
+    assert (read.budget, read.allowed_loss) == ((kind, share), loss)
+
+
+@pytest.mark.parametrize("name", ALLOCATORS)
+def test_every_allocator_is_named_in_a_word_or_with_its_parameters(tmp_path: Path, name: str) -> None:
+    wanted = f"{{name: {name}, beta: 0.02}}" if name == "theis" else name
+    recipe = read_recipe(write(tmp_path, SMALL + f"  allocator: {wanted}\n"))
+    assert recipe.prune.allocator.name == name
+    assert allocator(recipe.prune.allocator) == ALLOCATORS[name]
+
+
+def test_parameters_of_allocators_arrive(tmp_path: Path) -> None:
+    text = SMALL + "  allocator: {name: theis, beta: 0.5, by_class: true}\n"
+    assert allocator(read_recipe(write(tmp_path, text)).prune.allocator) == Theis(beta=0.5, by_class=True)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("knapsak", r"prune.allocator.name.* = 'knapsak'.*'uniform', 'ranked', .*'hierarchical' or 'knapsack'"),
+        ("theis", r"prune.allocator \(line 7\).*theis, and no other allocator, needs beta"),
+        ("{name: uniform, beta: 1}", "theis, and no other allocator, needs beta"),
+        ("{name: knapsack, by_class: true}", "by_class belongs to ranked, theis and hierarchical"),
+        ("{name: theis, betta: 1}", r"unknown key prune.allocator.betta \(line 7\).*did you mean 'beta'"),
+    ],
+)
+def test_an_allocator_that_does_not_fit_is_refused(tmp_path: Path, wanted: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(write(tmp_path, SMALL + f"  allocator: {wanted}\n"))
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:

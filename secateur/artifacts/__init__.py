@@ -4,6 +4,7 @@ Tensor-carrying artefacts are frozen dataclasses; results that end up in JSON ar
 """
 
 from secateur.artifacts.channels import Group, Pinned, Reader, Root, Slice
+from secateur.artifacts.layers import LatencyGrid, Layer, LayerShape
 from secateur.artifacts.networks import Batch, Data, Metric, Model, Task, as_tuple
 from secateur.artifacts.record import Record
 from secateur.artifacts.redundancy import (
@@ -52,7 +53,10 @@ __all__ = [
     "Group",
     "GroupRedundancy",
     "Interval",
+    "LatencyGrid",
     "LatencySummary",
+    "Layer",
+    "LayerShape",
     "Machine",
     "Metric",
     "Model",

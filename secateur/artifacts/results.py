@@ -15,11 +15,18 @@ from secateur.artifacts.redundancy import Redundancy
 class PruneRound(Record):
     """One round of pruning: what was asked, what was reached, and the proof that the cut is exact.
 
+    One target is given. ``stopped`` tells that a loss that would have risen too far ended pruning at it. Of the
+    saliency the share ``saliency_kept`` stayed, and no allocation could have kept more than ``saliency_bound``.
     ``compensation`` is what made up for the cut channels: the one that was asked for, or "none" where it did not pay.
     """
 
-    target_macs: int | None
-    target_parameters: int | None
+    target_macs: int | None = None
+    target_parameters: int | None = None
+    target_bytes: int | None = None
+    target_latency_s: float | None = None
+    stopped: bool = False
+    saliency_kept: float = 1.0
+    saliency_bound: float = 1.0
     macs: int
     parameters: int
     widths: dict[str, int]

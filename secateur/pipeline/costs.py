@@ -1,10 +1,34 @@
-"""What a network costs as a function of its groups' widths: a bilinear form, exact for any widths."""
+"""What a network costs as a function of its groups' widths: most costs are bilinear forms, exact for any widths."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
+
+
+@runtime_checkable
+class Cost(Protocol):
+    """A cost of a network as a function of its groups' widths, a whole number of some unit.
+
+    It never falls where a width grows. Widths are int64 [group], in the order of ``groups``.
+    """
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The names of the groups."""
+
+    def vector(self, widths: Mapping[str, int]) -> Int64[np.ndarray, " group"]:
+        """Order widths by group."""
+
+    def total(self, widths: Int64[np.ndarray, " group"]) -> int:
+        """Return the cost at these widths."""
+
+    def saving(
+        self, widths: Int64[np.ndarray, " group"], step: Int64[np.ndarray, " group"]
+    ) -> Int64[np.ndarray, " group"]:
+        """Return what each group alone would save if it lost ``step[g]`` channels; a negative step is its price."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

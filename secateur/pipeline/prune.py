@@ -1,27 +1,29 @@
 """Prune a network in rounds: measure, allocate, cut, prove, recover."""
 
-import copy
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from secateur.artifacts import Batch, Data, Group, Model, PruneResult, PruneRound, Redundancy, Task
-from secateur.calibration.batch_norm import reestimate_batch_norm, running_norms
-from secateur.calibration.batches import batch_size_of, batches, mean_loss
+from secateur.artifacts import Batch, Data, Group, LatencyGrid, Model, PruneResult, PruneRound, Redundancy, Task
+from secateur.calibration.batches import batches, mean_loss
 from secateur.calibration.finite import require_finite
 from secateur.calibration.gram import GateGram, collect_gate_gram
 from secateur.calibration.labels import LabelKind, choose_labels, label_loss, teacher_batches
 from secateur.errors import BudgetError, LoadError, TraceError, TrainingError
-from secateur.pipeline.allocation import allocate, require_reachable
+from secateur.pipeline.allocation import ALLOCATORS, Allocator, floor_cost, kept_and_possible, require_reachable
+from secateur.pipeline.budget import Kind, Limited, cheapest_allowed
 from secateur.pipeline.compensation import COMPENSATIONS, Removal
+from secateur.pipeline.costs import Cost
 from secateur.pipeline.proof import assert_cut_equals_masked
 from secateur.pipeline.redundancy import tau_for_budget
+from secateur.pipeline.settling import Settle, Settled
 from secateur.pipeline.signals import SIGNALS, Evidence
-from secateur.pipeline.structure import Structure, cut, trace
+from secateur.pipeline.structure import Structure, trace
 
 Recover = Callable[[Model], Model]
 """Fine-tunes a cut network for a while; it may train the module that it is given, and must not change its shapes."""
@@ -37,20 +39,29 @@ def silent(message: str) -> None:
 class Prune:
     """Settings of structured pruning.
 
-    ``keep`` is the fraction of the network's ``kind`` of cost that may stay, in (0, 1]; it is approached in ``rounds``
-    along B_t = B_0^(1 - t/T) B_T^(t/T), so that every round removes the same share. ``signal`` names what a channel is
-    worth, see `SIGNALS`; gate gradients are those of the loss against ``labels`` (see `choose_labels`, `label_loss`),
-    softened by ``temperature`` unless they are true, on ``samples`` random samples of the calibration set (the training
-    set where there is none), which are held in memory.
+    ``keep`` is the fraction of the network's ``kind`` of cost that may stay, in (0, 1]; it is approached in
+    ``rounds`` along B_t = B_0^(1 - t/T) B_T^(t/T), so that every round removes the same share. With the schedule
+    ``one-at-a-time`` a round removes one step of one group instead, until the budget is met (Theis et al. 2018,
+    arXiv 1801.05787, who train 10 steps in between). ``allocator`` decides how much goes from where, see
+    `ALLOCATORS`. With ``allowed_loss``, in units of the task's loss, pruning stops where the loss on the samples
+    after a cut, before recovery, would exceed the uncut network's by more: that round goes to the smallest cost,
+    found by bisection to a hundredth of the round's, at which it does not. Where ``keep`` is None only this and the
+    floors limit what goes.
+    ``signal`` names what a channel is worth, see `SIGNALS`; gate gradients are those of the loss against ``labels``
+    (see `choose_labels`, `label_loss`), softened by ``temperature`` unless they are true, on ``samples`` random
+    samples of the calibration set (the training set where there is none), which are held in memory.
     Widths change in steps of ``multiple``; the channels of the modules in ``protect`` (dotted paths or class names) are
     never cut. ``compensation`` names how what stays makes up for what goes, see `COMPENSATIONS`; with ``batch_norm``
     running statistics are measured again after each cut; each is kept where it lowers the loss on the samples.
     ``tolerance`` bounds the relative distance between the cut and the masked network. ``seed`` chooses the samples.
     """
 
-    keep: float
-    kind: Literal["macs", "parameters"] = "macs"
+    keep: float | None
+    kind: Kind = "macs"
+    allowed_loss: float | None = None
     rounds: int = 3
+    schedule: Literal["exponential", "one-at-a-time"] = "exponential"
+    allocator: Allocator = ALLOCATORS["hierarchical"]
     signal: str = "fisher"
     labels: LabelKind | Literal["auto"] = "auto"
     temperature: float = 4.0
@@ -64,7 +75,13 @@ class Prune:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep <= 1:
+        if self.keep is None and self.allowed_loss is None:
+            raise BudgetError("prune", "neither keep nor allowed_loss", "one of them", "Use 0.5 to keep half the cost.")
+        if self.allowed_loss is not None and not 0 <= self.allowed_loss < math.inf:
+            raise BudgetError(
+                "prune, allowed_loss", f"{self.allowed_loss}", "a finite number of at least 0", "Use 0.1 for 0.1 nats."
+            )
+        if self.keep is not None and not 0 < self.keep <= 1:
             raise BudgetError(
                 "prune, keep", f"{self.keep}", "a fraction in (0, 1]", "Use 0.5 to keep half of the cost."
             )
@@ -84,14 +101,16 @@ class Prune:
         data: Data,
         *,
         redundancy: Redundancy | None = None,
+        latencies: Sequence[tuple[str, LatencyGrid]] = (),
         recover: Recover | None = None,
         progress: Progress = silent,
     ) -> tuple[Model, PruneResult]:
         """Return the pruned network and what was done; the one given is left as it was.
 
         ``redundancy`` gives the floors: no group is cut below its effective filters. It belongs to the same network,
-        traced with the same ``protect`` and ``multiple``; without it only `Group.least` holds. ``recover`` trains each
-        cut network. A network that is within the budget already comes back as a copy, without rounds.
+        traced with the same ``protect`` and ``multiple``; without it only `Group.least` holds. ``latencies`` are the
+        names of the weights of the network's layers and what these take, which the kind ``latency`` needs. ``recover``
+        trains each cut network. A network that is within the budget already comes back as a copy, without rounds.
 
         Raises LoadError for weights that are not finite and for the redundancy of another network, BudgetError before
         anything is cut where the floors cost more than the budget, EqualityError where a cut is not exact,
@@ -100,20 +119,34 @@ class Prune:
         require_finite(model.module)
         start = self.trace(model)
         floors = _floors(start, redundancy)
-        whole = _cost(start, self.kind)
-        self._require_reachable(start, redundancy)
+        limited = Limited(kind=self.kind, latencies=latencies)
+        whole = limited.whole(start)
+        final = (
+            floor_cost(limited.cost(start), start.groups, floors)
+            if self.keep is None
+            else math.floor(whole * self.keep)
+        )
+        self._require_reachable(start, limited.cost(start), final, redundancy)
         source = data.calibration if data.calibration is not None else data.train
         work = _Work(
-            settings=self, task=task, floors=floors, recover=recover, progress=progress, original=model.module,
+            settings=self, task=task, floors=floors, limited=limited, recover=recover, progress=progress,
+            original=model.module,
             samples=list(batches(source, self.batch_size, limit=self.samples, seed=self.seed)),
         )  # fmt: skip
         current, structure, rounds = model.clone(), start, list[PruneRound]()
-        for number in range(1, self.rounds + 1):
-            target = math.floor(whole * self.keep ** (number / self.rounds))
-            if _cost(structure, self.kind) > target:
-                current, done = work.round(current, structure, target, number)
-                rounds.append(done)
-                structure = self.trace(current)
+        highest = None if self.allowed_loss is None else work.loss(model.module, "before pruning") + self.allowed_loss
+        for number, target in enumerate(self._targets(whole, final), start=1):
+            now = limited.whole(structure)
+            if now <= final:
+                break
+            if now > target:
+                narrower = target if self.schedule == "exponential" else max(final, now - 1)
+                current, done = work.round(current, structure, narrower, number, highest)
+                if done is not None:
+                    rounds.append(done)
+                    structure = self.trace(current)
+                if done is None or done.stopped:
+                    break
         return current, PruneResult(
             macs_before=start.macs(),
             macs_after=structure.macs(),
@@ -127,9 +160,16 @@ class Prune:
             pinned=start.pinned,
         )
 
-    def _require_reachable(self, structure: Structure, redundancy: Redundancy | None) -> None:
-        terms, budget = structure.cost_terms(self.kind), math.floor(_cost(structure, self.kind) * self.keep)
-        tau = redundancy and tau_for_budget(redundancy, terms, budget, structure.groups)
+    def _targets(self, whole: int, final: int) -> Iterable[int]:
+        """Return the budgets of the rounds; one at a time it is the last one again and again."""
+        if self.schedule == "one-at-a-time":
+            return itertools.repeat(final, whole - final)
+        share = final / whole if self.keep is None else self.keep
+        targets = [math.floor(whole * share ** (number / self.rounds)) for number in range(1, self.rounds)]
+        return [*targets, final]
+
+    def _require_reachable(self, structure: Structure, cost: Cost, budget: int, redundancy: Redundancy | None) -> None:
+        tau = redundancy and tau_for_budget(redundancy, cost, budget, structure.groups)
         if redundancy is not None and redundancy.tau is None:
             remedy = (
                 f"Keep more, choose another threshold or estimator than {redundancy.estimator}, or set floors: false."
@@ -138,7 +178,7 @@ class Prune:
             remedy = f"Keep more, raise tau from {redundancy.tau:g} to {tau:.2g}, or set floors: false."
         else:
             remedy = "No floor is low enough: keep more, lower the multiple, or protect fewer modules."
-        require_reachable(terms, budget, structure.groups, _floors(structure, redundancy), remedy)
+        require_reachable(cost, budget, structure.groups, _floors(structure, redundancy), remedy)
 
     def trace(self, model: Model) -> Structure:
         """Return what can be cut from a network under these settings."""
@@ -154,51 +194,81 @@ class _Work:
     original: nn.Module
     samples: list[Batch]
     floors: Mapping[str, int]
+    limited: Limited
     recover: Recover | None
     progress: Progress
 
-    def round(self, model: Model, structure: Structure, target: int, number: int) -> tuple[Model, PruneRound]:
-        """Cut a network to a cost of at most ``target``."""
-        settings, kind = self.settings, self.settings.kind
-        where = f"round {number} of {settings.rounds}"
-        self.progress(f"{where}: from {_cost(structure, kind):,} to {target:,} {kind}")
+    def round(
+        self, model: Model, structure: Structure, target: int, number: int, highest: float | None
+    ) -> tuple[Model, PruneRound | None]:
+        """Cut a network to a cost of at most ``target``, or to what a loss of ``highest`` allows; None if nothing."""
+        settings, cost, unit = self.settings, self.limited.cost(structure), self.limited.unit
+        where = f"round {number}" if settings.schedule == "one-at-a-time" else f"round {number} of {settings.rounds}"
+        self.progress(f"{where}: from {self.limited.whole(structure):,} to {target:,} {unit}")
         gate_gram = self._gram(model.module, structure)
         evidence = Evidence(module=model.module, gate_gram=gate_gram, seed=settings.seed)
         saliency = {group.name: SIGNALS[settings.signal](evidence, group) for group in structure.groups}
-        keep = allocate(saliency, structure.cost_terms(kind), target, structure.groups, self.floors)
-        small = cut(model.module, structure, keep)
-        error = assert_cut_equals_masked(
-            model.module, structure.groups, keep, small, self.samples[0][0], settings.tolerance
-        )
-        loss_before = self._loss(model.module, f"{where}, before the cut")
-        cuts = {"none": self._settled(small)}
-        if settings.compensation != "none":
+
+        def settled(keep: Mapping[str, Tensor]) -> Settled:
             removal = Removal(
                 module=model.module, structure=structure, keep=keep, samples=self.samples, gate_gram=gate_gram
             )
-            cuts[settings.compensation] = self._settled(COMPENSATIONS[settings.compensation](removal))
-        compensation = min(cuts, key=lambda name: cuts[name][1])
-        small, loss_after_cut = cuts[compensation][0], self._finite(cuts[compensation][1], f"{where}, after the cut")
-        result = replace(model, module=small, kept=_compose(model.kept, structure.groups, keep))
+            settle = Settle(compensation=settings.compensation, batch_norm=settings.batch_norm)
+            return settle(removal, self.task.loss)
+
+        asked, (target, keep) = target, self._allocated(structure, saliency, target, highest, settled)
+        if all(mask.all() for mask in keep.values()):
+            self.progress(f"{where}: nothing can go within the loss that is allowed")
+            return model, None
+        stays, most = kept_and_possible(saliency, keep, cost, target, structure.groups, self.floors)
+        self.progress(f"{where}: {stays:.2%} of the saliency stays; at most {most:.2%} could")
+        found = settled(keep)
+        error = assert_cut_equals_masked(
+            model.module, structure.groups, keep, found.bare, self.samples[0][0], settings.tolerance
+        )
+        loss_before = self.loss(model.module, f"{where}, before the cut")
+        loss_after_cut = _finite(found.loss, f"{where}, after the cut")
+        result = replace(model, module=found.module, kept=_compose(model.kept, structure.groups, keep))
         loss_after_recovery = loss_after_cut
         if self.recover is not None:
             self.progress(f"{where}: loss {loss_before:.4g}, {loss_after_cut:.4g} after the cut; recovering")
             result = replace(result, module=self.recover(result).module)
-            loss_after_recovery = self._loss(result.module, f"{where}, after recovery")
+            loss_after_recovery = self.loss(result.module, f"{where}, after recovery")
         widths = {name: int(mask.sum()) for name, mask in keep.items()}
         self.progress(f"{where}: {sum(widths.values()):,} channels left, loss {loss_after_recovery:.4g}")
         return result, PruneRound(
-            target_macs=target if kind == "macs" else None,
-            target_parameters=target if kind == "parameters" else None,
+            **self.limited.target(target),
+            target_latency_s=self.limited.target_s(target),
+            stopped=target > asked,
+            saliency_kept=stays,
+            saliency_bound=most,
             macs=structure.macs(widths),
             parameters=structure.parameters(widths),
             widths=widths,
             cut_error=error,
-            compensation=compensation,
+            compensation=found.compensation,
             loss_before=loss_before,
             loss_after_cut=loss_after_cut,
             loss_after_recovery=loss_after_recovery,
         )
+
+    def _allocated(
+        self, structure: Structure, saliency: Mapping[str, Tensor], target: int, highest: float | None,
+        settled: Callable[[Mapping[str, Tensor]], Settled],
+    ) -> tuple[int, dict[str, Tensor]]:  # fmt: skip
+        """Return the channels that stay at the target or, where the loss would rise too far, at the least cost above.
+
+        With them comes the budget that they were found for.
+        """
+        cost = self.limited.cost(structure)
+
+        def kept(budget: int) -> dict[str, Tensor]:
+            return self.settings.allocator(saliency, cost, budget, structure.groups, self.floors)
+
+        def allowed(keep: Mapping[str, Tensor]) -> bool:
+            return highest is None or settled(keep).loss <= highest
+
+        return cheapest_allowed(kept, allowed, target, self.limited.whole(structure))
 
     def _gram(self, module: nn.Module, structure: Structure) -> GateGram | None:
         settings = self.settings
@@ -209,33 +279,18 @@ class _Work:
         samples = teacher_batches(self.original, self.samples) if labels == "teacher" else self.samples
         return collect_gate_gram(module, structure.groups, samples, loss, labels=labels)
 
-    def _settled(self, module: nn.Module) -> tuple[nn.Module, float]:
-        """Return the cut network with the better of its old and its re-estimated batch statistics, and its loss."""
-        trials = [module]
-        if self.settings.batch_norm and running_norms(module):
-            trials.append(copy.deepcopy(module))
-            # Batches count equally in the averages: a smaller last one is left out.
-            full = [batch for batch in self.samples if batch_size_of(batch[0]) == self.settings.batch_size]
-            reestimate_batch_norm(trials[1], full or self.samples)
-        losses = [mean_loss(trial, self.task.loss, self.samples) for trial in trials]
-        # What is not finite is not chosen while anything is.
-        best = min(range(len(trials)), key=lambda n: losses[n] if math.isfinite(losses[n]) else math.inf)
-        return trials[best], losses[best] if math.isfinite(losses[best]) else math.inf
-
-    def _loss(self, module: nn.Module, where: str) -> float:
-        return self._finite(mean_loss(module, self.task.loss, self.samples), where)
-
-    def _finite(self, loss: float, where: str) -> float:
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"prune, {where}", f"a loss of {loss}", "a finite loss",
-                "Lower the learning rate of the recovery, or cut in more rounds.",
-            )  # fmt: skip
-        return loss
+    def loss(self, module: nn.Module, where: str) -> float:
+        """Return the mean loss on the samples; raise TrainingError where it is not finite."""
+        return _finite(mean_loss(module, self.task.loss, self.samples), where)
 
 
-def _cost(structure: Structure, kind: Literal["macs", "parameters"]) -> int:
-    return structure.macs() if kind == "macs" else structure.parameters()
+def _finite(loss: float, where: str) -> float:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"prune, {where}", f"a loss of {loss}", "a finite loss",
+            "Lower the learning rate of the recovery, or cut in more rounds.",
+        )  # fmt: skip
+    return loss
 
 
 def _floors(structure: Structure, redundancy: Redundancy | None) -> dict[str, int]:

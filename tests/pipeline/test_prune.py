@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -12,13 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from secateur.artifacts import Data, Metric, Model, Redundancy, Task
+from secateur.artifacts import Data, LatencyGrid, Metric, Model, Redundancy, Task
 from secateur.calibration.gram import collect_gate_gram
 from secateur.errors import BudgetError, EqualityError, LoadError, TraceError, TrainingError
+from secateur.pipeline.allocation import ALLOCATORS
 from secateur.pipeline.proof import assert_cut_equals_masked
 from secateur.pipeline.prune import Prune
 from secateur.pipeline.redundancy import estimate
 from secateur.pipeline.structure import cut, trace
+from secateur.pipeline.structure.layer_calls import latency_cost, layers_of
 from secateur.workloads.classification.cifar10 import cifar10
 from secateur.workloads.classification.resnet import resnet20
 from secateur.workloads.classification.task import task as classification_task
@@ -346,11 +349,90 @@ def test_a_cut_that_is_not_the_masked_network_is_refused() -> None:
         assert_cut_equals_masked(model.module, structure.groups, wrong, small, inputs)
 
 
+@pytest.mark.parametrize("name", ALLOCATORS)
+def test_every_allocator_prunes_to_the_budget_and_says_how_much_it_keeps(name: str) -> None:
+    said: list[str] = []
+    _, result = Prune(keep=0.5, rounds=1, allocator=ALLOCATORS[name])(trained(), TASK, DATA, progress=said.append)
+    assert 0.45 * result.macs_before < result.macs_after <= 0.5 * result.macs_before
+    assert 0 < result.rounds[0].saliency_kept <= result.rounds[0].saliency_bound <= 1
+    assert any("of the saliency stays; at most" in line for line in said)
+
+
+def test_bytes_are_those_of_the_parameters() -> None:
+    model = trained()
+    pruned, result = Prune(keep=0.5, kind="bytes", rounds=1)(model, TASK, DATA)
+    before, after = (sum(p.nbytes for p in m.module.parameters()) for m in (model, pruned))
+    assert trace(model.module, model.example_inputs).cost_terms("bytes").constant < before
+    assert 0.45 * before < after <= 0.5 * before
+    assert result.rounds[0].target_bytes == before // 2
+
+
+def test_latencies_are_a_budget_like_any_other() -> None:
+    model = trained()
+    layers = layers_of(model.module, model.example_inputs)
+    grids = [
+        (layer.weight, LatencyGrid(rows=rows, columns=columns, latency_s=1e-6 * rows[:, None] * columns))
+        for layer in layers
+        for rows, columns in [
+            tuple(np.unique(np.append(np.arange(4, n, 4), n)) for n in (layer.rows, layer.columns))
+        ]
+    ]  # fmt: skip
+    pruned, result = Prune(keep=0.5, kind="latency", rounds=2)(model, TASK, DATA, latencies=grids)
+    costs = [latency_cost(trace(m.module, m.example_inputs), grids) for m in (model, pruned)]
+    widths = [result.widths_before, result.widths_after]
+    before, after = (cost.total(cost.vector(w)) for cost, w in zip(costs, widths, strict=True))
+    assert after <= 0.5 * before
+    assert result.rounds[-1].target_latency_s == pytest.approx(0.5e-9 * before, rel=1e-6)
+    with pytest.raises(BudgetError, match="found no latencies of the network's layers"):
+        Prune(keep=0.5, kind="latency")(model, TASK, DATA)
+
+
+@pytest.mark.parametrize("keep", [None, 0.2])
+def test_pruning_stops_where_the_loss_would_rise_too_far(keep: float | None) -> None:
+    model, allowed = trained(), 0.05
+    _, result = Prune(keep=keep, allowed_loss=allowed, rounds=2)(model, TASK, DATA)
+    before = result.rounds[0].loss_before
+    assert all(r.loss_after_cut <= before + allowed for r in result.rounds)
+    assert [r.stopped for r in result.rounds] == [False] * (len(result.rounds) - 1) + [True]
+    assert result.macs_after < 0.9 * result.macs_before
+    _, further = Prune(keep=0.95 * result.macs_after / result.macs_before, rounds=1)(model, TASK, DATA)
+    assert further.rounds[0].loss_after_cut > before
+
+
+def test_a_loss_that_allows_nothing_cuts_nothing_and_one_that_allows_all_changes_nothing() -> None:
+    damaged = Prune(keep=0.5, rounds=1, allowed_loss=1e6)(trained(), TASK, DATA)[1]
+    assert damaged.widths_after == Prune(keep=0.5, rounds=1)(trained(), TASK, DATA)[1].widths_after
+    assert not damaged.rounds[0].stopped
+    _, same = Prune(keep=0.05, rounds=1, allowed_loss=0.0, batch_norm=False, signal="random")(trained(), TASK, DATA)
+    assert same.macs_after > 0.9 * same.macs_before
+
+
+def test_one_at_a_time_removes_one_step_of_one_group_a_round() -> None:
+    recovered: list[int] = []
+
+    def recover(model: Model) -> Model:
+        recovered.append(sum(p.numel() for p in model.module.parameters()))
+        return model
+
+    _, result = Prune(keep=0.7, schedule="one-at-a-time", multiple=4)(trained(), TASK, DATA, recover=recover)
+    assert result.macs_after <= 0.7 * result.macs_before
+    assert len(result.rounds) == len(recovered) > 2
+    before = result.widths_before
+    for done in result.rounds:
+        after = {**before, **done.widths}
+        narrowed = [before[name] - after[name] for name in before if after[name] != before[name]]
+        assert narrowed == [4]
+        before = after
+    assert result.rounds[-2].macs > 0.7 * result.macs_before
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"keep": 0.0}, r"prune, keep: found 0\.0; wanted a fraction in \(0, 1\]"),
         ({"keep": 1.5}, r"prune, keep: found 1\.5"),
+        ({"keep": None}, "prune: found neither keep nor allowed_loss"),
+        ({"keep": None, "allowed_loss": -1.0}, r"prune, allowed_loss: found -1\.0; wanted a finite number"),
         ({"keep": 0.5, "rounds": 0}, "prune, rounds: found 0; wanted at least 1"),
         (
             {"keep": 0.5, "signal": "fischer"},

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 
 from secateur.artifacts import Group, Redundancy
-from secateur.pipeline.costs import CostTerms
+from secateur.pipeline.costs import Cost
 from secateur.pipeline.redundancy.estimators import Tail, tails
 
 
-def tau_for_budget(redundancy: Redundancy, terms: CostTerms, budget: int, groups: Sequence[Group]) -> float | None:
+def tau_for_budget(redundancy: Redundancy, terms: Cost, budget: int, groups: Sequence[Group]) -> float | None:
     """Return the smallest tau, in nats and rounded up to two digits, whose floors cost at most ``budget``.
 
     ``budget`` is absolute, in the unit of ``terms``, which are costs over ``groups``. None where no tau is large enough

@@ -40,20 +40,25 @@ def mac_terms(
 
 
 def parameter_terms(
-    groups: tuple[Group, ...], shapes: Mapping[str, tuple[int, ...]], parameters: Sequence[str]
+    groups: tuple[Group, ...], shapes: Mapping[str, tuple[int, ...]], parameters: Mapping[str, int]
 ) -> CostTerms:
-    """Count the entries of every parameter; ``parameters`` names each tied parameter once."""
+    """Count each entry of every parameter as often as ``parameters`` says, which names each tied parameter once."""
     owned: dict[str, set[int]] = {}
     for group in groups:
         for s in group.slices:
             owned.setdefault(s.tensor, set()).add(s.axis)
     entries = []
-    for name in parameters:
+    for name, each in parameters.items():
         shape = shapes[name]
         first = [*sorted(owned.get(name, ())), *(a for a in range(len(shape)) if a not in owned.get(name, ()))]
-        coefficient = math.prod(shape[a] for a in first[2:])
+        coefficient = each * math.prod(shape[a] for a in first[2:])
         entries.append(_Entry(tensor=name, axes=tuple(first[:2]), coefficient=coefficient))
     return _terms(groups, shapes, entries, 0)
+
+
+def length_terms(groups: tuple[Group, ...], shapes: Mapping[str, tuple[int, ...]], weights: Sequence[str]) -> CostTerms:
+    """Return the lengths of the first two axes of these weights as functions of the widths: the sides of each term."""
+    return _terms(groups, shapes, [_Entry(tensor=name, axes=(0, 1), coefficient=1) for name in weights], 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,6 +69,7 @@ class Structure(Joints):
     output_shapes: tuple[tuple[int, ...], ...] = field(repr=False)
     mac_terms: CostTerms = field(repr=False)
     parameter_terms: CostTerms = field(repr=False)
+    byte_terms: CostTerms = field(repr=False)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -89,9 +90,9 @@ class Structure(Joints):
         """Return the number of parameters at these widths; groups that are not named keep theirs."""
         return self._total(self.parameter_terms, widths)
 
-    def cost_terms(self, kind: Literal["macs", "parameters"]) -> CostTerms:
-        """Return a cost as a bilinear form of the widths."""
-        return {"macs": self.mac_terms, "parameters": self.parameter_terms}[kind]
+    def cost_terms(self, kind: Literal["macs", "parameters", "bytes"]) -> CostTerms:
+        """Return a cost as a bilinear form of the widths; bytes are those that the parameters occupy."""
+        return {"macs": self.mac_terms, "parameters": self.parameter_terms, "bytes": self.byte_terms}[kind]
 
     def _total(self, terms: CostTerms, widths: Mapping[str, int] | None) -> int:
         for name in widths or {}:

@@ -49,7 +49,7 @@ def trace(
     flow = Flow(shapes=shapes, integral=integral)
     follow(captured, flow, batch_size)
     products = tuple(flow.products)
-    parameters = [name for name, _ in module.named_parameters()]
+    parameters = {name: parameter.element_size() for name, parameter in module.named_parameters()}
     if hidden := any(name not in captured.used for name in parameters):
         # Auxiliary heads run in training only; they read channels all the same.
         with contextlib.suppress(TraceError):
@@ -80,7 +80,8 @@ def trace(
         groups=groups, pinned=(*found.pinned, *failed), example_inputs=example_inputs, shapes=shapes,
         output_shapes=captured.output_shapes,
         mac_terms=mac_terms(groups, shapes, products, found.shares),
-        parameter_terms=parameter_terms(groups, shapes, parameters),
+        parameter_terms=parameter_terms(groups, shapes, dict.fromkeys(parameters, 1)),
+        byte_terms=parameter_terms(groups, shapes, parameters),
         numbers=tuple(n for n in trial(found).joints.numbers if n.group not in faults),
     )  # fmt: skip
 

@@ -52,10 +52,12 @@ def rounds_table(prune: PruneResult) -> Table:
     """List the rounds: budget asked and reached, loss along the way, and the proof that each cut was exact."""
     rows = []
     for number, done in enumerate(prune.rounds, start=1):
-        if done.target_macs is not None:
-            target = f"{count(done.target_macs)} MACs"
-        else:
-            target = f"{count(done.target_parameters)} parameters" if done.target_parameters is not None else "none"
+        targets = (
+            (done.target_macs, "MACs"), (done.target_parameters, "parameters"), (done.target_bytes, "bytes"),
+        )  # fmt: skip
+        counted = [f"{count(number)} {unit}" for number, unit in targets if number is not None]
+        timed = [] if done.target_latency_s is None else [f"{significant(1e3 * done.target_latency_s)} ms of layers"]
+        target = ", ".join([*counted, *timed, *(["loss allowed"] if done.stopped else [])])
         losses = (significant(x) for x in (done.loss_before, done.loss_after_cut, done.loss_after_recovery))
         row = (str(number), target, count(done.macs), count(done.parameters), *losses, significant(done.cut_error, 2))
         rows.append(row)
