@@ -94,6 +94,25 @@ def structure() -> list[str]:
     return lines
 
 
+def signal_oracle() -> list[str]:
+    """Return the table of signals against the loss that removing each channel really adds."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "signal_oracle.json").read_text())
+    rows = found["signals"]
+    combined = sorted((name for name in rows if "/" in name), key=lambda name: -rows[name]["all"])
+    named = sorted((name for name in rows if "/" not in name), key=lambda name: -rows[name]["all"])
+    return [
+        f"Rank correlation with the loss that removing one channel adds: {found['num_channels']} channels of"
+        f" {found['network']} in {found['num_groups']} groups, {found['num_samples']} images for the signals and as"
+        " many others for the loss, true labels, no fine-tuning (`benchmarks/signal_oracle.py`). Of all"
+        f" {len(combined)} combinations of the four tables the five best are listed:",
+        "",
+        "| signal | all channels | within groups |",
+        "|---|---|---|",
+        *(f"| `{name}` | {rows[name]['all']:.2f} | {rows[name]['within']:.2f} |" for name in named),
+        *(f"| `{name}` | {rows[name]['all']:.2f} | {rows[name]['within']:.2f} |" for name in combined[:5]),
+    ]
+
+
 def _cut(rows: dict[str, dict[str, Any]]) -> set[str]:
     return {name for name, row in rows.items() if row["status"] == "cut"}
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from secateur.report.gates import Gate
 
@@ -67,6 +67,35 @@ class EstimateSettings(Section):
     """Tail of the spectrum, in nats, below which the directions of a group count as superfluous."""
 
 
+SignalName = Literal[
+    "fisher", "joint", "obs", "taylor", "mean-replacement", "apoz", "hrank", "i-spasp", "l1", "l2", "bn-scale",
+    "geometric-median", "random",
+]  # fmt: skip
+
+
+class CombinedSignal(Section):
+    """A signal put together from four tables: scaling(mean over samples of reduction(pointwise(input)))."""
+
+    input: Literal[
+        "weight", "weight-gradient", "weight*gradient", "activation", "gradient", "activation*gradient", "centred",
+        "centred*gradient",
+    ]  # fmt: skip
+    """What is looked at: filters that write the channel, what layers read of it, what of this is off its mean."""
+    pointwise: Literal["identity", "absolute", "square", "second-order", "positive"] = "identity"
+    """What is done to each entry; second-order is u^2 / 2 - u, positive is 1 above zero."""
+    reduction: Literal["sum", "mean", "absolute", "square", "absolute-sum", "square-sum"] = "sum"
+    """How a sample's entries become one number: their sum or mean, the sum of their absolute values or squares, the
+    absolute value or square of their sum."""
+    scaling: Literal["none", "places", "layer-l1", "layer-l2", "parameters", "macs"] = "none"
+    """What scores are divided by: the number of entries, a norm of the group's scores, what one channel saves."""
+
+
+Signal_ = Annotated[
+    Annotated[SignalName, Tag("SignalName")] | Annotated[CombinedSignal, Tag("CombinedSignal")],
+    Discriminator(lambda value: "SignalName" if isinstance(value, str) else "CombinedSignal"),
+]
+
+
 class PruneSettings(Section):
     """Hierarchical structured pruning. Exactly one of macs and parameters."""
 
@@ -76,9 +105,11 @@ class PruneSettings(Section):
     """Share of the parameters that may stay, in (0, 1]."""
     rounds: Annotated[int, Field(ge=1)] = 3
     """Rounds in which the budget is approached exponentially; saliency is measured anew in each."""
-    signal: Literal["fisher", "joint", "obs", "l1", "l2", "bn-scale", "geometric-median", "random"] = "fisher"
+    signal: Signal_ = "fisher"
     """What a channel is worth: the loss that its removal adds (fisher), after that of others (joint), while these are
-    re-scaled (obs); the norm of its filter (l1, l2), its scale in batch norm, its distance to other filters; chance."""
+    re-scaled (obs), to first order (taylor) or with its mean left in place (mean-replacement); how often it is positive
+    (apoz), the rank of its maps (hrank), whether others can rebuild what reads it (i-spasp); its filter's norm (l1, l2)
+    or distance to other filters, its scale in batch norm; chance. Or input, pointwise, reduction and scaling."""
     samples: Annotated[int, Field(ge=2)] = 256
     """Samples the saliency of a round is measured on."""
     batch_size: Annotated[int, Field(ge=1)] = 16

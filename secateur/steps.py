@@ -27,6 +27,7 @@ from secateur.pipeline.export import export
 from secateur.pipeline.finetune import DistillationWeights, Finetune
 from secateur.pipeline.prune import Prune
 from secateur.pipeline.redundancy import estimate
+from secateur.pipeline.signals import Combination
 from secateur.pipeline.structure import Structure, load_model, save_model, trace
 from secateur.recipe import Recipe
 from secateur.storage import write as write_file
@@ -92,7 +93,7 @@ class Steps:
         settings = self.recipe.prune
         kind, keep = settings.budget
         prune = Prune(
-            kind=kind, keep=keep, rounds=settings.rounds, signal=settings.signal, samples=settings.samples,
+            kind=kind, keep=keep, rounds=settings.rounds, signal=self._signal(), samples=settings.samples,
             batch_size=settings.batch_size, multiple=settings.multiple, protect=tuple(settings.keep),
             seed=self.recipe.seed,
         )  # fmt: skip
@@ -147,6 +148,10 @@ class Steps:
         """Load the cut network that a step saved."""
         original = self.workload.model
         return load_model(folder / "model", original.clone().module, original.example_inputs)
+
+    def _signal(self) -> str | Combination:
+        wanted = self.recipe.prune.signal
+        return wanted if isinstance(wanted, str) else Combination(**wanted.model_dump())
 
     def _calibration(self) -> Dataset:
         return self.workload.data.calibration or self.workload.data.train

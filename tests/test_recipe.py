@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from secateur.errors import RecipeError
-from secateur.recipe import Recipe
+from secateur.recipe import CombinedSignal, Recipe
 from secateur.recipe_file import read_recipe, recipe_schema
 from secateur.recipe_template import recipe_template, write_template
 
@@ -47,6 +47,10 @@ def test_a_recipe_survives_its_own_json(tmp_path: Path) -> None:
         ("finetune: {optimizer: lion}", r"finetune.optimizer \(line 7\) = 'lion'.*'adamw' or 'sgd'"),
         ("estimate: {samples: -1}", r"estimate.samples \(line 7\) = -1.*greater than or equal to 2"),
         ("export: {opset: 9}", "greater than or equal to 18"),
+        ("  signal: fishy", r"prune.signal \(line 7\) = 'fishy'.*'fisher', 'joint', 'obs', 'taylor'"),
+        ("  signal: 3", r"prune.signal \(line 7\) = 3"),
+        ("  signal: {input: weights}", r"prune.signal.input \(line 7\) = 'weights'.*'weight', 'weight-gradient'"),
+        ("  signal: {input: weight, scale: macs}", r"unknown key prune.signal.scale \(line 7\).*'scaling'"),
         ("measure: {backend: tflite}", "'openvino', 'tensorrt' or 'tensorrt_rtx'"),
         ("gates: [{quantity: speedup, atleast: 2}]", "unknown key gates.0.atleast.*did you mean 'at_least'"),
         ("gates: [{quantity: speedup}]", "wanted a gate with at_least, at_most or both"),
@@ -67,6 +71,14 @@ def test_exactly_one_budget(tmp_path: Path, budget: str) -> None:
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="found no model; wanted a value for model"):
         read_recipe(write(tmp_path, SMALL.replace("model: package.module:build\n", "")))
+
+
+def test_a_signal_is_a_name_or_made_of_four(tmp_path: Path) -> None:
+    assert read_recipe(write(tmp_path, SMALL)).prune.signal == "fisher"
+    four = {"input": "activation*gradient", "pointwise": "square", "reduction": "mean", "scaling": "macs"}
+    path = write(tmp_path, SMALL + f"  signal: {four}\n")
+    assert read_recipe(path).prune.signal == CombinedSignal(**four)
+    assert read_recipe(path, ["prune.signal=hrank"]).prune.signal == "hrank"
 
 
 def test_overrides_win_and_reach_into_short_forms(tmp_path: Path) -> None:

@@ -13,13 +13,12 @@ from secateur.artifacts import Batch, Data, Group, Model, PruneResult, PruneRoun
 from secateur.calibration.batch_norm import reestimate_batch_norm, running_norms
 from secateur.calibration.batches import batch_size_of, batches, mean_loss
 from secateur.calibration.finite import require_finite
-from secateur.calibration.gram import GateGram, collect_gate_gram
 from secateur.calibration.labels import LabelKind, choose_labels, label_loss, teacher_batches
 from secateur.errors import BudgetError, LoadError, TraceError, TrainingError
 from secateur.pipeline.allocation import allocate, require_reachable
 from secateur.pipeline.proof import assert_cut_equals_masked
 from secateur.pipeline.redundancy import tau_for_budget
-from secateur.pipeline.signals import SIGNALS, Evidence
+from secateur.pipeline.signals import SIGNALS, Combination, Evidence, Signal, collect_evidence, saliency
 from secateur.pipeline.structure import Structure, cut, trace
 
 Recover = Callable[[Model], Model]
@@ -37,10 +36,10 @@ class Prune:
     """Settings of structured pruning.
 
     ``keep`` is the fraction of the network's ``kind`` of cost that may stay, in (0, 1]; it is approached in ``rounds``
-    along B_t = B_0^(1 - t/T) B_T^(t/T), so that every round removes the same share. ``signal`` names what a channel is
-    worth, see `SIGNALS`; gate gradients are those of the loss against ``labels`` (see `choose_labels`, `label_loss`),
-    softened by ``temperature`` unless they are true, on ``samples`` random samples of the calibration set (the training
-    set where there is none), which are held in memory.
+    along B_t = B_0^(1 - t/T) B_T^(t/T), so that every round removes the same share. ``signal`` says what a channel is
+    worth, a name of `SIGNALS` or a `Combination`; gradients are those of the loss against ``labels`` (see
+    `choose_labels`, `label_loss`), softened by ``temperature`` unless they are true, on ``samples`` random samples of
+    the calibration set (the training set where there is none), which are held in memory.
     Widths change in steps of ``multiple``; the channels of the modules in ``protect`` (dotted paths or class names) are
     never cut. With ``batch_norm`` running statistics are measured again after each cut, where that lowers the loss.
     ``tolerance`` bounds the relative distance between the cut and the masked network. ``seed`` chooses the samples.
@@ -49,7 +48,7 @@ class Prune:
     keep: float
     kind: Literal["macs", "parameters"] = "macs"
     rounds: int = 3
-    signal: str = "fisher"
+    signal: str | Combination = "fisher"
     labels: LabelKind | Literal["auto"] = "auto"
     temperature: float = 4.0
     samples: int = 256
@@ -67,7 +66,7 @@ class Prune:
             )
         if self.rounds < 1:
             raise BudgetError("prune, rounds", f"{self.rounds}", "at least 1", "Use 1 to cut at once.")
-        if self.signal not in SIGNALS:
+        if isinstance(self.signal, str) and self.signal not in SIGNALS:
             raise LoadError(
                 "prune, signal", f"{self.signal!r}", f"one of {sorted(SIGNALS)}", "Name one of the signals."
             )
@@ -122,6 +121,11 @@ class Prune:
             pinned=start.pinned,
         )
 
+    @property
+    def worth(self) -> Signal:
+        """The signal itself."""
+        return SIGNALS[self.signal] if isinstance(self.signal, str) else self.signal
+
     def _require_reachable(self, structure: Structure, redundancy: Redundancy | None) -> None:
         terms, budget = structure.cost_terms(self.kind), math.floor(_cost(structure, self.kind) * self.keep)
         tau = redundancy and tau_for_budget(redundancy, terms, budget, structure.groups)
@@ -153,9 +157,9 @@ class _Work:
         settings, kind = self.settings, self.settings.kind
         where = f"round {number} of {settings.rounds}"
         self.progress(f"{where}: from {_cost(structure, kind):,} to {target:,} {kind}")
-        evidence = Evidence(module=model.module, gate_gram=self._gram(model.module, structure), seed=settings.seed)
-        saliency = {group.name: SIGNALS[settings.signal](evidence, group) for group in structure.groups}
-        keep = allocate(saliency, structure.cost_terms(kind), target, structure.groups, self.floors)
+        evidence = self._evidence(settings.worth, model.module, structure)
+        scores = saliency(settings.worth, evidence, structure.groups)
+        keep = allocate(scores, structure.cost_terms(kind), target, structure.groups, self.floors)
         small = cut(model.module, structure, keep)
         error = assert_cut_equals_masked(
             model.module, structure.groups, keep, small, self.samples[0][0], settings.tolerance
@@ -182,14 +186,14 @@ class _Work:
             loss_after_recovery=loss_after_recovery,
         )
 
-    def _gram(self, module: nn.Module, structure: Structure) -> GateGram | None:
+    def _evidence(self, signal: Signal, module: nn.Module, structure: Structure) -> Evidence:
         settings = self.settings
-        if not SIGNALS[settings.signal].needs_gram:
-            return None
+        if not signal.needs:
+            return Evidence(module=module, structure=structure, seed=settings.seed)
         labels = choose_labels(self.task, settings.labels)
         loss = label_loss(self.task, labels, temperature=settings.temperature, seed=settings.seed)
         samples = teacher_batches(self.original, self.samples) if labels == "teacher" else self.samples
-        return collect_gate_gram(module, structure.groups, samples, loss, labels=labels)
+        return collect_evidence(signal.needs, module, structure, samples, loss, labels=labels, seed=settings.seed)
 
     def _settled(self, module: nn.Module, where: str) -> tuple[nn.Module, float]:
         """Return the cut network with the better of its old and its re-estimated batch statistics, and its loss."""
