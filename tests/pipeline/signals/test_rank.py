@@ -1,13 +1,13 @@
 """The rank of maps, where layers read maps and where they do not."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from secateur.calibration.gates import pass_gates
+from secateur.calibration.quantities import PLACES
+from secateur.calibration.statistics import Statistic, StatisticTally
 from secateur.pipeline.signals import SIGNALS, collect_evidence
 from secateur.pipeline.structure import trace
 
@@ -53,10 +53,7 @@ def test_what_is_read_without_space_is_worth_how_often_it_is_not_zero() -> None:
     assert ranks_of(Through(nn.Linear(3, 2)), x) == pytest.approx([1, 1 / 4, 1])
 
 
-def test_hrank_and_the_count_of_places_see_tokens(batch: Any) -> None:
-    from secateur.calibration.quantities import PLACES
-    from secateur.calibration.statistics import Statistic, StatisticTally
-
+def test_ranks_and_the_count_of_places_see_tokens() -> None:
     module = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)).eval()
     x = torch.randn(4, 7, 3)
     groups = trace(module, (x,)).groups
