@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from secateur.errors import RecipeError
+from secateur.pipeline.signals import Combination
 from secateur.recipe import CombinedSignal, Recipe
 from secateur.recipe_file import read_recipe, recipe_schema
 from secateur.recipe_template import recipe_template, write_template
@@ -77,7 +78,10 @@ def test_a_signal_is_a_name_or_made_of_four(tmp_path: Path) -> None:
     assert read_recipe(write(tmp_path, SMALL)).prune.signal == "fisher"
     four = {"input": "activation*gradient", "pointwise": "square", "reduction": "mean", "scaling": "macs"}
     path = write(tmp_path, SMALL + f"  signal: {four}\n")
-    assert read_recipe(path).prune.signal == CombinedSignal(**four)
+    recipe = read_recipe(path)
+    assert recipe.prune.signal == CombinedSignal(**four)
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+    assert Combination(**recipe.prune.signal.model_dump()) == Combination(**four)
     assert read_recipe(path, ["prune.signal=hrank"]).prune.signal == "hrank"
 
 
