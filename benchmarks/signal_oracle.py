@@ -2,8 +2,9 @@
 
 ResNet-20 on CIFAR-10. Every channel of every group is switched off alone, without fine-tuning, and the mean loss over
 test images is taken; signals see other images, of the training set, with their true labels. Told is Spearman's rank
-correlation of scores and truth, over all channels and as the mean of those within each group. Writes
-results/signal_oracle.json.
+correlation of scores with the rise of the loss, and with the size of its change (Molchanov et al. 2017, arXiv
+1611.06440) over all channels and as the mean of those within each group. How well two halves of the test images agree
+on the truth says what can be reached. Writes results/signal_oracle.json.
 
     python benchmarks/signal_oracle.py --network resnet20-12fca82f.th --data cifar10
 """
@@ -38,14 +39,18 @@ def signals() -> dict[str, Signal]:
 
 
 def truth(module: nn.Module, structure: Structure, samples: list[Batch]) -> np.ndarray:
-    """Return how much the mean loss rises when each channel of each group is removed alone."""
-    whole, rises = mean_loss(module, task(10).loss, samples), []
+    """Return how much the mean loss of each batch rises when each channel of each group is removed alone."""
+
+    def losses() -> np.ndarray:
+        return np.array([mean_loss(module, task(10).loss, [batch]) for batch in samples])
+
+    whole, rises = losses(), []
     for group in structure.groups:
         for channel in range(group.num_channels):
             with masked(module, structure.groups, {group.name: torch.arange(group.num_channels) != channel}):
-                rises.append(mean_loss(module, task(10).loss, samples) - whole)
+                rises.append(losses() - whole)
         print(f"{group.name}: {group.num_channels} channels", flush=True)
-    return np.array(rises)
+    return np.stack(rises, 1)
 
 
 def scores(module: nn.Module, structure: Structure, samples: list[Batch]) -> dict[str, np.ndarray]:
@@ -78,19 +83,31 @@ if __name__ == "__main__":
     data, module = cifar10(arguments.data), resnet20(arguments.network).eval()
     structure = trace(module, (torch.zeros(2, 3, 32, 32),))
     found = scores(module, structure, list(batches(data.calibration, 64, limit=arguments.samples, seed=0)))
-    wanted = truth(module, structure, list(batches(data.test, 64, limit=arguments.samples, seed=1)))
+    rises = truth(module, structure, list(batches(data.test, 64, limit=arguments.samples, seed=1)))
+    wanted, first, second = rises.mean(0), rises[::2].mean(0), rises[1::2].mean(0)
     rows = np.stack(list(found.values()))
     edges = np.cumsum([group.num_channels for group in structure.groups])[:-1]
     within = np.mean(
-        [correlations(f, w) for f, w in zip(np.split(rows, edges, 1), np.split(wanted, edges), strict=True)], axis=0
+        [correlations(f, w) for f, w in zip(np.split(abs(rows), edges, 1), np.split(abs(wanted), edges), strict=True)],
+        axis=0,
     )
     result = {
         "network": "resnet20", "num_samples": arguments.samples, "num_groups": len(structure.groups),
         "num_channels": len(wanted), "num_raising": int((wanted > 0).sum()),
         "num_orders": len(np.unique(rankdata(rows, axis=1), axis=0)),
+        "halves": {
+            "rise": round(float(correlations(first, second)), 4),
+            "change": round(float(correlations(abs(first), abs(second))), 4),
+        },
         "signals": {
-            name: {"all": round(float(a), 4), "within": round(float(w), 4)}
-            for name, a, w in zip(found, correlations(rows, wanted), within, strict=True)
+            name: {"rise": round(float(r), 4), "change": round(float(c), 4), "within": round(float(w), 4)}
+            for name, r, c, w in zip(
+                found, correlations(rows, wanted), correlations(abs(rows), abs(wanted)), within, strict=True
+            )
+        },
+        "truth": {
+            group.name: np.round(rise, 6).tolist()
+            for group, rise in zip(structure.groups, np.split(wanted, edges), strict=True)
         },
     }  # fmt: skip
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
