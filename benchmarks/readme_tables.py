@@ -94,6 +94,31 @@ def structure() -> list[str]:
     return lines
 
 
+def signal_oracle() -> list[str]:
+    """Return the table of signals against the loss that removing each channel really adds."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "signal_oracle.json").read_text())
+    rows = found["signals"]
+    combined = sorted((name for name in rows if "/" in name), key=lambda name: -rows[name]["change"])
+    # Many combinations are the same in other words: the first of each stands for them.
+    first = {tuple(rows[name].values()): name for name in reversed(combined)}
+    different = sorted(first.values(), key=combined.index)
+    named = sorted((name for name in rows if "/" not in name), key=lambda name: -rows[name]["change"])
+    return [
+        f"Rank correlation with the change of the loss when one channel is removed: {found['num_channels']} channels of"
+        f" {found['network']} in {found['num_groups']} groups, {found['num_samples']} images for the signals and as"
+        " many others for the loss, true labels, no fine-tuning (`benchmarks/signal_oracle.py`). Of all"
+        f" {len(combined)} combinations of the four tables the five best different ones are listed:",
+        "",
+        "| signal | size of the change | the same, within groups | rise |",
+        "|---|---|---|---|",
+        *(f"| `{name}` | {rows[name]['change']:.2f} | {rows[name]['within']:.2f} | {rows[name]['rise']:.2f} |"
+          for name in [*named, *different[:5]]),
+        "",
+        f"Two halves of the test images agree on the size to {found['halves']['change']:.2f}, on the rise to"
+        f" {found['halves']['rise']:.2f}.",
+    ]  # fmt: skip
+
+
 def _cut(rows: dict[str, dict[str, Any]]) -> set[str]:
     return {name for name, row in rows.items() if row["status"] == "cut"}
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from secateur.report.gates import Gate
 
@@ -109,6 +109,35 @@ def _allocator(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+SignalName = Literal[
+    "fisher", "joint", "obs", "taylor", "mean-replacement", "apoz", "hrank", "i-spasp", "l1", "l2", "bn-scale",
+    "geometric-median", "random",
+]  # fmt: skip
+
+
+class CombinedSignal(Section):
+    """A signal put together from four tables: scaling(mean over samples of reduction(pointwise(input)))."""
+
+    input: Literal[
+        "weight", "weight-gradient", "weight*gradient", "activation", "gradient", "activation*gradient", "centred",
+        "centred*gradient",
+    ]  # fmt: skip
+    """What is looked at: filters that write the channel, what layers read of it, what of this is off its mean."""
+    pointwise: Literal["identity", "absolute", "square", "second-order", "positive"] = "identity"
+    """What is done to each entry; second-order is u^2 / 2 - u, positive is 1 above zero."""
+    reduction: Literal["sum", "mean", "absolute", "square", "absolute-sum", "square-sum"] = "sum"
+    """How a sample's entries become one number: their sum or mean, the sum of their absolute values or squares, the
+    absolute value or square of their sum."""
+    scaling: Literal["none", "places", "layer-l1", "layer-l2", "parameters", "macs"] = "none"
+    """What scores are divided by: the number of entries, a norm of the group's scores, what one channel saves."""
+
+
+Signal_ = Annotated[
+    Annotated[SignalName, Tag("SignalName")] | Annotated[CombinedSignal, Tag("CombinedSignal")],
+    Discriminator(lambda value: "SignalName" if isinstance(value, str) else "CombinedSignal"),
+]
+
+
 class PruneSettings(Section):
     """Structured pruning. Exactly one of macs, parameters, bytes and latency, or allowed_loss without them."""
 
@@ -130,9 +159,11 @@ class PruneSettings(Section):
     """Rounds as above, or as many as it takes with one step of one group each, as Fisher pruning was published."""
     allocator: Annotated[AllocatorSettings, BeforeValidator(_allocator)] = AllocatorSettings()
     """How much to take from where: a name, or a mapping with it and its parameters."""
-    signal: Literal["fisher", "joint", "obs", "l1", "l2", "bn-scale", "geometric-median", "random"] = "fisher"
+    signal: Signal_ = "fisher"
     """What a channel is worth: the loss that its removal adds (fisher), after that of others (joint), while these are
-    re-scaled (obs); the norm of its filter (l1, l2), its scale in batch norm, its distance to other filters; chance."""
+    re-scaled (obs), to first order (taylor) or with its mean left in place (mean-replacement); how often it is positive
+    (apoz), the rank of its maps (hrank), whether others can rebuild what reads it (i-spasp); its filter's norm (l1, l2)
+    or distance to other filters, its scale in batch norm; chance. Or input, pointwise, reduction and scaling."""
     compensation: Literal["none", "gates", "least-squares"] = "none"
     """How what stays makes up for what goes, kept where it lowers the loss: readers at other scales (gates), every
     layer fitted to the uncut network's outputs (least-squares)."""

@@ -145,7 +145,9 @@ def _explain(error: ValidationError, where: str, root: yaml.Node | None) -> Reci
 def _is_branch(part: int | str) -> bool:
     """Tell whether a part of pydantic's location names a validator or a member of a union and not a key."""
     return isinstance(part, str) and (
-        "[" in part or part in {"Call", "CustomTask"} or part.startswith(("literal", "function-", "lax-or-strict"))
+        "[" in part
+        or part in {"Call", "CustomTask", "SignalName", "CombinedSignal"}
+        or part.startswith(("literal", "function-", "lax-or-strict"))
     )
 
 

@@ -32,6 +32,7 @@ from secateur.pipeline.finetune import Averaging, DistillationWeights, Finetune,
 from secateur.pipeline.finetune.acceleration import Precision
 from secateur.pipeline.prune import Prune
 from secateur.pipeline.redundancy import Estimate
+from secateur.pipeline.signals import Combination
 from secateur.pipeline.structure import Structure, load_model, save_model, trace
 from secateur.pipeline.structure.layer_calls import layers_of
 from secateur.recipe import AllocatorSettings, Recipe
@@ -88,7 +89,7 @@ class Steps:
     def estimate(self, folder: Path) -> None:
         """Collect gate Grams of the uncut network and estimate its redundancy."""
         workload, structure = self.workload, self.original
-        settings = Estimate(**self.recipe.estimate.model_dump(), signal=self.recipe.prune.signal, seed=self.recipe.seed)
+        settings = Estimate(**self.recipe.estimate.model_dump(), signal=self._signal(), seed=self.recipe.seed)
         gram, redundancy = settings(
             workload.model, structure, workload.task, workload.data, progress=self.listener.progress
         )
@@ -117,7 +118,7 @@ class Steps:
         kind, keep = settings.budget
         prune = Prune(
             kind=kind, keep=keep, allowed_loss=settings.allowed_loss, rounds=settings.rounds,
-            schedule=settings.schedule, allocator=allocator(settings.allocator), signal=settings.signal,
+            schedule=settings.schedule, allocator=allocator(settings.allocator), signal=self._signal(),
             compensation=settings.compensation, samples=settings.samples, batch_size=settings.batch_size,
             multiple=settings.multiple, protect=tuple(settings.keep), seed=self.recipe.seed,
         )  # fmt: skip
@@ -181,6 +182,10 @@ class Steps:
         )  # fmt: skip
         self.listener.message(f"latencies of layers: {table.path}")
         return table.grids(layers_of(model.module, model.example_inputs), self.listener.progress)
+
+    def _signal(self) -> str | Combination:
+        wanted = self.recipe.prune.signal
+        return wanted if isinstance(wanted, str) else Combination(**wanted.model_dump())
 
     def _finetune(self, num_steps: int | None = None, validation_share: float | None = None) -> Finetune:
         settings = self.recipe.finetune

@@ -139,13 +139,16 @@ def test_the_recipe_knows_every_backend() -> None:
     assert set(get_args(BackendName)) == set(BACKENDS)
 
 
-def test_the_recipe_knows_every_signal() -> None:
+def test_the_recipe_knows_every_signal_and_component() -> None:
     from typing import get_args
 
-    from secateur.pipeline.signals import SIGNALS
-    from secateur.recipe import PruneSettings
+    from secateur.pipeline.signals import SIGNALS, TABLES
+    from secateur.recipe import CombinedSignal, SignalName
 
-    assert set(get_args(PruneSettings.model_fields["signal"].annotation)) == set(SIGNALS)
+    assert set(get_args(SignalName)) == set(SIGNALS)
+    assert {n: set(get_args(f.annotation)) for n, f in CombinedSignal.model_fields.items()} == {
+        name: set(table) for name, table in TABLES.items()
+    }
 
 
 def test_version(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,8 @@ from secateur.errors import RecipeError
 from secateur.pipeline.allocation import ALLOCATORS
 from secateur.pipeline.allocation.theis import Theis
 from secateur.pipeline.redundancy import EFFECTIVE, MATRICES
-from secateur.recipe import EstimateSettings, Recipe
+from secateur.pipeline.signals import Combination
+from secateur.recipe import CombinedSignal, EstimateSettings, Recipe
 from secateur.recipe_file import read_recipe, recipe_schema
 from secateur.recipe_template import recipe_template, write_template
 from secateur.steps import allocator
@@ -63,6 +64,10 @@ def test_a_recipe_survives_its_own_json(tmp_path: Path) -> None:
         ("estimate: {threshold: 0.5}", "the tail's threshold is tau: leave threshold out"),
         ("estimate: {estimator: rank}", "estimate.estimator.*'participation'"),
         ("export: {opset: 9}", "greater than or equal to 18"),
+        ("  signal: fishy", r"prune.signal \(line 7\) = 'fishy'.*'fisher', 'joint', 'obs', 'taylor'"),
+        ("  signal: 3", r"prune.signal \(line 7\) = 3"),
+        ("  signal: {input: weights}", r"prune.signal.input \(line 7\) = 'weights'.*'weight', 'weight-gradient'"),
+        ("  signal: {input: weight, scale: macs}", r"unknown key prune.signal.scale \(line 7\).*'scaling'"),
         ("measure: {backend: tflite}", "'openvino', 'tensorrt' or 'tensorrt_rtx'"),
         ("gates: [{quantity: speedup, atleast: 2}]", "unknown key gates.0.atleast.*did you mean 'at_least'"),
         ("gates: [{quantity: speedup}]", "wanted a gate with at_least, at_most or both"),
@@ -138,6 +143,17 @@ def test_an_allocator_that_does_not_fit_is_refused(tmp_path: Path, wanted: str, 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="found no model; wanted a value for model"):
         read_recipe(write(tmp_path, SMALL.replace("model: package.module:build\n", "")))
+
+
+def test_a_signal_is_a_name_or_made_of_four(tmp_path: Path) -> None:
+    assert read_recipe(write(tmp_path, SMALL)).prune.signal == "fisher"
+    four = {"input": "activation*gradient", "pointwise": "square", "reduction": "mean", "scaling": "macs"}
+    path = write(tmp_path, SMALL + f"  signal: {four}\n")
+    recipe = read_recipe(path)
+    assert recipe.prune.signal == CombinedSignal(**four)
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+    assert Combination(**recipe.prune.signal.model_dump()) == Combination(**four)
+    assert read_recipe(path, ["prune.signal=hrank"]).prune.signal == "hrank"
 
 
 def test_overrides_win_and_reach_into_short_forms(tmp_path: Path) -> None:

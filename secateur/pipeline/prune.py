@@ -6,23 +6,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from secateur.artifacts import Batch, Data, Group, LatencyGrid, Model, PruneResult, PruneRound, Redundancy, Task
+from secateur.artifacts import Batch, Data, LatencyGrid, Model, PruneResult, PruneRound, Redundancy, Task
 from secateur.calibration.batches import batches, mean_loss
 from secateur.calibration.finite import require_finite
-from secateur.calibration.gram import GateGram, collect_gate_gram
 from secateur.calibration.labels import LabelKind, choose_labels, label_loss, teacher_batches
-from secateur.errors import BudgetError, LoadError, TraceError, TrainingError
-from secateur.pipeline.allocation import ALLOCATORS, Allocator, floor_cost, kept_and_possible, require_reachable
+from secateur.errors import BudgetError, LoadError, TrainingError
+from secateur.pipeline.allocation import ALLOCATORS, Allocator, floor_cost, kept_and_possible
 from secateur.pipeline.budget import Kind, Limited, cheapest_allowed
 from secateur.pipeline.compensation import COMPENSATIONS, Removal
-from secateur.pipeline.costs import Cost
+from secateur.pipeline.floors import floors_of, require_floors_reachable
+from secateur.pipeline.kept import compose
 from secateur.pipeline.proof import assert_cut_equals_masked
-from secateur.pipeline.redundancy import tau_for_budget
 from secateur.pipeline.settling import Settle, Settled
-from secateur.pipeline.signals import SIGNALS, Evidence
+from secateur.pipeline.signals import SIGNALS, Combination, Evidence, Needs, collect_evidence, saliency, signal_of
 from secateur.pipeline.structure import Structure, trace
 
 Recover = Callable[[Model], Model]
@@ -47,9 +45,9 @@ class Prune:
     after a cut, before recovery, would exceed the uncut network's by more: that round goes to the smallest cost,
     found by bisection to a hundredth of the round's, at which it does not. Where ``keep`` is None only this and the
     floors limit what goes.
-    ``signal`` names what a channel is worth, see `SIGNALS`; gate gradients are those of the loss against ``labels``
-    (see `choose_labels`, `label_loss`), softened by ``temperature`` unless they are true, on ``samples`` random
-    samples of the calibration set (the training set where there is none), which are held in memory.
+    ``signal`` says what a channel is worth, a name of `SIGNALS` or a `Combination`; gradients are those of the loss
+    against ``labels`` (see `choose_labels`, `label_loss`), softened by ``temperature`` unless they are true, on
+    ``samples`` random samples of the calibration set (the training set where there is none), which are held in memory.
     Widths change in steps of ``multiple``; the channels of the modules in ``protect`` (dotted paths or class names) are
     never cut. ``compensation`` names how what stays makes up for what goes, see `COMPENSATIONS`; with ``batch_norm``
     running statistics are measured again after each cut; each is kept where it lowers the loss on the samples.
@@ -62,7 +60,7 @@ class Prune:
     rounds: int = 3
     schedule: Literal["exponential", "one-at-a-time"] = "exponential"
     allocator: Allocator = ALLOCATORS["hierarchical"]
-    signal: str = "fisher"
+    signal: str | Combination = "fisher"
     labels: LabelKind | Literal["auto"] = "auto"
     temperature: float = 4.0
     samples: int = 256
@@ -87,12 +85,12 @@ class Prune:
             )
         if self.rounds < 1:
             raise BudgetError("prune, rounds", f"{self.rounds}", "at least 1", "Use 1 to cut at once.")
-        for what, name, table in (
+        for what, found, table in (
             ("signal", self.signal, SIGNALS),
             ("compensation", self.compensation, COMPENSATIONS),
         ):
-            if name not in table:
-                raise LoadError(f"prune, {what}", f"{name!r}", f"one of {sorted(table)}", f"Name one {what} of these.")
+            if isinstance(found, str) and found not in table:
+                raise LoadError(f"prune, {what}", f"{found!r}", f"one of {sorted(table)}", f"Name one {what} of these.")
 
     def __call__(
         self,
@@ -118,7 +116,7 @@ class Prune:
         """
         require_finite(model.module)
         start = self.trace(model)
-        floors = _floors(start, redundancy)
+        floors = floors_of(start, redundancy)
         limited = Limited(kind=self.kind, latencies=latencies)
         whole = limited.whole(start)
         final = (
@@ -126,7 +124,7 @@ class Prune:
             if self.keep is None
             else math.floor(whole * self.keep)
         )
-        self._require_reachable(start, limited.cost(start), final, redundancy)
+        require_floors_reachable(start, limited.cost(start), final, redundancy)
         source = data.calibration if data.calibration is not None else data.train
         work = _Work(
             settings=self, task=task, floors=floors, limited=limited, recover=recover, progress=progress,
@@ -168,18 +166,6 @@ class Prune:
         targets = [math.floor(whole * share ** (number / self.rounds)) for number in range(1, self.rounds)]
         return [*targets, final]
 
-    def _require_reachable(self, structure: Structure, cost: Cost, budget: int, redundancy: Redundancy | None) -> None:
-        tau = redundancy and tau_for_budget(redundancy, cost, budget, structure.groups)
-        if redundancy is not None and redundancy.tau is None:
-            remedy = (
-                f"Keep more, choose another threshold or estimator than {redundancy.estimator}, or set floors: false."
-            )
-        elif tau is not None and redundancy is not None:
-            remedy = f"Keep more, raise tau from {redundancy.tau:g} to {tau:.2g}, or set floors: false."
-        else:
-            remedy = "No floor is low enough: keep more, lower the multiple, or protect fewer modules."
-        require_reachable(cost, budget, structure.groups, _floors(structure, redundancy), remedy)
-
     def trace(self, model: Model) -> Structure:
         """Return what can be cut from a network under these settings."""
         return trace(model.module, model.example_inputs, keep=self.protect, multiple=self.multiple)
@@ -205,22 +191,21 @@ class _Work:
         settings, cost, unit = self.settings, self.limited.cost(structure), self.limited.unit
         where = f"round {number}" if settings.schedule == "one-at-a-time" else f"round {number} of {settings.rounds}"
         self.progress(f"{where}: from {self.limited.whole(structure):,} to {target:,} {unit}")
-        gate_gram = self._gram(model.module, structure)
-        evidence = Evidence(module=model.module, gate_gram=gate_gram, seed=settings.seed)
-        saliency = {group.name: SIGNALS[settings.signal](evidence, group) for group in structure.groups}
+        evidence = self._evidence(model.module, structure)
+        scores = saliency(signal_of(settings.signal), evidence, structure.groups)
 
         def settled(keep: Mapping[str, Tensor]) -> Settled:
             removal = Removal(
-                module=model.module, structure=structure, keep=keep, samples=self.samples, gate_gram=gate_gram
+                module=model.module, structure=structure, keep=keep, samples=self.samples, gate_gram=evidence.gate_gram
             )
             settle = Settle(compensation=settings.compensation, batch_norm=settings.batch_norm)
             return settle(removal, self.task.loss)
 
-        asked, (target, keep) = target, self._allocated(structure, saliency, target, highest, settled)
+        asked, (target, keep) = target, self._allocated(structure, scores, target, highest, settled)
         if all(mask.all() for mask in keep.values()):
             self.progress(f"{where}: nothing can go within the loss that is allowed")
             return model, None
-        stays, most = kept_and_possible(saliency, keep, cost, target, structure.groups, self.floors)
+        stays, most = kept_and_possible(scores, keep, cost, target, structure.groups, self.floors)
         self.progress(f"{where}: {stays:.2%} of the saliency stays; at most {most:.2%} could")
         found = settled(keep)
         error = assert_cut_equals_masked(
@@ -228,7 +213,7 @@ class _Work:
         )
         loss_before = self.loss(model.module, f"{where}, before the cut")
         loss_after_cut = _finite(found.loss, f"{where}, after the cut")
-        result = replace(model, module=found.module, kept=_compose(model.kept, structure.groups, keep))
+        result = replace(model, module=found.module, kept=compose(model.kept, structure.groups, keep))
         loss_after_recovery = loss_after_cut
         if self.recover is not None:
             self.progress(f"{where}: loss {loss_before:.4g}, {loss_after_cut:.4g} after the cut; recovering")
@@ -253,7 +238,7 @@ class _Work:
         )
 
     def _allocated(
-        self, structure: Structure, saliency: Mapping[str, Tensor], target: int, highest: float | None,
+        self, structure: Structure, scores: Mapping[str, Tensor], target: int, highest: float | None,
         settled: Callable[[Mapping[str, Tensor]], Settled],
     ) -> tuple[int, dict[str, Tensor]]:  # fmt: skip
         """Return the channels that stay at the target or, where the loss would rise too far, at the least cost above.
@@ -263,21 +248,22 @@ class _Work:
         cost = self.limited.cost(structure)
 
         def kept(budget: int) -> dict[str, Tensor]:
-            return self.settings.allocator(saliency, cost, budget, structure.groups, self.floors)
+            return self.settings.allocator(scores, cost, budget, structure.groups, self.floors)
 
         def allowed(keep: Mapping[str, Tensor]) -> bool:
             return highest is None or settled(keep).loss <= highest
 
         return cheapest_allowed(kept, allowed, target, self.limited.whole(structure))
 
-    def _gram(self, module: nn.Module, structure: Structure) -> GateGram | None:
+    def _evidence(self, module: nn.Module, structure: Structure) -> Evidence:
         settings = self.settings
-        if not (SIGNALS[settings.signal].needs_gram or COMPENSATIONS[settings.compensation].needs_gram):
-            return None
+        needs = signal_of(settings.signal).needs | Needs(gram=COMPENSATIONS[settings.compensation].needs_gram)
+        if not needs:
+            return Evidence(module=module, structure=structure, seed=settings.seed)
         labels = choose_labels(self.task, settings.labels)
         loss = label_loss(self.task, labels, temperature=settings.temperature, seed=settings.seed)
         samples = teacher_batches(self.original, self.samples) if labels == "teacher" else self.samples
-        return collect_gate_gram(module, structure.groups, samples, loss, labels=labels)
+        return collect_evidence(needs, module, structure, samples, loss, labels=labels, seed=settings.seed)
 
     def loss(self, module: nn.Module, where: str) -> float:
         """Return the mean loss on the samples; raise TrainingError where it is not finite."""
@@ -291,32 +277,3 @@ def _finite(loss: float, where: str) -> float:
             "Lower the learning rate of the recovery, or cut in more rounds.",
         )  # fmt: skip
     return loss
-
-
-def _floors(structure: Structure, redundancy: Redundancy | None) -> dict[str, int]:
-    """Return the effective filters of every group; raise LoadError where they belong to another network."""
-    if redundancy is None:
-        return {}
-    estimated = {group.name: group.num_channels for group in redundancy.groups}
-    for name, width in structure.widths.items():
-        if estimated.get(name) != width:
-            raise LoadError(
-                f"redundancy, group {name}", f"{estimated.get(name, 'no')} channels", f"{width}, as in the network",
-                "Estimate the redundancy of this network, with the same modules protected.",
-            )  # fmt: skip
-    return {group.name: group.num_effective for group in redundancy.groups}
-
-
-def _compose(kept: Mapping[str, Tensor], groups: tuple[Group, ...], keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the original indices of the surviving channels of every group that was ever cut."""
-    composed = dict(kept)
-    for group in groups:
-        before = kept.get(group.name, torch.arange(group.num_channels))
-        if len(before) != group.num_channels:
-            raise TraceError(
-                f"prune, group {group.name}", f"{group.num_channels} channels", f"{len(before)}, as after the last cut",
-                "Leave the network's shapes alone between cuts.",
-            )  # fmt: skip
-        if not keep[group.name].all():
-            composed[group.name] = before[keep[group.name].to(before.device)]
-    return composed

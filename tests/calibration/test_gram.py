@@ -215,7 +215,7 @@ def test_a_loss_that_is_not_finite_names_its_batch(residual: Callable[[int], Any
         (example.inputs[:2], torch.tensor([0, 1])),
         (example.inputs[2:4], torch.tensor([2, 3])),
     ]
-    with pytest.raises(TrainingError, match=r"gate Gram, batch 1: found a loss of inf; wanted a finite loss"):
+    with pytest.raises(TrainingError, match=r"calibration pass, batch 1: found a loss of inf; wanted a finite loss"):
         collect_gate_gram(example.module, example.groups, batches, loss)
 
 
@@ -235,7 +235,7 @@ def test_a_layer_that_is_never_met_is_named() -> None:
 
 def test_no_batches_are_an_error_and_no_groups_are_not(residual: Callable[[int], Any]) -> None:
     example = residual(0)
-    with pytest.raises(DataError, match="gate Gram: found no batches; wanted at least one"):
+    with pytest.raises(DataError, match="calibration pass: found no batches; wanted at least one"):
         collect_gate_gram(example.module, example.groups, [], cross_entropy)
     empty = collect_gate_gram(example.module, [], [(example.inputs, example.targets)], cross_entropy)
     assert empty.gram == {}

@@ -12,7 +12,7 @@ from scipy.special import betainc, betaincinv
 from torch import Tensor, nn
 
 from secateur.artifacts import Covering, Group
-from secateur.pipeline.signals.weight_norm import filters
+from secateur.pipeline.signals.filters import weights_that_write
 
 COMPONENTS, COVER = 0.35, 0.65
 """Weights of the two counts in the measure."""
@@ -89,4 +89,4 @@ def measure_covering(
     module: nn.Module, groups: Sequence[Group], measure: GraphCovering = GraphCovering()
 ) -> dict[str, Covering]:
     """Return the covering of every group's filters, those of all layers that write a channel side by side."""
-    return {group.name: measure(filters(module, group)) for group in groups}
+    return {group.name: measure(weights_that_write(module, group)) for group in groups}

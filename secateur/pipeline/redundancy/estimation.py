@@ -22,7 +22,7 @@ from secateur.pipeline.redundancy.estimators import EFFECTIVE, Effective, Tail
 from secateur.pipeline.redundancy.matrices import MATRICES
 from secateur.pipeline.redundancy.probe import CutProbe
 from secateur.pipeline.redundancy.removal import measure_removal
-from secateur.pipeline.signals import SIGNALS, Evidence
+from secateur.pipeline.signals import Combination, collect_evidence, saliency, signal_of
 from secateur.pipeline.structure import Structure
 
 Progress = Callable[[str, int, int], None]
@@ -53,7 +53,7 @@ class Estimate:
     tau: float | Literal["auto"] = 0.001
     threshold: float | None = None
     loss_increase: float = 0.05
-    signal: str = "fisher"
+    signal: str | Combination = "fisher"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class Estimate:
         coverings = measure_covering(module, structure.groups)
         found = estimate(structure, matrix, self._rule(), coverings=coverings, dead=dead)
         if self.tau == "auto" and self.estimator == "tail":
-            tau, calibration = self._calibrated(model, structure, task, data, gram, found)
+            tau, calibration = self._calibrated(model, structure, task, data, found)
             found = estimate(structure, matrix, tau, coverings=coverings, dead=dead)
             found = found.model_copy(update={"calibration": calibration})
         first = next(iter(batches(self._source(data), self.batch_size, limit=self.batch_size, seed=self.seed)))
@@ -111,13 +111,15 @@ class Estimate:
         return known if self.threshold is None else replace(known, threshold=self.threshold)
 
     def _calibrated(
-        self, model: Model, structure: Structure, task: Task, data: Data, gram: GateGram, found: Redundancy
+        self, model: Model, structure: Structure, task: Task, data: Data, found: Redundancy
     ) -> tuple[float, TauCalibration]:
         held_out, seen = self._held_out(data), list(self._samples(data))
-        evidence = Evidence(module=model.module, gate_gram=gram, seed=self.seed)
+        labels, loss = self.labelled(task)
+        worth = signal_of(self.signal)
+        evidence = collect_evidence(worth.needs, model.module, structure, seen, loss, labels=labels, seed=self.seed)
         probe = CutProbe(
             module=model.module, structure=structure, settling=seen, held_out=held_out, loss=task.loss,
-            saliency={group.name: SIGNALS[self.signal](evidence, group) for group in structure.groups},
+            saliency=saliency(worth, evidence, structure.groups),
         )  # fmt: skip
         return calibrate_tau(
             found, structure.groups, probe, loss_before=mean_loss(model.module, task.loss, held_out),

@@ -11,7 +11,7 @@ from secateur.calibration.activation_gram import collect_activation_gram
 from secateur.calibration.batches import Loss
 from secateur.calibration.gram import GateGram
 from secateur.calibration.weight_gradients import collect_weight_gradient_gram
-from secateur.pipeline.signals.weight_norm import writers
+from secateur.pipeline.signals.filters import writers
 from secateur.pipeline.structure import Structure
 
 

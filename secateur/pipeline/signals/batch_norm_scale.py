@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.artifacts import Group
 from secateur.errors import DataError
-from secateur.pipeline.signals.protocol import Evidence
+from secateur.pipeline.signals.evidence import Evidence, Needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class BatchNormScale:
     DataError for a group that passes no batch norm with a scale.
     """
 
-    needs_gram: ClassVar[bool] = False
+    needs: ClassVar[Needs] = Needs()
 
     def __call__(self, evidence: Evidence, group: Group) -> Float64[Tensor, " num_channels"]:
         """Return the sum of every channel's scales."""

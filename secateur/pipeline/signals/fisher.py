@@ -7,7 +7,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from secateur.artifacts import Group
-from secateur.pipeline.signals.protocol import Evidence, gram_of
+from secateur.pipeline.signals.evidence import Evidence, Needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +18,8 @@ class Fisher:
     that removing channel i adds. Raises DataError where gate gradients were not collected.
     """
 
-    needs_gram: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(gram=True)
 
     def __call__(self, evidence: Evidence, group: Group) -> Float64[Tensor, " num_channels"]:
         """Return the saliency of every channel."""
-        return gram_of(evidence, group, "fisher").diagonal().clamp_min(0) / 2
+        return evidence.gram(group, "fisher").saliency(group.name)

@@ -8,8 +8,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from secateur.artifacts import Group
-from secateur.pipeline.signals.protocol import Evidence
-from secateur.pipeline.signals.weight_norm import filters
+from secateur.pipeline.signals.evidence import Evidence, Needs
+from secateur.pipeline.signals.filters import weights_that_write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +20,10 @@ class GeometricMedian:
     does nothing is as far from the others as they are large: it need not score least.
     """
 
-    needs_gram: ClassVar[bool] = False
+    needs: ClassVar[Needs] = Needs()
 
     def __call__(self, evidence: Evidence, group: Group) -> Float64[Tensor, " num_channels"]:
         """Return the relative sum of every filter's distances."""
-        rows = filters(evidence.module, group)
+        rows = weights_that_write(evidence.module, group)
         distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
         return distances / distances.mean() if distances.any() else distances

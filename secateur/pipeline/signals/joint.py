@@ -11,7 +11,7 @@ from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from secateur.artifacts import Group
-from secateur.pipeline.signals.protocol import Evidence, gram_of
+from secateur.pipeline.signals.evidence import Evidence, Needs
 
 Removal = Callable[[Float64[np.ndarray, "num_channels num_channels"]], tuple[np.ndarray, np.ndarray]]
 """Returns the order in which channels go, and what each adds to the loss when it does."""
@@ -27,11 +27,11 @@ class Joint:
     collected.
     """
 
-    needs_gram: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(gram=True)
 
     def __call__(self, evidence: Evidence, group: Group) -> Float64[Tensor, " num_channels"]:
         """Return what each channel's removal adds, in nats where the loss is."""
-        return ascending(*unmended(gram_of(evidence, group, "joint").numpy()))
+        return ascending(*unmended(evidence.gram(group, "joint").gram[group.name].numpy()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +45,11 @@ class OptimalBrainSurgeon:
     """
 
     damping: float = 1e-3
-    needs_gram: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(gram=True)
 
     def __call__(self, evidence: Evidence, group: Group) -> Float64[Tensor, " num_channels"]:
         """Return what each channel's removal adds, in nats where the loss is."""
-        return ascending(*mended(gram_of(evidence, group, "obs").numpy(), self.damping))
+        return ascending(*mended(evidence.gram(group, "obs").gram[group.name].numpy(), self.damping))
 
 
 def unmended(gram: Float64[np.ndarray, "c c"]) -> tuple[Int64[np.ndarray, " c"], Float64[np.ndarray, " c"]]:

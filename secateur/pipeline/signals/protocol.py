@@ -1,43 +1,36 @@
 """What a signal is."""
 
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float64
-from torch import Tensor, nn
+from torch import Tensor
 
 from secateur.artifacts import Group
-from secateur.calibration.gram import GateGram
-from secateur.errors import DataError
+from secateur.pipeline.signals.evidence import Evidence, Needs
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Evidence:
-    """What signals may look at: the network, one of its groups, and the gate gradients where they were collected."""
-
-    module: nn.Module
-    gate_gram: GateGram | None
-    seed: int = 0
-
-
+@runtime_checkable
 class Signal(Protocol):
     """Says what every channel of a group is worth; cutting begins with the least.
 
-    ``needs_gram`` says whether gate gradients must be collected first. The score is float64 [num_channels], finite and
-    not negative; scores of different groups are compared with each other after division by the cost saved.
+    ``needs`` says what must be collected from data first. The score is float64 [num_channels] and finite; scores of
+    different groups are compared with each other after division by the cost saved.
     """
 
-    needs_gram: ClassVar[bool]
+    @property
+    def needs(self) -> Needs:
+        """What the signal looks at besides the weights."""
 
     def __call__(self, evidence: Evidence, group: Group) -> Tensor:
         """Return one score a channel, float64 [num_channels]."""
 
 
-def gram_of(evidence: Evidence, group: Group, signal: str) -> Float64[Tensor, "num_channels num_channels"]:
-    """Return the group's gate-gradient Gram matrix; raise DataError where none was collected."""
-    if evidence.gate_gram is None or group.name not in evidence.gate_gram.gram:
-        raise DataError(
-            f"signal {signal}, group {group.name}", "no gate gradients", "those of every group",
-            "Collect them with collect_gate_gram on the network's own groups first.",
-        )  # fmt: skip
-    return evidence.gate_gram.gram[group.name]
+def saliency(signal: Signal, evidence: Evidence, groups: Sequence[Group]) -> dict[str, Tensor]:
+    """Return what every channel of every group is worth, at least 0, by the group's name.
+
+    Scores below zero, of channels without which a signed signal expects a lower loss, are counted from the least of all
+    groups: their order stays.
+    """
+    scores = {group.name: signal(evidence, group) for group in groups}
+    least = min((float(score.min()) for score in scores.values()), default=0.0)
+    return {name: score - min(least, 0.0) for name, score in scores.items()}

@@ -9,14 +9,14 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from secateur.artifacts import Group
-from secateur.pipeline.signals.protocol import Evidence
+from secateur.pipeline.signals.evidence import Evidence, Needs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Random:
     """Score every channel by a uniform random number in [0, 1) that follows from the seed and the group's name."""
 
-    needs_gram: ClassVar[bool] = False
+    needs: ClassVar[Needs] = Needs()
 
     def __call__(self, evidence: Evidence, group: Group) -> Float64[Tensor, " num_channels"]:
         """Return one random number a channel."""

@@ -5,11 +5,11 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float64
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
+from torch import Tensor
 
-from secateur.artifacts import Group, Slice
-from secateur.pipeline.signals.protocol import Evidence
+from secateur.artifacts import Group
+from secateur.pipeline.signals.evidence import Evidence, Needs
+from secateur.pipeline.signals.filters import weights_that_write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,32 +22,9 @@ class WeightNorm:
     """
 
     power: Literal[1, 2]
-    needs_gram: ClassVar[bool] = False
+    needs: ClassVar[Needs] = Needs()
 
     def __call__(self, evidence: Evidence, group: Group) -> Float64[Tensor, " num_channels"]:
         """Return the relative norm of every channel's filters."""
-        norm = torch.linalg.vector_norm(filters(evidence.module, group), self.power, dim=1)
+        norm = torch.linalg.vector_norm(weights_that_write(evidence.module, group), self.power, dim=1)
         return norm / norm.mean() if norm.any() else norm
-
-
-def filters(module: nn.Module, group: Group) -> Float64[Tensor, "num_channels entries"]:
-    """Return the weights that write each channel of the group, side by side."""
-    rows = [torch.zeros(group.num_channels, 0, dtype=torch.float64)]
-    for part in writers(module, group):
-        weight = module.get_parameter(part.tensor).detach().cpu().double()
-        rows.append(weight.movedim(part.axis, 0)[torch.from_numpy(part.indices)].flatten(1))
-    return torch.cat(rows, 1)
-
-
-def writers(module: nn.Module, group: Group) -> list[Slice]:
-    """Return the slices of weights that write the group, without those that read it."""
-    transposed = {
-        f"{name}.weight" for name, submodule in module.named_modules() if isinstance(submodule, _ConvTransposeNd)
-    }
-    read = {(reader.weight, 0 if reader.weight in transposed else 1) for reader in group.readers}
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    return [
-        part
-        for part in group.slices
-        if part.tensor in parameters and parameters[part.tensor].ndim > 1 and (part.tensor, part.axis) not in read
-    ]
