@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from secateur.errors import RecipeError
-from secateur.recipe import Recipe, Section
+from secateur.recipe import Recipe
+from secateur.recipe_section import Section
 from secateur.storage import write as write_file
 
 _HEAD = """\

@@ -35,7 +35,8 @@ from secateur.pipeline.redundancy import Estimate
 from secateur.pipeline.signals import Combination
 from secateur.pipeline.structure import Structure, load_model, save_model, trace
 from secateur.pipeline.structure.layer_calls import layers_of
-from secateur.recipe import AllocatorSettings, Recipe
+from secateur.recipe import Recipe
+from secateur.recipe_pruning import AllocatorSettings
 from secateur.report.redundancy import found_told, rule_told
 from secateur.storage import write as write_file
 

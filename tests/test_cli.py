@@ -143,7 +143,7 @@ def test_the_recipe_knows_every_signal_and_component() -> None:
     from typing import get_args
 
     from secateur.pipeline.signals import SIGNALS, TABLES
-    from secateur.recipe import CombinedSignal, SignalName
+    from secateur.recipe_pruning import CombinedSignal, SignalName
 
     assert set(get_args(SignalName)) == set(SIGNALS)
     assert {n: set(get_args(f.annotation)) for n, f in CombinedSignal.model_fields.items()} == {

@@ -11,8 +11,9 @@ from secateur.pipeline.allocation import ALLOCATORS
 from secateur.pipeline.allocation.theis import Theis
 from secateur.pipeline.redundancy import EFFECTIVE, MATRICES
 from secateur.pipeline.signals import Combination
-from secateur.recipe import CombinedSignal, EstimateSettings, Recipe
+from secateur.recipe import EstimateSettings, Recipe
 from secateur.recipe_file import read_recipe, recipe_schema
+from secateur.recipe_pruning import CombinedSignal
 from secateur.recipe_template import recipe_template, write_template
 from secateur.steps import allocator
 
