@@ -15,6 +15,8 @@ ORDER = [
     {"calibration"},
     {"pipeline", "backends", "report"},
     {"workloads"},
+    {"recipe_section"},
+    {"recipe_pruning"},
     {"recipe"},
     {"listening", "loading", "recipe_file", "recipe_template", "runs"},
     {"steps", "terminal"},
