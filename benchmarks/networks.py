@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.pipeline.structure import Structure
 from secateur.pipeline.structure.capture import flat_outputs
@@ -136,3 +137,12 @@ def in_a_process(script: str, arguments: list[str], limit_s: float) -> dict[str,
         return {"status": "raises", "error": (said or [f"exit {done.returncode}"])[-1][:300]}
     row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return row
+
+
+def macs(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+    """Count multiply-adds as PyTorch does; its counter wants no parameters that train where some are passed on."""
+    module.requires_grad_(False)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(*inputs)
+    module.requires_grad_(True)
+    return counter.get_total_flops() // 2

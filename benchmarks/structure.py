@@ -23,9 +23,8 @@ from typing import Any
 
 import torch
 import torchvision
-from networks import build, in_a_process, pinned_channels, relative_error, torchvision_names
+from networks import build, in_a_process, macs, pinned_channels, relative_error, torchvision_names
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.backends.machine import machine_facts
 
@@ -49,15 +48,6 @@ def _status(key: str) -> int:
     if found is None:
         raise OSError(f"/proc/self/status has no {key}")
     return 1024 * int(found[1])
-
-
-def macs(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
-    """Count multiply-adds as PyTorch does; its counter wants no parameters that train where some are passed on."""
-    module.requires_grad_(False)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(*inputs)
-    module.requires_grad_(True)
-    return counter.get_total_flops() // 2
 
 
 def by_secateur(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, dict[str, object]]:
