@@ -16,11 +16,10 @@ import argparse
 import copy
 import json
 import math
-import platform
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from networks import macs
 from torch import nn
 
 from secateur.artifacts import Batch, Data
+from secateur.backends.machine import machine_facts
 from secateur.calibration.batch_norm import reestimate_batch_norm
 from secateur.calibration.batches import batches, mean_loss
 from secateur.calibration.labels import label_loss
@@ -161,17 +161,14 @@ def accuracy(network: nn.Module, test: list[Batch]) -> float:
     return sum(right) / sum(len(targets) for _, targets in test)
 
 
-def measure(name: str, weights: Path, data: Data, num_test: int, seeds: int) -> list[dict[str, Any]]:
-    """Cut one network in all ways."""
+def measure(name: str, weights: Path, data: Data, num_test: int, seeds: int) -> Iterator[dict[str, Any]]:
+    """Cut one network in all ways and tell what is left, one way after the other."""
     build, file = NETWORKS[name]
     network = build(weights / file).eval()
     test = list(batches(data.test, 250, limit=num_test, seed=0))
     example = (torch.zeros(1, 3, 32, 32),)
     whole = macs(network, example)
-    rows = [
-        {"network": name, "way": "uncut", "ratio": 1.0, "seed": 0, "macs": whole, "accuracy": accuracy(network, test)}
-    ]
-    print(rows[0], flush=True)
+    yield {"network": name, "way": "uncut", "ratio": 1.0, "seed": 0, "macs": whole, "accuracy": accuracy(network, test)}
     for seed in range(seeds):
         samples = list(batches(data.calibration, 32, limit=512, seed=seed))
         evidence = Evidences(network, samples, seed)
@@ -180,16 +177,12 @@ def measure(name: str, weights: Path, data: Data, num_test: int, seeds: int) -> 
             ways = {n: partial(ours, way, network, budget, samples, evidence) for n, way in OURS.items()}
             ways |= {n: partial(peer, importance, network, budget, samples) for n, importance in peers().items()}
             for way, cut_down in ways.items():
-                started = time.perf_counter()
                 small = cut_down()
                 small = settled(small, samples) if way in peers() else small
-                seconds = time.perf_counter() - started
-                rows.append(
-                    {"network": name, "way": way, "ratio": ratio, "seed": seed, "macs": macs(small, example),
-                     "accuracy": accuracy(small, test), "seconds": seconds}
-                )  # fmt: skip
-                print(rows[-1], flush=True)
-    return rows
+                yield {
+                    "network": name, "way": way, "ratio": ratio, "seed": seed, "macs": macs(small, example),
+                    "accuracy": accuracy(small, test),
+                }  # fmt: skip
 
 
 def main() -> None:
@@ -201,17 +194,18 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    torch.manual_seed(0)
     data, rows = cifar10(arguments.data), list[dict[str, Any]]()
     if RESULTS.exists():
         rows = [row for row in json.loads(RESULTS.read_text())["rows"] if row["network"] not in arguments.networks]
     for name in arguments.networks:
-        rows += measure(name, arguments.weights, data, arguments.test, arguments.seeds)
-        content = {
-            "rows": rows, "num_test": arguments.test, "calibration": 512, "torch": torch.__version__,
-            "machine": platform.processor() or platform.machine(),
-        }  # fmt: skip
-        RESULTS.write_text(json.dumps(content, indent=1) + "\n")
+        for row in measure(name, arguments.weights, data, arguments.test, arguments.seeds):
+            rows.append(row)
+            print(row, flush=True)
+            content = {
+                "rows": rows, "num_test": arguments.test, "num_calibration": 512, "torch": torch.__version__,
+                "torch_pruning": version("torch-pruning"), "machine": machine_facts().model_dump(),
+            }  # fmt: skip
+            RESULTS.write_text(json.dumps(content, indent=1) + "\n")
     draw(rows)
 
 
