@@ -127,7 +127,8 @@ class _Chain:
         """Estimate the redundancy of the uncut network."""
         traced: dict[str, Any] = {"keep": self.recipe.prune.keep, "multiple": self.recipe.prune.multiple}
         if self.recipe.estimate.tau == "auto":
-            traced["signal"] = self.recipe.prune.signal  # the cuts that are measured depend on it
+            # The cuts that are measured depend on them.
+            traced |= {"signal": self.recipe.prune.signal, "compensation": self.recipe.prune.compensation}
         if self.recipe.finetune.distillation.parameter:
             traced["parameter_fisher"] = True
         return self.step("estimate", {"estimate": self.recipe.estimate, **traced}, (), self.steps.estimate)

@@ -90,7 +90,10 @@ class Steps:
     def estimate(self, folder: Path) -> None:
         """Collect gate Grams of the uncut network and estimate its redundancy."""
         workload, structure = self.workload, self.original
-        settings = Estimate(**self.recipe.estimate.model_dump(), signal=self._signal(), seed=self.recipe.seed)
+        settings = Estimate(
+            **self.recipe.estimate.model_dump(), signal=self._signal(), compensation=self.recipe.prune.compensation,
+            seed=self.recipe.seed,
+        )  # fmt: skip
         gram, redundancy = settings(
             workload.model, structure, workload.task, workload.data, progress=self.listener.progress
         )

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from secateur.artifacts import as_tuple
 from secateur.calibration.batches import device_of, to_device
+from secateur.calibration.calls import Calls
+from secateur.calibration.patches import Application, rows_of
 from secateur.calibration.randomness import randomness_kept
 from secateur.errors import DataError
-from secateur.pipeline.compensation.lockstep import Calls, leading
-from secateur.pipeline.compensation.patches import Application, rows_of
+from secateur.pipeline.compensation.lockstep import leading
 from secateur.pipeline.compensation.protocol import Removal
 from secateur.pipeline.compensation.sites import find_sites
 from secateur.pipeline.structure import Plan, cut

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from secateur.pipeline.compensation.patches import LAYERS
+from secateur.calibration.patches import LAYERS
 
 
 def find_sites(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor | None]:

@@ -22,6 +22,7 @@ from secateur.pipeline.redundancy.estimators import EFFECTIVE, Effective, Tail
 from secateur.pipeline.redundancy.matrices import MATRICES
 from secateur.pipeline.redundancy.probe import CutProbe
 from secateur.pipeline.redundancy.removal import measure_removal
+from secateur.pipeline.settling import Settle
 from secateur.pipeline.signals import Combination, collect_evidence, saliency, signal_of
 from secateur.pipeline.structure import Structure
 
@@ -40,8 +41,9 @@ class Estimate:
     ``matrix`` and ``estimator`` name entries of `MATRICES` and `EFFECTIVE`; ``tau`` is the threshold of the tail in
     nats, or "auto" for the largest at which cutting to the floors adds at most ``loss_increase`` to the loss on as many
     further samples as were estimated on; ``threshold`` that of other estimators, None for their own. Inside a group,
-    these cuts keep the channels that ``signal`` values most. ``samples`` random samples of the calibration set (the
-    training set where there is none) are looked at, with the labels of `choose_labels`.
+    these cuts keep the channels that ``signal`` values most, and ``compensation`` makes up for the others. ``samples``
+    random samples of the calibration set (the training set where there is none) are looked at, with the labels of
+    `choose_labels`.
     """
 
     samples: int = 256
@@ -54,6 +56,7 @@ class Estimate:
     threshold: float | None = None
     loss_increase: float = 0.05
     signal: str | Combination = "fisher"
+    compensation: str = "none"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -84,7 +87,7 @@ class Estimate:
         coverings = measure_covering(module, structure.groups)
         found = estimate(structure, matrix, self._rule(), coverings=coverings, dead=dead)
         if self.tau == "auto" and self.estimator == "tail":
-            tau, calibration = self._calibrated(model, structure, task, data, found)
+            tau, calibration = self._calibrated(model, structure, task, data, gram, found)
             found = estimate(structure, matrix, tau, coverings=coverings, dead=dead)
             found = found.model_copy(update={"calibration": calibration})
         first = next(iter(batches(self._source(data), self.batch_size, limit=self.batch_size, seed=self.seed)))
@@ -111,14 +114,15 @@ class Estimate:
         return known if self.threshold is None else replace(known, threshold=self.threshold)
 
     def _calibrated(
-        self, model: Model, structure: Structure, task: Task, data: Data, found: Redundancy
+        self, model: Model, structure: Structure, task: Task, data: Data, gram: GateGram, found: Redundancy
     ) -> tuple[float, TauCalibration]:
         held_out, seen = self._held_out(data), list(self._samples(data))
         labels, loss = self.labelled(task)
         worth = signal_of(self.signal)
         evidence = collect_evidence(worth.needs, model.module, structure, seen, loss, labels=labels, seed=self.seed)
         probe = CutProbe(
-            module=model.module, structure=structure, settling=seen, held_out=held_out, loss=task.loss,
+            module=model.module, structure=structure, gate_gram=gram, settle=Settle(compensation=self.compensation),
+            settling=seen, held_out=held_out, loss=task.loss,
             saliency=saliency(worth, evidence, structure.groups),
         )  # fmt: skip
         return calibrate_tau(

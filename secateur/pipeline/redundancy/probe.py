@@ -7,37 +7,37 @@ import torch
 from torch import Tensor, nn
 
 from secateur.artifacts import Batch
-from secateur.calibration.batch_norm import reestimate_batch_norm, running_norms
-from secateur.calibration.batches import Loss, batch_size_of, mean_loss
-from secateur.pipeline.structure import Structure, cut
+from secateur.calibration.batches import Loss, mean_loss
+from secateur.calibration.gram import GateGram
+from secateur.pipeline.compensation import Removal
+from secateur.pipeline.settling import Settle
+from secateur.pipeline.structure import Structure
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CutProbe:
-    """Cut a network to widths and measure its mean loss.
+    """Cut a network to widths, let it settle and measure its mean loss.
 
-    Inside a group the channels of most ``saliency``, one finite score a channel by group, stay. Batch-norm statistics
-    are measured again on ``settling``; the loss is that on ``held_out``, with the better of old and new statistics, as
-    in pruning: those of few samples may be worse than what they replace.
+    Inside a group the channels of most ``saliency``, one finite score a channel by group, stay. The cut network settles
+    on ``settling``, see `Settle`; the loss is that on ``held_out``, which nothing was chosen on.
     """
 
     module: nn.Module
     structure: Structure
     saliency: Mapping[str, Tensor]
+    gate_gram: GateGram
+    settle: Settle
     settling: Sequence[Batch]
     held_out: Sequence[Batch]
     loss: Loss
 
     def __call__(self, widths: Mapping[str, int]) -> float:
         """Return the loss of the cut network; the one given is left as it was."""
-        small = cut(self.module, self.structure, {name: self._kept(name, width) for name, width in widths.items()})
-        before = mean_loss(small, self.loss, self.held_out)
-        if not running_norms(small):
-            return before
-        # Batches count equally in the averages: a smaller last one is left out.
-        largest = max(batch_size_of(inputs) for inputs, _ in self.settling)
-        reestimate_batch_norm(small, [batch for batch in self.settling if batch_size_of(batch[0]) == largest])
-        return min(before, mean_loss(small, self.loss, self.held_out))
+        removal = Removal(
+            module=self.module, structure=self.structure, samples=self.settling, gate_gram=self.gate_gram,
+            keep={name: self._kept(name, width) for name, width in widths.items()},
+        )  # fmt: skip
+        return mean_loss(self.settle(removal, self.loss).module, self.loss, self.held_out)
 
     def _kept(self, name: str, width: int) -> Tensor:
         scores = self.saliency[name]

@@ -122,6 +122,7 @@ READERS = {
     "linear": (nn.Linear(6, 5), 0),
     "over one axis": (nn.Conv1d(6, 5, 3, stride=2, padding=1, dilation=2), 1),
     "over two axes": (nn.Conv2d(6, 5, (3, 2), stride=(1, 2), padding=(2, 1)), 2),
+    "over three axes": (nn.Conv3d(6, 5, 2, stride=2, padding=1), 3),
     "reflected": (nn.Conv2d(6, 5, 3, padding=1, padding_mode="reflect"), 2),
     "same": (nn.Conv2d(6, 5, 3, padding="same"), 2),
 }
@@ -143,13 +144,13 @@ def test_second_moments_tell_the_energy_of_the_outputs(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("reader", "dims", "what"),
-    [(nn.Conv2d(6, 6, 1, groups=2), 2, "Conv2d with groups"), (nn.Conv3d(6, 2, 1), 3, "Conv3d"),
-     (nn.ConvTranspose2d(6, 2, 2), 2, "ConvTranspose2d")],
+    [(nn.Conv2d(6, 6, 1, groups=2), 2, "a convolution in 2 groups"),
+     (nn.ConvTranspose2d(6, 2, 2), 2, "a layer of another kind")],
 )  # fmt: skip
 def test_other_layers_are_named(reader: nn.Module, dims: int, what: str) -> None:
     module, x = Reads(reader, dims).eval(), torch.randn(2, 3, *[5] * dims)
     groups = trace(module, (x,)).groups
-    with pytest.raises(DataError, match=f"input Gram, reader.weight: found {what}; wanted a linear layer"):
+    with pytest.raises(DataError, match=f"input Gram, reader.weight: found {what}; wanted linear layers and"):
         collect_input_grams(module, groups, [(x, None)])
 
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from secateur.pipeline.compensation.lockstep import Calls
-from secateur.pipeline.compensation.patches import LAYERS, Application, rows_of
+from secateur.calibration.calls import Calls
+from secateur.calibration.patches import LAYERS, Application, rows_of
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
