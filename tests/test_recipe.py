@@ -9,11 +9,12 @@ import yaml
 from secateur.errors import RecipeError
 from secateur.pipeline.allocation import ALLOCATORS
 from secateur.pipeline.allocation.theis import Theis
+from secateur.pipeline.compensation import COMPENSATIONS
 from secateur.pipeline.redundancy import EFFECTIVE, MATRICES
 from secateur.pipeline.signals import Combination
 from secateur.recipe import EstimateSettings, Recipe
 from secateur.recipe_file import read_recipe, recipe_schema
-from secateur.recipe_pruning import CombinedSignal
+from secateur.recipe_pruning import CombinedSignal, PruneSettings
 from secateur.recipe_template import recipe_template, write_template
 from secateur.steps import allocator
 
@@ -97,6 +98,10 @@ def test_tau_is_a_number_or_measured(tmp_path: Path) -> None:
 def test_the_recipe_knows_every_matrix_and_estimator() -> None:
     assert set(get_args(EstimateSettings.model_fields["matrix"].annotation)) == set(MATRICES)
     assert set(get_args(EstimateSettings.model_fields["estimator"].annotation)) == set(EFFECTIVE)
+
+
+def test_the_recipe_knows_every_compensation() -> None:
+    assert set(get_args(PruneSettings.model_fields["compensation"].annotation)) == set(COMPENSATIONS)
 
 
 @pytest.mark.parametrize(
