@@ -223,7 +223,7 @@ def draw(rows: list[dict[str, Any]]) -> None:
             points = [(1.0, own[0]["accuracy"])]
             for ratio in RATIOS:
                 same = [row["accuracy"] for row in own if row["way"] == way and row["ratio"] == ratio]
-                points.append((1 / ratio, sum(same) / len(same)))
+                points += [(1 / ratio, sum(same) / len(same))] if same else []
             panel.plot(*zip(*points, strict=True), marker="o", label=way)
         panel.set(title=f"{name}, no fine-tuning", xlabel="share of multiply-adds", ylabel="accuracy")
         panel.grid(alpha=0.3)
