@@ -2,19 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from secateur.artifacts import as_tuple
 from secateur.calibration.activations import Activations
 from secateur.calibration.masks import as_mask
-from secateur.calibration.observe import observing
-from secateur.calibration.readers import tap_readers
+from secateur.calibration.sites import find_sites
 from secateur.errors import TraceError
 from secateur.pipeline.structure import Structure, cut
 from secateur.pipeline.structure.capture import device_of
@@ -39,13 +36,14 @@ def cut_to_means(
     small = cut(module, structure, masks)
     stays = surviving(structure, {name: mask.numpy() for name, mask in masks.items() if not mask.all()})
     lost = _lost(module, structure, masks, activations)
-    norms = _norms_behind(small, structure, [weight for weight in lost if _bias_of(small, weight) is None])
+    device = device_of(small)
+    sites = find_sites(small, tuple(x.to(device) for x in as_tuple(structure.example_inputs)))
     for weight, shift in lost.items():
         # The shift is that of the reader's uncut outputs, some of which were cut as well.
         kept = stays.get(weight, {}).get(1 if _transposed(module, weight) else 0)
         carried = shift if kept is None else shift[torch.from_numpy(kept)]
         if carried.any():
-            _carry(small, weight, carried, norms.get(weight))
+            _carry(small, weight, carried, sites.get(weight))
     return small
 
 
@@ -106,14 +104,14 @@ def _bias_of(module: nn.Module, weight: str) -> nn.Parameter | None:
     return found if isinstance(found, nn.Parameter) else None
 
 
-def _carry(module: nn.Module, weight: str, carried: Tensor, norm: _BatchNorm | None) -> None:
+def _carry(module: nn.Module, weight: str, carried: Tensor, running_mean: Tensor | None) -> None:
     """Add what is carried on to a reader's outputs, in place."""
     owner, bias = module.get_submodule(weight.rpartition(".")[0]), _bias_of(module, weight)
     with torch.no_grad():
         if bias is not None:
             bias.add_(carried.to(bias))
-        elif norm is not None and norm.running_mean is not None:
-            norm.running_mean.sub_(carried.to(norm.running_mean))
+        elif running_mean is not None:
+            running_mean.sub_(carried.to(running_mean))
         elif isinstance(owner, (_ConvNd, nn.Linear)):
             owner.bias = nn.Parameter(carried.to(module.get_parameter(weight)))
         else:
@@ -121,45 +119,3 @@ def _carry(module: nn.Module, weight: str, carried: Tensor, norm: _BatchNorm | N
                 f"means carried on, {weight}", f"no bias in {type(owner).__name__}", "a convolution or linear module",
                 "Remove these channels without their means, or give the layer a bias.",
             )  # fmt: skip
-
-
-def _norms_behind(module: nn.Module, structure: Structure, weights: list[str]) -> dict[str, _BatchNorm]:
-    """Return the batch norms, with running statistics, that take in exactly what these layers return, by weight.
-
-    One run tells: the same memory, unchanged since. Where a layer is called more than once, or its output goes to
-    several norms, none counts.
-    """
-    norms = {
-        f"{name}.weight": layer
-        for name, layer in module.named_modules()
-        if isinstance(layer, _BatchNorm) and layer.affine and layer.running_mean is not None
-    }
-    made: dict[tuple[int, int, int], str] = {}
-    kept: list[Tensor] = []  # so that no memory is used twice
-    behind: dict[str, list[str]] = {weight: [] for weight in weights}
-
-    def identity(tensor: Tensor) -> tuple[int, int, int]:
-        return tensor.data_ptr(), tensor.numel(), tensor._version
-
-    def note(weight: str) -> Any:
-        def transform(tensor: Tensor) -> Tensor:
-            kept.append(tensor)
-            made[identity(tensor)] = weight
-            return tensor
-
-        return transform
-
-    def compare(norm: str) -> Any:
-        def transform(tensor: Tensor) -> Tensor:
-            weight = made.get(identity(tensor))
-            if weight is not None:
-                behind[weight].append(norm)
-            return tensor
-
-        return transform
-
-    with observing(module), torch.no_grad():
-        inputs = tuple(x.to(device_of(module)) for x in as_tuple(structure.example_inputs))
-        with tap_readers(module, {norm: compare(norm) for norm in norms}, {weight: note(weight) for weight in weights}):
-            module(*inputs)
-    return {weight: norms[found[0]] for weight, found in behind.items() if len(found) == 1}

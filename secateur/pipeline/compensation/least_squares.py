@@ -14,10 +14,10 @@ from secateur.calibration.batches import device_of, to_device
 from secateur.calibration.calls import Calls
 from secateur.calibration.patches import Application, rows_of
 from secateur.calibration.randomness import randomness_kept
+from secateur.calibration.sites import find_sites
 from secateur.errors import DataError
 from secateur.pipeline.compensation.lockstep import leading
 from secateur.pipeline.compensation.protocol import Removal
-from secateur.pipeline.compensation.sites import find_sites
 from secateur.pipeline.structure import Plan, cut
 from secateur.pipeline.structure.copying import tensors
 from secateur.pipeline.structure.cut import along, root_factors, surviving, taken

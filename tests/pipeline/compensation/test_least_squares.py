@@ -9,11 +9,11 @@ from networks import SelfAttention, randomise_norms, scaled
 from torch import nn
 from torchvision import models
 
+from secateur.calibration.sites import find_sites
 from secateur.errors import DataError, TraceError
 from secateur.pipeline.compensation import COMPENSATIONS, Removal
 from secateur.pipeline.compensation.least_squares import LeastSquares
 from secateur.pipeline.compensation.lockstep import leading
-from secateur.pipeline.compensation.sites import find_sites
 from secateur.pipeline.structure import Plan, cut, trace
 from secateur.workloads.classification import resnet20
 
@@ -134,6 +134,17 @@ def test_what_is_applied_twice_is_left_alone():
     sites = find_sites(module, (torch.randn(2, 4),))
     assert list(sites) == ["b.weight"]
     assert sites["b.weight"] is module.norm.running_mean
+
+
+def test_a_norm_behind_something_that_writes_in_place_is_not_the_layers_own():
+    def behind(*between):
+        return nn.Sequential(nn.Conv2d(3, 4, 1), *between, nn.BatchNorm2d(4)).eval()
+
+    x = torch.randn(2, 3, 4, 4)
+    own = behind()
+    assert find_sites(own, (x,))["0.weight"] is own[1].running_mean
+    for between in (nn.ReLU(inplace=True), nn.ReLU(), nn.MaxPool2d(1)):
+        assert find_sites(behind(between), (x,)) == {"0.weight": None}
 
 
 @pytest.mark.parametrize(("wanted", "found"), [("2.weight", "0.weight"), ("0.weight", "the end")])

@@ -9,17 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from secateur.calibration.observe import observing
 from secateur.calibration.patches import LAYERS
 
 
 def find_sites(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor | None]:
     """Return the weights of the layers that one forward in eval mode applies once, in the order of their application.
 
-    Each with the running mean of the batch norm that reads the layer's outputs, None where there is none or where it
-    reads others as well.
+    Each with the running mean of the batch norm that reads the layer's very outputs, None where there is none or where
+    it reads others as well. The network is left as it was.
     """
     watch = _Watch({id(parameter): name for name, parameter in module.named_parameters()})
-    with torch.no_grad(), watch:
+    with observing(module), torch.no_grad(), watch:
         module(*inputs)
     return {
         name: mean if mean is not None and watch.num_reads[id(mean)] == 1 else None
@@ -34,7 +35,7 @@ class _Watch(TorchFunctionMode):
     def __init__(self, names: Mapping[int, str]) -> None:
         super().__init__()
         self._names = names
-        self._makers: list[tuple[Tensor, str]] = []
+        self._makers: list[tuple[Tensor, int, str]] = []
         self.num_calls = Counter[str]()
         self.num_reads = Counter[int]()
         self.means: dict[str, Tensor | None] = {}
@@ -49,11 +50,16 @@ class _Watch(TorchFunctionMode):
             if name is not None:
                 self.num_calls[name] += 1
                 self.means.setdefault(name, None)
-                self._makers.append((result, name))
+                self._makers.append((result, result._version, name))
         elif func is functional.batch_norm:
             given = dict(zip(("input", "running_mean"), args, strict=False)) | kwargs
             mean = given["running_mean"]
             if mean is not None:
                 self.num_reads[id(mean)] += 1
-                self.means |= {name: mean for made, name in self._makers if made is given["input"]}
+                # What was written over in between is no longer what the layer made.
+                self.means |= {
+                    name: mean
+                    for made, version, name in self._makers
+                    if made is given["input"] and made._version == version
+                }
         return result
