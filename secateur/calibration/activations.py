@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from secateur.artifacts import Batch, Group, Reader, as_tuple
 from secateur.calibration.batches import batch_size_of, device_of, to_device
 from secateur.calibration.observe import observing
-from secateur.calibration.readers import Transform, channel_axis, tap_readers, weights_of
-from secateur.errors import DataError, TraceError
+from secateur.calibration.quantities import exact
+from secateur.calibration.readers import Transform, channel_axis, require_met, tap_readers, weights_of
+from secateur.errors import DataError
 
 Visit = Callable[[Float64[Tensor, "rows channels"]], None]
 """Takes what one call of a layer reads (or makes): one row a sample and place."""
@@ -51,7 +52,6 @@ def read_activations(
     DataError where batches are absent.
     """
     device = device_of(module)
-    exact = torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs have no float64
     weights = weights_of(module, {**inputs, **outputs})
 
     def tap(name: str, visit: Visit) -> Transform:
@@ -59,7 +59,7 @@ def read_activations(
 
         def show(tensor: Tensor) -> Tensor:
             rows = tensor.detach().movedim(axis, -1).reshape(-1, tensor.shape[axis])
-            visit(rows.to(exact, torch.float64))
+            visit(exact(rows))
             return tensor
 
         return show
@@ -72,12 +72,7 @@ def read_activations(
             module(*to_device(as_tuple(raw), device))
     if num_samples == 0:
         raise DataError("activations", "no batches", "at least one", "Give a data set with samples.")
-    if missing := sorted(set(weights) - seen):
-        raise TraceError(
-            missing[0], "a weight that no convolution or linear layer was called with",
-            "layers that are called with the parameter itself",
-            "Remove parametrisations (for example weight norm) before pruning, or keep this layer out.",
-        )  # fmt: skip
+    require_met(sorted(set(weights) - seen))
     return num_samples
 
 

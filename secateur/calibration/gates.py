@@ -14,9 +14,9 @@ from secateur.calibration.means import read_means
 from secateur.calibration.observe import observing
 from secateur.calibration.processes import total
 from secateur.calibration.quantities import Quantity, Reading, exact, sum_type
-from secateur.calibration.readers import Transform, channel_axis, tap_readers, weights_of
+from secateur.calibration.readers import Transform, channel_axis, require_met, tap_readers, weights_of
 from secateur.calibration.wiring import SIDES, Side, Wires, wire
-from secateur.errors import DataError, TraceError, TrainingError
+from secateur.errors import DataError, TrainingError
 
 
 @runtime_checkable
@@ -86,7 +86,7 @@ def pass_gates(
             )
             with tap_readers(module, *tap.all(module, wiring)) as seen:
                 outputs = module(*inputs)
-                _require_met(sorted(set(met) - seen))
+                require_met(sorted(set(met) - seen))
                 if differentiated:
                     losses = each(outputs, targets)
                     _require_finite(losses, number)
@@ -173,15 +173,6 @@ class _Tap(torch.autograd.Function):
         ctx.collect(inputs, gradient)
         start = gradient.new_zeros(()) if ctx.needs_input_grad[1] else None
         return (gradient if ctx.needs_input_grad[0] else None), start, None
-
-
-def _require_met(missing: list[str]) -> None:
-    if missing:
-        raise TraceError(
-            missing[0], "a weight that no convolution or linear layer was called with",
-            "layers that are called with the parameter itself",
-            "Remove parametrisations (for example weight norm) before pruning, or keep this layer out.",
-        )  # fmt: skip
 
 
 def _require_finite(losses: Tensor, number: int) -> None:

@@ -1,6 +1,6 @@
 """Reach the input or output of any convolution, linear layer or norm, however it is called."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
@@ -113,6 +113,16 @@ _attention = FunctionType(
     {**functional.multi_head_attention_forward.__globals__, "has_torch_function": lambda _: False},
     argdefs=functional.multi_head_attention_forward.__defaults__,
 )
+
+
+def require_met(missing: Sequence[str]) -> None:
+    """Raise TraceError naming the first of the weights that a forward never met, see `tap_readers`."""
+    if missing:
+        raise TraceError(
+            missing[0], "a weight that no convolution or linear layer was called with",
+            "layers that are called with the parameter itself",
+            "Remove parametrisations (for example weight norm) before pruning, or keep this layer out.",
+        )  # fmt: skip
 
 
 @contextmanager

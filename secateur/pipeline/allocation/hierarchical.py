@@ -8,7 +8,6 @@ from torch import Tensor
 from secateur.artifacts import Group
 from secateur.pipeline.allocation.search import Search
 from secateur.pipeline.allocation.theis import worth_for_cost
-from secateur.pipeline.allocation.topology import classes_of
 from secateur.pipeline.costs import Cost
 
 
@@ -36,6 +35,5 @@ class Hierarchical:
     ) -> dict[str, Tensor]:
         """Return the channels that stay, see `Allocator`."""
         search = Search.of(saliency, cost, budget, groups, floors)
-        search.shrink(budget, worth_for_cost, classes_of(search.groups) if self.by_class else None)
-        search.refill(budget)
+        search.fit(budget, worth_for_cost, by_class=self.by_class)
         return search.masks()

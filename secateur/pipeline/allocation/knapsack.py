@@ -42,13 +42,11 @@ class Knapsack:
     ) -> dict[str, Tensor]:
         """Return the channels that stay, see `Allocator`."""
         search = Search.of(saliency, cost, budget, groups, floors)
-        search.shrink(budget, worth_for_cost)
-        search.refill(budget)
+        search.fit(budget, worth_for_cost)
         best, value, reach = search.widths.copy(), search.value, search.whole.copy()
         while (reach >= search.steps).any():
             search.move_to(self._solved(search, best, reach, budget))
-            search.shrink(budget, worth_for_cost)
-            search.refill(budget)
+            search.fit(budget, worth_for_cost)
             if search.value > value:
                 best, value = search.widths.copy(), search.value
             else:

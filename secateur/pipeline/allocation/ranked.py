@@ -9,7 +9,6 @@ from torch import Tensor
 
 from secateur.artifacts import Group
 from secateur.pipeline.allocation.search import Search
-from secateur.pipeline.allocation.topology import classes_of
 from secateur.pipeline.costs import Cost
 
 
@@ -32,8 +31,7 @@ class Ranked:
     ) -> dict[str, Tensor]:
         """Return the channels that stay, see `Allocator`."""
         search = Search.of(saliency, cost, budget, groups, floors)
-        search.shrink(budget, _saliency, classes_of(search.groups) if self.by_class else None)
-        search.refill(budget)
+        search.fit(budget, _saliency, by_class=self.by_class)
         return search.masks()
 
 

@@ -12,6 +12,7 @@ from secateur.artifacts import Group
 from secateur.errors import DataError
 from secateur.pipeline.allocation.account import Account, open_account
 from secateur.pipeline.allocation.reach import require_reachable
+from secateur.pipeline.allocation.topology import classes_of
 from secateur.pipeline.costs import Cost
 
 Order = Callable[
@@ -72,6 +73,14 @@ class Search:
         """Go on from these widths, which are allowed ones."""
         self.widths = widths.copy()
         self.account = open_account(self.cost, self.widths)
+
+    def fit(self, budget: int, order: Order, *, by_class: bool = False) -> None:
+        """Remove steps in this order until the cost is within the budget, and give back what still fits.
+
+        With ``by_class`` classes of equal topology lose channels in equal shares, and the order holds inside each.
+        """
+        self.shrink(budget, order, classes_of(self.groups) if by_class else None)
+        self.refill(budget)
 
     def shrink(self, budget: int, order: Order, classes: Int64[np.ndarray, " group"] | None = None) -> None:
         """Remove the step that ``order`` puts first, again and again, until the cost is within the budget.

@@ -10,7 +10,6 @@ from torch import Tensor
 from secateur.artifacts import Group
 from secateur.errors import BudgetError
 from secateur.pipeline.allocation.search import Search
-from secateur.pipeline.allocation.topology import classes_of
 from secateur.pipeline.costs import Cost
 
 GIGA = 1e9
@@ -45,8 +44,7 @@ class Theis:
     ) -> dict[str, Tensor]:
         """Return the channels that stay, see `Allocator`."""
         search = Search.of(saliency, cost, budget, groups, floors)
-        search.shrink(budget, self._order, classes_of(search.groups) if self.by_class else None)
-        search.refill(budget)
+        search.fit(budget, self._order, by_class=self.by_class)
         return search.masks()
 
     def _order(
@@ -73,8 +71,7 @@ class AutomaticBeta:
     ) -> dict[str, Tensor]:
         """Return the channels that stay, see `Allocator`."""
         search = Search.of(saliency, cost, budget, groups, floors)
-        search.shrink(budget, worth_for_cost)
-        search.refill(budget)
+        search.fit(budget, worth_for_cost)
         return search.masks()
 
 
