@@ -6,14 +6,15 @@ from secateur.pipeline.allocation.knapsack import Knapsack
 from secateur.pipeline.allocation.protocol import Allocator
 from secateur.pipeline.allocation.ranked import Ranked
 from secateur.pipeline.allocation.reach import floor_cost, require_reachable
-from secateur.pipeline.allocation.theis import AutomaticBeta, Theis
+from secateur.pipeline.allocation.theis import Theis
 from secateur.pipeline.allocation.uniform import Uniform
 
 ALLOCATORS: dict[str, Allocator] = {
     "uniform": Uniform(),
     "ranked": Ranked(),
     "theis": Theis(),
-    "automatic": AutomaticBeta(),
+    # The price at which a step is just worth its saving: what is left of the hierarchy without classes.
+    "automatic": Hierarchical(),
     "hierarchical": Hierarchical(),
     "knapsack": Knapsack(),
 }

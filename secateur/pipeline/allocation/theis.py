@@ -1,4 +1,4 @@
-"""Fisher pruning's trade of loss for cost, with a price that is given or found step by step."""
+"""Fisher pruning's trade of loss for cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,27 +52,6 @@ class Theis:
         step: Int64[np.ndarray, " group"],
     ) -> Float64[np.ndarray, " group"]:  # fmt: skip
         return lost - self.beta * saving / GIGA
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutomaticBeta:
-    """Remove the step with the smallest beta_i = Delta_i / Delta C_i first, so that there is no beta to choose.
-
-    It is the price at which a step is just worth its saving (Theis et al. 2018, arXiv 1801.05787, eq. 14-16).
-    """
-
-    def __call__(
-        self,
-        saliency: Mapping[str, Tensor],
-        cost: Cost,
-        budget: int,
-        groups: Sequence[Group],
-        floors: Mapping[str, int] | None = None,
-    ) -> dict[str, Tensor]:
-        """Return the channels that stay, see `Allocator`."""
-        search = Search.of(saliency, cost, budget, groups, floors)
-        search.fit(budget, worth_for_cost)
-        return search.masks()
 
 
 def worth_for_cost(
