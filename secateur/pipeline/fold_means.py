@@ -26,9 +26,8 @@ def cut_to_means(
     What a reader y = W a + b loses with the channels S is W_S a_S; its bias takes over W_S E[a_S] (Evci, Le Roux,
     Castro and Bottou 2018, "Mean replacement pruning"). That is exact where a_S is constant, but for the borders of
     layers that pad with zeros. A reader without bias hands it to the running mean of the batch norm that follows it
-    directly, mu - W_S E[a_S]; where there is none it gets a bias, and `load` refuses the network's saved files, because
-    a freshly built one has no such tensor. Groups that no layer reads are cut as they are. ``activations`` are those of
-    the uncut network.
+    directly, mu - W_S E[a_S]; where there is none it gets a bias, which `load` gives a freshly built network as well.
+    Groups that no layer reads are cut as they are. ``activations`` are those of the uncut network.
 
     Raises TraceError as `cut` does, and where a reader has neither a bias nor a module that could have one.
     """

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,9 @@ def load_model(folder: Path, skeleton: nn.Module, example_inputs: tuple[Tensor, 
 def _loaded(folder: Path, skeleton: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
     """Return a copy of the skeleton with the tensors that were saved, and their description."""
     description, stored = _read(folder)
-    own, first = tensors(skeleton), canonical_names(skeleton)
     shapes = {name: tuple(shape) for name, shape in description["shapes"].items()}
+    skeleton = _with_biases(skeleton, shapes)
+    own, first = tensors(skeleton), canonical_names(skeleton)
     aliases = description["aliases"]
     for name in [*own, *(n for n in shapes if n not in own)]:
         saved = shapes.get(name)
@@ -101,6 +102,28 @@ def _loaded(folder: Path, skeleton: nn.Module) -> tuple[nn.Module, dict[str, Any
     module = resized(skeleton, placed)
     put_numbers(module, description["numbers"])
     return module, description
+
+
+def _with_biases(skeleton: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
+    """Return the skeleton with biases where it has none and the saved network does.
+
+    Layers without a bias get one when it carries on the means of channels that were removed.
+    """
+    owners = dict(skeleton.named_modules(remove_duplicate=False))
+    own = tensors(skeleton)
+    lacking = [
+        path for path, _, attribute in (name.rpartition(".") for name in shapes if name not in own)
+        if attribute == "bias" and isinstance(owners.get(path), (_ConvNd, nn.Linear))
+    ]  # fmt: skip
+    if not lacking:
+        return skeleton
+    found = copy_of(skeleton, shares_parameters=True)
+    for path in lacking:
+        owner, weight = found.get_submodule(path), own[f"{path}.weight"]
+        # Transposed convolutions have their inputs first.
+        outputs = owner.out_channels if isinstance(owner, _ConvNd) else len(weight)
+        owner.bias = nn.Parameter(weight.new_zeros(outputs))
+    return found
 
 
 def save(module: nn.Module, folder: Path) -> None:

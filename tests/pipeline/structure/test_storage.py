@@ -114,3 +114,28 @@ def test_a_folder_that_cannot_be_made_is_said(saved, tmp_path):
 def test_example_inputs_that_do_not_fit_are_said(saved):
     with pytest.raises(LoadError, match="a network that accepts the example inputs"):
         load_model(saved[1], Network(), (torch.randn(2, 7, 8, 8),))
+
+
+def test_biases_that_the_saved_network_has_and_the_skeleton_lacks_come_back(tmp_path):
+    def build():
+        return nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.ReLU(), nn.Conv2d(6, 4, 1, bias=False))
+
+    whole = build()
+    structure = trace(whole, (X,))
+    small = cut(whole, structure, {"0": torch.tensor([1, 2, 5])})
+    small[2].bias = nn.Parameter(torch.randn(4))
+    small[0].bias = nn.Parameter(torch.randn(3))
+    save_model(Model(module=small, example_inputs=(X,)), tmp_path)
+    fresh = build()
+    loaded = load_model(tmp_path, fresh, (X,)).module
+    assert torch.equal(loaded(X), small(X))
+    assert fresh[0].bias is None
+    assert fresh[2].bias is None
+
+
+def test_only_layers_that_can_have_a_bias_get_one(saved, tmp_path):
+    module = saved[0].module
+    module.register_parameter("bias", nn.Parameter(torch.zeros(4)))
+    save_model(Model(module=module, example_inputs=(X,)), tmp_path)
+    with pytest.raises(LoadError, match="tensor bias: found"):
+        load_model(tmp_path, Network(), (X,))
