@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,57 +10,68 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from secateur.calibration.calls import Calls
 from secateur.calibration.observe import observing
-from secateur.calibration.patches import LAYERS
 
 
-def find_sites(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor | None]:
-    """Return the weights of the layers that one forward in eval mode applies once, in the order of their application.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Site:
+    """A layer as one forward applies it.
 
-    Each with the running mean of the batch norm that reads the layer's very outputs, None where there is none or where
-    it reads others as well. The network is left as it was.
+    ``running_mean`` is that of the batch norm that reads the layer's very outputs, None where there is none or where it
+    reads others as well; ``num_bytes`` is the memory of what the layer reads and makes.
     """
-    watch = _Watch({id(parameter): name for name, parameter in module.named_parameters()})
-    with observing(module), torch.no_grad(), watch:
+
+    running_mean: Tensor | None
+    num_bytes: int
+
+
+def find_sites(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Site]:
+    """Return the layers that one forward in eval mode applies once, by their weights, in the order of application.
+
+    The network is left as it was.
+    """
+    num_calls, num_reads = Counter[str](), Counter[int]()
+    makers: list[tuple[Tensor, int, str]] = []
+    num_bytes: dict[str, int] = {}
+    means: dict[str, Tensor] = {}
+
+    def layer(name: str, func: Callable[..., Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        result = func(*args, **kwargs)
+        num_calls[name] += 1
+        num_bytes[name] = result.nbytes + (kwargs["input"] if "input" in kwargs else args[0]).nbytes
+        makers.append((result, result._version, name))
+        return result
+
+    def norm(given: Tensor, mean: Tensor) -> None:
+        num_reads[id(mean)] += 1
+        # What was written over in between is no longer what the layer made.
+        means.update({name: mean for made, version, name in makers if made is given and made._version == version})
+
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    with observing(module), torch.no_grad(), Calls(names, layer), _Norms(norm):
         module(*inputs)
+    own = {name: mean for name, mean in means.items() if num_reads[id(mean)] == 1}
     return {
-        name: mean if mean is not None and watch.num_reads[id(mean)] == 1 else None
-        for name, mean in watch.means.items()
-        if watch.num_calls[name] == 1
+        name: Site(running_mean=own.get(name), num_bytes=num_bytes[name])
+        for name, calls in num_calls.items()
+        if calls == 1
     }
 
 
-class _Watch(TorchFunctionMode):
-    """Note the layers that are applied, and which running mean is taken from what they make."""
+class _Norms(TorchFunctionMode):
+    """Show what every batch norm is about to read, and its running mean."""
 
-    def __init__(self, names: Mapping[int, str]) -> None:
+    def __init__(self, norm: Callable[[Tensor, Tensor], None]) -> None:
         super().__init__()
-        self._names = names
-        self._makers: list[tuple[Tensor, int, str]] = []
-        self.num_calls = Counter[str]()
-        self.num_reads = Counter[int]()
-        self.means: dict[str, Tensor | None] = {}
+        self._norm = norm
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        result = func(*args, **kwargs)
-        if func in LAYERS:
-            name = self._names.get(id(kwargs["weight"] if "weight" in kwargs else args[1]))
-            if name is not None:
-                self.num_calls[name] += 1
-                self.means.setdefault(name, None)
-                self._makers.append((result, result._version, name))
-        elif func is functional.batch_norm:
+        if func is functional.batch_norm:
             given = dict(zip(("input", "running_mean"), args, strict=False)) | kwargs
-            mean = given["running_mean"]
-            if mean is not None:
-                self.num_reads[id(mean)] += 1
-                # What was written over in between is no longer what the layer made.
-                self.means |= {
-                    name: mean
-                    for made, version, name in self._makers
-                    if made is given["input"] and made._version == version
-                }
-        return result
+            if given["running_mean"] is not None:
+                self._norm(given["input"], given["running_mean"])
+        return func(*args, **kwargs)

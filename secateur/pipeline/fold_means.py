@@ -42,7 +42,8 @@ def cut_to_means(
         kept = stays.get(weight, {}).get(1 if _transposed(module, weight) else 0)
         carried = shift if kept is None else shift[torch.from_numpy(kept)]
         if carried.any():
-            _carry(small, weight, carried, sites.get(weight))
+            site = sites.get(weight)
+            _carry(small, weight, carried, None if site is None else site.running_mean)
     return small
 
 

@@ -1,7 +1,7 @@
 """Let the weights that stay make up for the channels that go, layer after layer."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from secateur.artifacts import as_tuple
+from secateur.artifacts import Batch, as_tuple
 from secateur.calibration.batches import device_of, to_device
 from secateur.calibration.calls import Calls
 from secateur.calibration.patches import Application, rows_of
 from secateur.calibration.randomness import randomness_kept
-from secateur.calibration.sites import find_sites
+from secateur.calibration.sites import Site, find_sites
 from secateur.errors import DataError
 from secateur.pipeline.compensation.lockstep import leading
 from secateur.pipeline.compensation.protocol import Removal
@@ -40,13 +40,14 @@ class LeastSquares:
     mend what the earlier ones could not.
 
     Convolutions and linear layers that a forward applies once are fitted; transposed convolutions and what is inside
-    `nn.MultiheadAttention` stay as they are. Both networks run once, side by side, on all samples, so that what one
-    layer makes of all of them is held in memory. Of all their places ``num_places`` are drawn for a layer, or four for
-    each entry of a filter where that is more.
+    `nn.MultiheadAttention` stay as they are. Both networks run once, side by side, on as many of the samples as keep
+    what each layer reads and makes within ``layer_bytes``, the first ones. Of all their places ``num_places`` are drawn
+    for a layer, or four for each entry of a filter where that is more.
     """
 
     ridge: float = 1e-2
     num_places: int = 16_384
+    layer_bytes: int = 1 << 30
     seed: int = 0
     needs_gram: ClassVar[bool] = False
 
@@ -58,17 +59,18 @@ class LeastSquares:
         whole, structure, samples = removal.module, removal.structure, removal.samples
         if not samples:
             raise DataError("least squares", "no samples", "at least one batch", "Give a data set with samples.")
-        joined = tuple(torch.cat(parts) for parts in zip(*(as_tuple(batch[0]) for batch in samples), strict=True))
-        inputs = to_device(joined, device_of(whole))
         plan = Plan.of(structure, removal.keep)
         masks = plan.masks(structure)
         stays, factors = surviving(structure, masks), root_factors(structure, masks)
         result = cut(whole, structure, plan).eval()
-        with randomness_kept(inputs[0].device), torch.no_grad():
-            means = find_sites(result, tuple(tensor[:2] for tensor in inputs))
+        device = device_of(whole)
+        with randomness_kept(device), torch.no_grad():
+            few = tuple(tensor[:2] for tensor in to_device(as_tuple(samples[0][0]), device))
+            sites = find_sites(result, few)
+            inputs = to_device(_first(samples, self._affordable(sites, len(few[0]))), device)
             own, theirs = tensors(result), tensors(whole)
             generator = torch.Generator().manual_seed(self.seed)
-            with leading(whole, {id(theirs[name]): name for name in means}, inputs) as leader:
+            with leading(whole, {id(theirs[name]): name for name in sites}, inputs) as leader:
 
                 def layer(
                     name: str, func: Callable[..., Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -80,12 +82,17 @@ class LeastSquares:
                             wanted = wanted * along(factors[name][0], wanted, 1)
                         if 0 in stays.get(name, {}):
                             wanted = taken(wanted, {1: stays[name][0]})
-                        self._fit(application, wanted, means[name], generator)
+                        self._fit(application, wanted, sites[name].running_mean, generator)
                     return func(*args, **kwargs)
 
-                with Calls({id(own[name]): name for name in means}, layer):
+                with Calls({id(own[name]): name for name in sites}, layer):
                     result(*inputs)
         return result
+
+    def _affordable(self, sites: Mapping[str, Site], num_seen: int) -> int:
+        """Return how many samples the largest layer leaves memory for; ``num_seen`` were seen at the sites."""
+        largest = max((site.num_bytes for site in sites.values()), default=0)
+        return max(num_seen, self.layer_bytes * num_seen // max(largest, 1))
 
     def _fit(
         self,
@@ -127,6 +134,17 @@ class LeastSquares:
             results = wanted[start * per_sample :][: len(patches)].reshape(len(patches), application.groups, -1)
             drawn = torch.randperm(len(patches), generator=generator)[: math.ceil(share * len(patches))]
             yield patches[drawn.to(patches.device)].double(), results[drawn.to(results.device)].double()
+
+
+def _first(samples: Sequence[Batch], num: int) -> tuple[Tensor, ...]:
+    """Return the inputs of the first samples in one batch."""
+    found, left = list[tuple[Tensor, ...]](), num
+    for given, _ in samples:
+        found.append(tuple(tensor[:left] for tensor in as_tuple(given)))
+        left -= len(found[-1][0])
+        if left <= 0:
+            break
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

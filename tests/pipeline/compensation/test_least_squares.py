@@ -133,7 +133,7 @@ def test_what_is_applied_twice_is_left_alone():
     module = Twice().eval()
     sites = find_sites(module, (torch.randn(2, 4),))
     assert list(sites) == ["b.weight"]
-    assert sites["b.weight"] is module.norm.running_mean
+    assert sites["b.weight"].running_mean is module.norm.running_mean
 
 
 def test_a_norm_behind_something_that_writes_in_place_is_not_the_layers_own():
@@ -142,9 +142,11 @@ def test_a_norm_behind_something_that_writes_in_place_is_not_the_layers_own():
 
     x = torch.randn(2, 3, 4, 4)
     own = behind()
-    assert find_sites(own, (x,))["0.weight"] is own[1].running_mean
+    assert find_sites(own, (x,))["0.weight"].running_mean is own[1].running_mean
     for between in (nn.ReLU(inplace=True), nn.ReLU(), nn.MaxPool2d(1)):
-        assert find_sites(behind(between), (x,)) == {"0.weight": None}
+        (site,) = find_sites(behind(between), (x,)).values()
+        assert site.running_mean is None
+        assert site.num_bytes == x.nbytes + x.nbytes * 4 // 3
 
 
 @pytest.mark.parametrize(("wanted", "found"), [("2.weight", "0.weight"), ("0.weight", "the end")])
@@ -168,6 +170,16 @@ def test_errors_of_the_uncut_network_come_through():
         with pytest.raises(ZeroDivisionError), leader.outputs_of("2.weight"):
             pass
     assert threading.active_count() == threads
+
+
+def test_memory_limits_the_samples():
+    removal, _ = removal_of(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1)), (3, 5, 5))
+    seen = list[int]()
+    removal.module.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    widest = 8 * 25 * (4 + 4)  # what the second layer, cut to half its inputs, reads and makes of a sample
+    for layer_bytes, num in ((5 * widest, 5), (5 * widest - 1, 4), (1, 2), (1 << 30, 8)):
+        LeastSquares(layer_bytes=layer_bytes)(removal)
+        assert seen.pop() == num
 
 
 def test_no_samples_are_refused():
