@@ -49,7 +49,7 @@ def tables() -> str:
             f"| {title} | {row['num_pictures']:.0f} | {row['auc']:.3f} | {row['nss']:.2f} "
             f"| {row[f'{prefix}_auc']:.3f} | {row[f'{prefix}_nss']:.2f} |"
         )
-    return "\n".join([*lines, "", *structure(), "", *pruning_quality()]) + "\n"
+    return "\n".join([*lines, "", *structure(), "", *pruning_quality(), "", *pruning_healed()]) + "\n"
 
 
 def structure() -> list[str]:
@@ -97,29 +97,57 @@ def structure() -> list[str]:
 def pruning_quality() -> list[str]:
     """Return the table of what is left of networks that are cut at once, in our ways and in the peer's."""
     found = json.loads((ROOT / "benchmarks" / "results" / "pruning_quality.json").read_text())
+    return [
+        f"Trained CIFAR-10 networks cut at once, without fine-tuning (`benchmarks/pruning_quality.py`): accuracy in per"
+        f" cent on {found['num_test']:,} test images, mean and half the range over draws of {found['num_calibration']}"
+        f" calibration images. Uncut: {_uncut(found['rows'])}. All have their batch statistics measured again where"
+        " that helps, but for those of Torch-Pruning as it leaves them. Torch-Pruning does not follow the padded"
+        " shortcuts of these networks and cuts inside the blocks only, as `inner` does.",
+        "",
+        *_accuracies(found["rows"]),
+    ]
+
+
+def pruning_healed() -> list[str]:
+    """Return the tables of what equal fine-tuning makes of cut networks, in our ways and in the peer's."""
+    found = json.loads((ROOT / "benchmarks" / "results" / "pruning_healed.json").read_text())
+    ablated = {row["way"] for row in found["rows"]} - {row["way"] for row in found["rows"] if row["ratio"] == 2}
+    ablation = [row for row in found["rows"] if row["way"] in ablated | {"ours"} and row["ratio"] == 4]
+    return [
+        f"The same networks after {found['steps']} steps of the same fine-tuning, 128 images each, with distillation"
+        f" from the uncut network (`benchmarks/pruning_healed.py`): accuracy in per cent on {found['num_test']:,} test"
+        f" images. Uncut: {_uncut(found['rows'])}.",
+        "",
+        *_accuracies([row for row in found["rows"] if row["way"] not in ablated]),
+        "",
+        "Ours (Fisher signal, hierarchical allocation, least squares) with one part exchanged:",
+        "",
+        *_accuracies(ablation),
+    ]
+
+
+def _uncut(rows: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{r['network']} {100 * r['accuracy']:.1f} %" for r in rows if r["way"] == "uncut")
+
+
+def _accuracies(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a table of accuracies, a way a row and a network and budget a column."""
     cells: dict[str, dict[tuple[str, float], list[float]]] = {}
-    for row in found["rows"]:
-        cells.setdefault(row["way"], {}).setdefault((row["network"], row["ratio"]), []).append(row["accuracy"])
-    whole = {network: values[0] for (network, _), values in cells.pop("uncut").items()}
+    for row in rows:
+        if row["way"] != "uncut":
+            cells.setdefault(row["way"], {}).setdefault((row["network"], row["ratio"]), []).append(row["accuracy"])
     columns = sorted({key for values in cells.values() for key in values})
-    # A column is shown once every way has been measured.
-    columns = [key for key in columns if all(key in values for values in cells.values())]
-    best = {key: max(sum(v[key]) / len(v[key]) for v in cells.values()) for key in columns}
+    best = {key: max(sum(v[key]) / len(v[key]) for v in cells.values() if key in v) for key in columns}
 
     def cell(values: dict[tuple[str, float], list[float]], key: tuple[str, float]) -> str:
+        if key not in values:
+            return ""
         own = values[key]
         mean = sum(own) / len(own)
         text = f"{100 * mean:.1f}" + (f" ± {50 * (max(own) - min(own)):.1f}" if len(own) > 1 else "")
         return f"**{text}**" if mean == best[key] else text
 
-    names = ", ".join(f"{network} {100 * accuracy:.1f} %" for network, accuracy in whole.items())
     return [
-        f"Trained CIFAR-10 networks cut at once, without fine-tuning (`benchmarks/pruning_quality.py`): accuracy in per"
-        f" cent on {found['num_test']:,} test images, mean and half the range over draws of {found['num_calibration']}"
-        f" calibration images. Uncut: {names}. All have their batch statistics measured again where that helps."
-        " Torch-Pruning does not follow the padded shortcuts of these networks and cuts inside the blocks only, as"
-        " `inner` does.",
-        "",
         "| way | " + " | ".join(f"{network}, 1/{ratio:g} of the MACs" for network, ratio in columns) + " |",
         "|---|" + "---|" * len(columns),
         *(f"| {way} | " + " | ".join(cell(values, key) for key in columns) + " |" for way, values in cells.items()),
