@@ -157,7 +157,7 @@ def test_removed_is_masked_and_its_cost_is_foretold(name):
     assert looks(structure.without(every)) == looks(trace(bare, inputs))
 
 
-@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2", "convnext", "transformer"])
+@pytest.mark.parametrize("name", ["resnet20", "transformer"])
 def test_nothing_of_it_is_left_in_onnx(name, tmp_path):
     module, inputs = build(name)
     structure = trace(module, inputs, branches=True)
