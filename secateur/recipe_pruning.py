@@ -99,6 +99,8 @@ class PruneSettings(Section):
     """Widths are cut in steps of this many channels, which the runtimes' kernels prefer."""
     keep: list[str] = []
     """Modules, by dotted name or class name, that are never cut."""
+    branches: bool = False
+    """Let residual branches go whole where that loses less; what stays of one is a constant for each channel."""
     recovery_steps: Annotated[int, Field(ge=0)] = 50
     """Distillation steps after each round."""
 
@@ -106,6 +108,8 @@ class PruneSettings(Section):
     def _one_budget(self) -> "PruneSettings":
         if len(self._shares) != 1 and (self._shares or self.allowed_loss is None):
             raise ValueError("give exactly one budget: macs, parameters, bytes or latency; or allowed_loss alone")
+        if self.branches and self.latency is not None:
+            raise ValueError("branches go by macs, parameters or bytes, not by latency")
         return self
 
     @property

@@ -18,6 +18,7 @@ class PruneRound(Record):
     One target is given. ``stopped`` tells that a loss that would have risen too far ended pruning at it. Of the
     saliency the share ``saliency_kept`` stayed, and no allocation could have kept more than ``saliency_bound``.
     ``compensation`` is what made up for the cut channels: the one that was asked for, or "none" where it did not pay.
+    ``removed`` names the residual branches that went whole.
     """
 
     target_macs: int | None = None
@@ -30,6 +31,7 @@ class PruneRound(Record):
     macs: int
     parameters: int
     widths: dict[str, int]
+    removed: tuple[str, ...] = ()
     cut_error: float
     compensation: str = "none"
     loss_before: float

@@ -18,8 +18,9 @@ def layer_norm(
     eps: float = 1e-5, cudnn_enable: bool = True,
 ) -> Tensor:  # fmt: skip
     """Normalise the last axis by the mean and variance of its gated entries."""
-    mean = (input * gate).sum(-1, keepdim=True) / gate.sum()
-    variance = ((input - mean).square() * gate).sum(-1, keepdim=True) / gate.sum()
+    count = _number(gate.sum())
+    mean = (input * gate).sum(-1, keepdim=True) / count
+    variance = ((input - mean).square() * gate).sum(-1, keepdim=True) / count
     result = (input - mean) * (variance + eps).rsqrt() * weight
     return result if bias is None else result + bias
 
@@ -28,7 +29,7 @@ def rms_norm(
     gate: Tensor, input: Tensor, normalized_shape: Sequence[int], weight: Tensor, eps: float | None = None
 ) -> Tensor:
     """Divide the last axis by the root of the mean square of its gated entries."""
-    mean_square = (input.square() * gate).sum(-1, keepdim=True) / gate.sum()
+    mean_square = (input.square() * gate).sum(-1, keepdim=True) / _number(gate.sum())
     return input * (mean_square + (torch.finfo(input.dtype).eps if eps is None else eps)).rsqrt() * weight
 
 
@@ -39,12 +40,17 @@ def group_norm(
     """Normalise each group of channels, axis 1, by the mean and variance of its gated channels."""
     parts = input.reshape(input.shape[0], num_groups, input.shape[1] // num_groups, -1)
     gates = gate.reshape(1, num_groups, -1, 1)
-    count = gates.sum(2, keepdim=True) * parts.shape[-1]
+    count = _number(gates.sum(2, keepdim=True)) * parts.shape[-1]
     mean = (parts * gates).sum((2, 3), keepdim=True) / count
     variance = ((parts - mean).square() * gates).sum((2, 3), keepdim=True) / count
     by_channel = (-1,) + (1,) * (input.ndim - 2)
     result = ((parts - mean) * (variance + eps).rsqrt()).reshape(input.shape) * weight.reshape(by_channel)
     return result if bias is None else result + bias.reshape(by_channel)
+
+
+def _number(total: Tensor) -> Tensor:
+    """Return how many channels count, 1 where none does, as in a branch that is removed."""
+    return torch.where(total == 0, torch.ones_like(total), total)
 
 
 GATED: dict[Any, Callable[..., Tensor]] = {

@@ -14,6 +14,7 @@ from secateur.calibration.finite import require_finite
 from secateur.calibration.labels import LabelKind, choose_labels, label_loss, teacher_batches
 from secateur.errors import BudgetError, LoadError, TrainingError
 from secateur.pipeline.allocation import ALLOCATORS, Allocator, floor_cost, kept_and_possible
+from secateur.pipeline.branching import Branching, branch_losses
 from secateur.pipeline.budget import Kind, Limited, cheapest_allowed
 from secateur.pipeline.compensation import COMPENSATIONS, Removal
 from secateur.pipeline.floors import floors_of, require_floors_reachable
@@ -49,8 +50,9 @@ class Prune:
     against ``labels`` (see `choose_labels`, `label_loss`), softened by ``temperature`` unless they are true, on
     ``samples`` random samples of the calibration set (the training set where there is none), which are held in memory.
     Widths change in steps of ``multiple``; the channels of the modules in ``protect`` (dotted paths or class names) are
-    never cut. ``compensation`` names how what stays makes up for what goes, see `COMPENSATIONS`; with ``batch_norm``
-    running statistics are measured again after each cut; each is kept where it lowers the loss on the samples.
+    never cut. With ``branches`` residual branches may go whole, see `Branching`. ``compensation`` names how what stays
+    makes up for what goes, see `COMPENSATIONS`; with ``batch_norm`` running statistics are measured again after each
+    cut; each is kept where it lowers the loss on the samples.
     ``tolerance`` bounds the relative distance between the cut and the masked network. ``seed`` chooses the samples.
     """
 
@@ -67,6 +69,7 @@ class Prune:
     batch_size: int = 16
     multiple: int = 1
     protect: tuple[str, ...] = ()
+    branches: bool = False
     compensation: str = "none"
     batch_norm: bool = True
     tolerance: float = 1e-4
@@ -85,6 +88,11 @@ class Prune:
             )
         if self.rounds < 1:
             raise BudgetError("prune, rounds", f"{self.rounds}", "at least 1", "Use 1 to cut at once.")
+        if self.branches and self.kind == "latency":
+            raise BudgetError(
+                "prune, branches", "a budget of latency", "macs, parameters or bytes",
+                "Limit one of these: layers are timed for the network that has all of its branches.",
+            )  # fmt: skip
         for what, found, table in (
             ("signal", self.signal, SIGNALS),
             ("compensation", self.compensation, COMPENSATIONS),
@@ -151,7 +159,7 @@ class Prune:
             parameters_before=start.parameters(),
             parameters_after=structure.parameters(),
             widths_before=start.widths,
-            widths_after={**start.widths, **structure.widths},
+            widths_after={name: len(current.kept.get(name, range(width))) for name, width in start.widths.items()},
             floors={group.name: group.allowed_width(floors.get(group.name, 0)) for group in start.groups},
             blocks={group.name: group.block for group in start.groups},
             rounds=tuple(rounds),
@@ -168,7 +176,9 @@ class Prune:
 
     def trace(self, model: Model) -> Structure:
         """Return what can be cut from a network under these settings."""
-        return trace(model.module, model.example_inputs, keep=self.protect, multiple=self.multiple)
+        return trace(
+            model.module, model.example_inputs, keep=self.protect, multiple=self.multiple, branches=self.branches
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -188,7 +198,7 @@ class _Work:
         self, model: Model, structure: Structure, target: int, number: int, highest: float | None
     ) -> tuple[Model, PruneRound | None]:
         """Cut a network to a cost of at most ``target``, or to what a loss of ``highest`` allows; None if nothing."""
-        settings, cost, unit = self.settings, self.limited.cost(structure), self.limited.unit
+        settings, unit = self.settings, self.limited.unit
         where = f"round {number}" if settings.schedule == "one-at-a-time" else f"round {number} of {settings.rounds}"
         self.progress(f"{where}: from {self.limited.whole(structure):,} to {target:,} {unit}")
         evidence = self._evidence(model.module, structure)
@@ -201,12 +211,17 @@ class _Work:
             settle = Settle(compensation=settings.compensation, batch_norm=settings.batch_norm)
             return settle(removal, self.task.loss)
 
-        asked, (target, keep) = target, self._allocated(structure, scores, target, highest, settled)
+        losses = branch_losses(structure, scores, settings.signal, evidence.gate_gram)
+        asked, (target, keep) = target, self._allocated(structure, scores, losses, target, highest, settled)
         if all(mask.all() for mask in keep.values()):
             self.progress(f"{where}: nothing can go within the loss that is allowed")
             return model, None
-        stays, most = kept_and_possible(scores, keep, cost, target, structure.groups, self.floors)
+        removed = structure.removed_at({name: int(mask.sum()) for name, mask in keep.items()})
+        left = structure.without(removed)
+        stays, most = kept_and_possible(scores, keep, self.limited.cost(left), target, left.groups, self.floors)
         self.progress(f"{where}: {stays:.2%} of the saliency stays; at most {most:.2%} could")
+        for name in removed:
+            self.progress(f"{where}: branch {name} goes whole")
         found = settled(keep)
         error = assert_cut_equals_masked(
             model.module, structure.groups, keep, found.bare, self.samples[0][0], settings.tolerance
@@ -230,6 +245,7 @@ class _Work:
             macs=structure.macs(widths),
             parameters=structure.parameters(widths),
             widths=widths,
+            removed=removed,
             cut_error=error,
             compensation=found.compensation,
             loss_before=loss_before,
@@ -238,17 +254,17 @@ class _Work:
         )
 
     def _allocated(
-        self, structure: Structure, scores: Mapping[str, Tensor], target: int, highest: float | None,
-        settled: Callable[[Mapping[str, Tensor]], Settled],
+        self, structure: Structure, scores: Mapping[str, Tensor], losses: Mapping[str, float], target: int,
+        highest: float | None, settled: Callable[[Mapping[str, Tensor]], Settled],
     ) -> tuple[int, dict[str, Tensor]]:  # fmt: skip
         """Return the channels that stay at the target or, where the loss would rise too far, at the least cost above.
 
         With them comes the budget that they were found for.
         """
-        cost = self.limited.cost(structure)
+        branching = Branching(allocator=self.settings.allocator, cost=self.limited.cost, losses=losses)
 
         def kept(budget: int) -> dict[str, Tensor]:
-            return self.settings.allocator(scores, cost, budget, structure.groups, self.floors)
+            return branching(scores, budget, structure, self.floors)
 
         def allowed(keep: Mapping[str, Tensor]) -> bool:
             return highest is None or settled(keep).loss <= highest

@@ -12,6 +12,8 @@ from secateur.artifacts import Group, Model
 from secateur.errors import TrainingError
 from secateur.pipeline.structure.copying import canonical_names, tensors
 from secateur.pipeline.structure.cut import along, cut_tensors, root_factors, surviving, taken
+from secateur.pipeline.structure.paths import covers
+from secateur.pipeline.structure.stand_in import stand_ins
 from secateur.pipeline.structure.structure import Joints
 
 __all__ = ["Anchor", "anchor_to"]
@@ -55,7 +57,8 @@ def anchor_to(
     masks = _masks(teacher, student, groups)
     first = canonical_names(module)
     weights = {name: tensor.detach() for name, tensor in module.named_parameters()}
-    worth = {name: fisher[name].to(weight) for name, weight in weights.items() if name in fisher}
+    gone = tuple(stand_ins(student.module))
+    worth = {n: fisher[n].to(weight) for n, weight in weights.items() if n in fisher and not covers(gone, n)}
     wrong = sorted(name for name, values in worth.items() if values.shape != weights[name].shape)
     factors = {first[name]: by_axis for name, by_axis in root_factors(joints, masks).items()}
     for name, axes in {first[name]: axes for name, axes in surviving(joints, masks).items()}.items():

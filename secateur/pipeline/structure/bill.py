@@ -9,6 +9,30 @@ import numpy as np
 from secateur.artifacts import Group
 from secateur.pipeline.costs import CostTerms
 from secateur.pipeline.structure.labels import Product
+from secateur.pipeline.structure.paths import covers
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bill:
+    """What a network spends: its products, and its parameters with the bytes of an entry of each.
+
+    ``shares`` tells of each product how many of its labels each channel of a group owns.
+    """
+
+    products: Sequence[Product]
+    shares: Sequence[Mapping[str, int]]
+    parameters: Mapping[str, int]
+
+    def without(self, modules: tuple[str, ...], constants: Sequence[str]) -> "Bill":
+        """Return the bill once constants take the places of these modules."""
+        stays = [not covers(modules, product.weight or product.module) for product in self.products]
+        size = max((n for name, n in self.parameters.items() if covers(modules, name)), default=0)
+        return Bill(
+            products=[p for p, is_left in zip(self.products, stays, strict=True) if is_left],
+            shares=[s for s, is_left in zip(self.shares, stays, strict=False) if is_left],
+            parameters={name: n for name, n in self.parameters.items() if not covers(modules, name)}
+            | dict.fromkeys(constants, size),
+        )
 
 
 def mac_terms(

@@ -13,6 +13,7 @@ from secateur.pipeline.structure.capture import device_of, flat_outputs
 from secateur.pipeline.structure.copying import copy_of, tensors
 from secateur.pipeline.structure.numbers import lower
 from secateur.pipeline.structure.plan import Plan
+from secateur.pipeline.structure.removal import without_branches
 from secateur.pipeline.structure.resize import resized
 from secateur.pipeline.structure.structure import Joints, Structure
 
@@ -24,7 +25,8 @@ def cut(module: nn.Module, structure: Structure, keep: Plan | Mapping[str, Tenso
     """Return a copy of the network that has only the channels in ``keep``; the one given is left as it was.
 
     ``keep`` is a plan, or maps the names of groups to a bool mask [num_channels] or to int64 indices of the channels
-    that stay; groups that are not named stay whole. The cut network is run once on the structure's example inputs, and
+    that stay; groups that are not named stay whole, and residual branches of which no channel stays are removed, their
+    modules replaced by constants. The cut network is run once on the structure's example inputs, and
     the shapes of its outputs must not have changed. Raises TraceError for a ``keep`` that does not fit the structure,
     for a network other than the one that was traced, and where the cut network does not run.
     """
@@ -42,9 +44,12 @@ def cut(module: nn.Module, structure: Structure, keep: Plan | Mapping[str, Tenso
 def cut_unchecked(module: nn.Module, structure: Structure, keep: Plan | Mapping[str, Tensor]) -> nn.Module:
     """Cut as `cut` does without running the cut network."""
     plan = keep if isinstance(keep, Plan) else Plan.of(structure, keep)
-    masks = plan.masks(structure)
+    _, masks = plan.remainder(structure)
     require_traced(module, structure)
-    return shrunk(module, structure, masks)
+    result = shrunk(module, structure, masks)
+    branches = [branch for branch in structure.branches if branch.name in plan.removed]
+    # What is left of a branch may depend on the channels that it finds.
+    return without_branches(result, branches, structure.example_inputs) if branches else result
 
 
 def shrunk(module: nn.Module, structure: Joints, masks: Kept, *, shares_parameters: bool = False) -> nn.Module:

@@ -14,8 +14,8 @@ from secateur.pipeline.structure.operators import apply
 Env = dict[Node, Value | tuple[Value, ...]]
 
 
-def follow(captured: Captured, flow: Flow, batch_size: int) -> None:
-    """Write into ``flow`` what the labels learn on their way through the graph.
+def follow(captured: Captured, flow: Flow, batch_size: int) -> Env:
+    """Write into ``flow`` what the labels learn on their way through the graph, and return what every node has.
 
     ``batch_size`` is the length of the example inputs' first axis.
     """
@@ -42,6 +42,7 @@ def follow(captured: Captured, flow: Flow, batch_size: int) -> None:
         if node.name in captured.outputs and node in env:
             for value in _flat(env[node]):
                 flow.pin(labels_of(flow, value).reshape(-1), "output of the network")
+    return env
 
 
 def _call(flow: Flow, node: Node, env: Env, batch_size: int) -> Value | tuple[Value, ...] | None:

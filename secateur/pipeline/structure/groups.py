@@ -185,7 +185,7 @@ def _shares(product: Product, group_of_label: np.ndarray, groups: tuple[Group, .
 
 def _names(flow: Flow, producers: Sequence[int]) -> list[str]:
     """Name groups after the modules of their first producers; the second of a name is ``name#2``."""
-    paths = [tensor.removesuffix(".weight") for tensor, _ in flow.producers]
+    paths = [flow.constants.get(tensor, tensor.removesuffix(".weight")) for tensor, _ in flow.producers]
     names, used = [], dict[str, int]()
     for number in producers:
         path = paths[number]
@@ -200,7 +200,8 @@ def _group(
 ) -> Group:  # fmt: skip
     """Make a group that keeps at least ``least`` channels and changes in steps as near to ``multiple`` as it can."""
     width = len(slices[0].indices)
-    makers = [s.tensor.rpartition(".")[0].rpartition(".")[0] for s in slices if (s.tensor, s.axis) in flow.producers]
+    made = [s.tensor for s in slices if (s.tensor, s.axis) in flow.producers]
+    makers = [flow.constants.get(name, name.rpartition(".")[0]).rpartition(".")[0] for name in made]
     step = step_for(width, multiple)
     return Group(
         name=name, num_channels=width, block=_shared_path(makers) or name, slices=slices, readers=readers, norms=norms,

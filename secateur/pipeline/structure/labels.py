@@ -6,7 +6,7 @@ so that a feature map of 512 channels costs 512 integers. Label 0 stands for wha
 constants, zero padding along channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,12 +58,13 @@ class Product:
     """Multiply-adds of one sample: ``coefficient`` times the current lengths of the weight's first two axes.
 
     Where activations are multiplied with each other it is times the number of ``labels`` that are left instead; without
-    either the coefficient is the whole cost, a constant.
+    either the coefficient is the whole cost, a constant. ``module`` is where it happens.
     """
 
     coefficient: int
     weight: str | None = None
     labels: Labels | None = None
+    module: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,7 +120,7 @@ class Flow:
     ``operator`` and ``module`` say where in the graph the flow is; pins take their origin from them. ``counted`` has
     the norms that hold a number of channels but no tensor, with the labels that they count; ``made`` tells which labels
     some layer produces; ``integral`` names tensors of integers, ``data_axes`` the axes along which tensors that are
-    used as data have labels.
+    used as data have labels. ``constants`` maps those that stand for what a layer made to the path of that layer.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -144,6 +145,7 @@ class Flow:
     first: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     made: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=bool))
     integral: frozenset[str] = frozenset()
+    constants: Mapping[str, str] = field(default_factory=dict)
     data_axes: dict[str, set[int]] = field(default_factory=dict)
 
     def rows(self, tensor: str, axis: int, *, producer: bool) -> Labels:
@@ -156,7 +158,7 @@ class Flow:
             self.first = np.concatenate([self.first, self.fresh[key]])
             self.made = np.concatenate([self.made, np.zeros(count, dtype=bool)])
             self.tie(tensor, axis, self.fresh[key], np.arange(count))
-        if producer:
+        if producer or tensor in self.constants:
             self.producers.setdefault(key, self.fresh[key])
             self.made[self.fresh[key]] = True
         return self.fresh[key]
@@ -268,4 +270,4 @@ class Flow:
 
     def multiply(self, coefficient: int, weight: str | None = None, labels: Labels | None = None) -> None:
         """Count multiply-adds."""
-        self.products.append(Product(coefficient=coefficient, weight=weight, labels=labels))
+        self.products.append(Product(coefficient=coefficient, weight=weight, labels=labels, module=self.module))

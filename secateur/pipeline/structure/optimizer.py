@@ -11,6 +11,7 @@ from secateur.errors import TraceError
 from secateur.pipeline.structure.copying import tensors
 from secateur.pipeline.structure.cut import along, require_traced, root_factors, surviving, taken
 from secateur.pipeline.structure.plan import Plan
+from secateur.pipeline.structure.stand_in import VALUE
 from secateur.pipeline.structure.structure import Structure
 
 _POWERS = {
@@ -27,19 +28,23 @@ def cut_optimizer(
 
     ``optimizer`` trains ``module``, of which ``small`` is the cut by ``plan``; both are left as they were. State
     tensors of a parameter's shape (momenta, second moments) lose the entries that the parameter lost; others (step
-    counts) are copied. Where a cut scales entries to make up for a division by the root of a width, their gradients
-    shrink or grow the other way, and the means of these follow. Raises TraceError where the optimiser trains parameters
+    counts) are copied. The constant of a branch that was removed takes the place of the weight that made its channels,
+    without state. Where a cut scales entries to make up for a division by the root of a width, their gradients shrink
+    or grow the other way, and the means of these follow. Raises TraceError where the optimiser trains parameters
     that are not the network's, or the networks and the plan do not belong together.
     """
     require_traced(module, structure)
-    masks = plan.masks(structure)
-    axes, factors = surviving(structure, masks), root_factors(structure, masks)
+    left, masks = plan.remainder(structure)
+    axes, factors = surviving(left, masks), root_factors(left, masks)
+    gone = structure.shapes.keys() - left.shapes.keys()
+    heirs = {made_by[0]: f"{path}.{VALUE}" for branch in structure.branches if branch.name in plan.removed
+             for path, made_by in branch.writers.items()}  # fmt: skip
     names = {id(tensor): name for name, tensor in tensors(module).items()}
     cut_ones = tensors(small)
 
     def name_of(parameter: Tensor) -> str:
         name = names.get(id(parameter))
-        if name is None or name not in cut_ones:
+        if name is None or name not in cut_ones.keys() | gone:
             raise TraceError(
                 "cut_optimizer", f"a parameter of shape {list(parameter.shape)} that is not the network's",
                 f"parameters of {type(module).__name__}", "Give the optimiser that trains this network.",
@@ -47,7 +52,12 @@ def cut_optimizer(
         return name
 
     groups = [
-        {**group, "params": [cut_ones[name_of(parameter)] for parameter in group["params"]]}
+        {
+            **group,
+            "params": [
+                cut_ones[heirs.get(n, n)] for n in map(name_of, group["params"]) if n not in gone - heirs.keys()
+            ],
+        }
         for group in optimizer.param_groups
     ]
     accepted = inspect.signature(type(optimizer)).parameters
@@ -65,5 +75,6 @@ def cut_optimizer(
 
     for parameter, state in optimizer.state.items():
         name = name_of(parameter)
-        result.state[cut_ones[name]] = {k: carried(name, k, value, parameter.shape) for k, value in state.items()}
+        if name not in gone:
+            result.state[cut_ones[name]] = {k: carried(name, k, value, parameter.shape) for k, value in state.items()}
     return result

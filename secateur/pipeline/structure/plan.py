@@ -1,7 +1,7 @@
 """Which channels of a network stay: data that can be made, combined, written down and applied."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from torch import Tensor
 from secateur.artifacts import Group, Record
 from secateur.errors import BudgetError, LoadError, TraceError
 from secateur.pipeline.allocation import allocate
+from secateur.pipeline.structure.branch import require_branches
 from secateur.pipeline.structure.structure import Structure
 from secateur.storage import read, write
 
@@ -27,6 +28,7 @@ class _Content(Record):
     format: Literal[1] = FORMAT
     fingerprint: str
     kept: dict[str, tuple[int, ...]]
+    removed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,20 +37,29 @@ class Plan:
 
     ``kept`` maps the name of a group to the ascending indices of its surviving channels, int64; groups that are not in
     it stay whole. ``fingerprint`` is that of the structure the plan was made for, see `Structure.fingerprint`.
+    ``removed`` names the residual branches that go whole; no channel of their groups stays.
     """
 
     kept: Mapping[str, Tensor]
     fingerprint: str
+    removed: tuple[str, ...] = ()
 
     @staticmethod
-    def of(structure: Structure, keep: Mapping[str, Tensor]) -> "Plan":
+    def of(structure: Structure, keep: Mapping[str, Tensor], removed: Sequence[str] = ()) -> "Plan":
         """Make a plan of masks, bool [num_channels], or of int64 indices of the channels that stay, by group.
 
-        Raises TraceError where one does not fit its group: another size, too few channels left, a width off the step.
+        ``removed`` names residual branches to remove whole; one of which no channel is kept is removed as well. Raises
+        TraceError where something does not fit: another size, too few channels left, a width off the step, no branch
+        of a name.
         """
-        masks = {name: _checked(structure.group(name), stays) for name, stays in keep.items()}
+        require_branches(structure.branches, removed)
+        empty = {name for name, stays in keep.items() if not _count(stays)}
+        gone = tuple(b.name for b in structure.branches if b.name in removed or empty.issuperset(b.groups))
+        inside = {name for branch in structure.branches if branch.name in gone for name in branch.groups}
+        masks = {name: _checked(structure.group(name), s) for name, s in keep.items() if name not in inside}
         kept = {name: torch.from_numpy(np.flatnonzero(mask)) for name, mask in masks.items() if not mask.all()}
-        return Plan(kept=kept, fingerprint=structure.fingerprint)
+        kept |= {name: torch.zeros(0, dtype=torch.int64) for name in sorted(inside)}
+        return Plan(kept=kept, fingerprint=structure.fingerprint, removed=gone)
 
     @staticmethod
     def random(structure: Structure, keep: float = 0.5, seed: int = 0) -> "Plan":
@@ -95,7 +106,18 @@ class Plan:
                 "plan", f"a plan for the structure {self.fingerprint}", f"one for {structure.fingerprint}",
                 "Trace the network that the plan was made for, with the same keep= and multiple=.",
             )  # fmt: skip
-        return {name: _checked(structure.group(name), indices) for name, indices in self.kept.items()}
+        require_branches(structure.branches, self.removed)
+        inside = {name for branch in structure.branches if branch.name in self.removed for name in branch.groups}
+        return {
+            name: np.zeros(structure.group(name).num_channels, dtype=bool) if name in inside
+            else _checked(structure.group(name), indices)
+            for name, indices in self.kept.items()
+        }  # fmt: skip
+
+    def remainder(self, structure: Structure) -> tuple[Structure, dict[str, Bool[np.ndarray, " num_channels"]]]:
+        """Return the structure without the branches that the plan removes, and `masks` of the groups it still has."""
+        left = structure.without(self.removed)
+        return left, {name: mask for name, mask in self.masks(structure).items() if name in left.widths}
 
     def widths(self, structure: Structure) -> dict[str, int]:
         """Return the width of every group that the plan leaves."""
@@ -116,12 +138,13 @@ class Plan:
                     "Trace the cut network for a later plan.",
                 )  # fmt: skip
             composed[name] = indices if before is None else before[indices]
-        return Plan(kept=composed, fingerprint=self.fingerprint)
+        removed = (*self.removed, *later.removed)
+        return Plan(kept=composed, fingerprint=self.fingerprint, removed=removed)
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON; raises StorageError where the file cannot be written."""
         kept = {name: tuple(indices.tolist()) for name, indices in self.kept.items()}
-        content = _Content(fingerprint=self.fingerprint, kept=kept)
+        content = _Content(fingerprint=self.fingerprint, kept=kept, removed=self.removed)
         write(path, content.model_dump_json().encode())
 
     @staticmethod
@@ -135,12 +158,17 @@ class Plan:
                 "Save the plan again.",
             ) from error  # fmt: skip
         kept = {name: torch.tensor(indices, dtype=torch.int64) for name, indices in content.kept.items()}
-        return Plan(kept=kept, fingerprint=content.fingerprint)
+        return Plan(kept=kept, fingerprint=content.fingerprint, removed=content.removed)
 
 
 def _require_share(where: str, share: float) -> None:
     if not 0 < share <= 1:
         raise BudgetError(where, str(share), "a share in (0, 1]", "Use 0.5 to keep half.")
+
+
+def _count(stays: Tensor) -> int:
+    """Return how many channels stay."""
+    return int(stays.sum()) if stays.dtype == torch.bool else stays.numel()
 
 
 def _checked(group: Group, stays: Tensor) -> Bool[np.ndarray, " num_channels"]:

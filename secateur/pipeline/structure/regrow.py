@@ -15,16 +15,16 @@ def regrow(small: nn.Module, whole: nn.Module, structure: Structure, plan: Plan)
     """Undo a plan: return a network of the original shapes with the cut network's values where it has any.
 
     ``small`` is a network that was cut by ``plan``, trained since or not; ``whole`` one of the shapes that were traced,
-    whose values the removed channels take up again. Both are left as they were. Training methods that let channels
-    return (cut, train, regrow, measure, cut differently) are made of this. Raises TraceError where the networks and the
-    plan do not belong together.
+    whose values the removed channels and branches take up again. Both are left as they were. Training methods that let
+    channels return (cut, train, regrow, measure, cut differently) are made of this. Raises TraceError where the
+    networks and the plan do not belong together.
     """
     require_traced(whole, structure)
-    masks = plan.masks(structure)
-    axes, factors = surviving(structure, masks), root_factors(structure, masks)
+    left, masks = plan.remainder(structure)
+    axes, factors = surviving(left, masks), root_factors(left, masks)
     named, own = tensors(whole), tensors(small)
     grown: dict[str, Tensor] = {}
-    for name, target in named.items():
+    for name, target in [(name, target) for name, target in named.items() if name in left.shapes]:
         expected = [len(axes.get(name, {}).get(axis, range(size))) for axis, size in enumerate(target.shape)]
         if name not in own or list(own[name].shape) != expected:
             found = list(own[name].shape) if name in own else "no such tensor"

@@ -21,6 +21,7 @@ from secateur.pipeline.structure.capture import device_of
 from secateur.pipeline.structure.copying import canonical_names, copy_of, tensors
 from secateur.pipeline.structure.numbers import kept_numbers, put_numbers
 from secateur.pipeline.structure.resize import resized
+from secateur.pipeline.structure.stand_in import VALUE, Place, StandIn, put, stand_ins
 
 TENSORS, DESCRIPTION = "model.safetensors", "model.json"
 FORMAT = 2
@@ -47,6 +48,7 @@ def save_model(model: Model, folder: Path) -> None:
             "aliases": {name: to for name, to in first.items() if name != to},
             "kept": {name: indices.tolist() for name, indices in model.kept.items()},
             "numbers": kept_numbers(model.module),
+            "stand_ins": {path: owner.place.model_dump() for path, owner in stand_ins(model.module).items()},
         }
         text = json.dumps(description, indent=1)
         _replace(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
@@ -73,7 +75,7 @@ def _loaded(folder: Path, skeleton: nn.Module) -> tuple[nn.Module, dict[str, Any
     """Return a copy of the skeleton with the tensors that were saved, and their description."""
     description, stored = _read(folder)
     shapes = {name: tuple(shape) for name, shape in description["shapes"].items()}
-    skeleton = _with_biases(skeleton, shapes)
+    skeleton = _with_biases(_without_branches(skeleton, folder, description), shapes)
     own, first = tensors(skeleton), canonical_names(skeleton)
     aliases = description["aliases"]
     for name in [*own, *(n for n in shapes if n not in own)]:
@@ -124,6 +126,26 @@ def _with_biases(skeleton: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> 
         outputs = owner.out_channels if isinstance(owner, _ConvNd) else len(weight)
         owner.bias = nn.Parameter(weight.new_zeros(outputs))
     return found
+
+
+def _without_branches(skeleton: nn.Module, folder: Path, description: dict[str, Any]) -> nn.Module:
+    """Return the skeleton with stand-ins where the network that was saved has them; files may know of none."""
+    places: dict[str, Any] = description.get("stand_ins", {})
+    if not places:
+        return skeleton
+    result = copy_of(skeleton)
+    paths = {path for path, _ in result.named_modules()}
+    device = device_of(skeleton)
+    for path, place in places.items():
+        if path not in paths:
+            raise LoadError(
+                f"{folder}, module {path}", "no such module in the skeleton", "the network that was saved, whole",
+                f"Build the {description['network']} as it was before it was cut.",
+            )  # fmt: skip
+        shape = description["shapes"].get(f"{path}.{VALUE}")
+        value = None if shape is None else torch.zeros(shape, device=device)
+        put(result, path, StandIn(Place.model_validate(place), value))
+    return result
 
 
 def save(module: nn.Module, folder: Path) -> None:

@@ -2,8 +2,8 @@
 
 import functools
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import Tensor
@@ -11,6 +11,10 @@ from torch import Tensor
 from secateur.artifacts import Group, Pinned
 from secateur.errors import TraceError
 from secateur.pipeline.costs import CostTerms
+from secateur.pipeline.structure.bill import Bill, mac_terms, parameter_terms
+from secateur.pipeline.structure.branch import Branch, require_branches
+from secateur.pipeline.structure.paths import covers
+from secateur.pipeline.structure.stand_in import VALUE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +65,16 @@ class Joints:
 class Structure(Joints):
     """The groups of channels of one network and what is pinned, with its costs as functions of the groups' widths.
 
-    ``output_shapes`` are those of the tensors among the network's outputs on the example inputs.
+    ``output_shapes`` are those of the tensors among the network's outputs on the example inputs. ``branches`` can be
+    removed whole, where these were asked for; ``unremovable`` maps others to the reason why they cannot.
     """
 
     pinned: tuple[Pinned, ...]
     example_inputs: tuple[Tensor, ...] = field(repr=False)
     output_shapes: tuple[tuple[int, ...], ...] = field(repr=False)
-    mac_terms: CostTerms = field(repr=False)
-    parameter_terms: CostTerms = field(repr=False)
-    byte_terms: CostTerms = field(repr=False)
+    bill: Bill = field(repr=False)
+    branches: tuple[Branch, ...] = ()
+    unremovable: Mapping[str, str] = field(default_factory=dict)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -83,18 +88,67 @@ class Structure(Joints):
         return digest.hexdigest()
 
     def macs(self, widths: Mapping[str, int] | None = None) -> int:
-        """Return the multiply-adds of one sample at these widths; groups that are not named keep theirs."""
-        return self._total(self.mac_terms, widths)
+        """Return the multiply-adds of one sample at these widths; groups that are not named keep theirs.
+
+        A branch is removed where all its groups are 0 wide.
+        """
+        return self._total("macs", widths or {})
 
     def parameters(self, widths: Mapping[str, int] | None = None) -> int:
-        """Return the number of parameters at these widths; groups that are not named keep theirs."""
-        return self._total(self.parameter_terms, widths)
+        """Return the number of parameters at these widths, see `macs`."""
+        return self._total("parameters", widths or {})
 
     def cost_terms(self, kind: Literal["macs", "parameters", "bytes"]) -> CostTerms:
         """Return a cost as a bilinear form of the widths; bytes are those that the parameters occupy."""
-        return {"macs": self.mac_terms, "parameters": self.parameter_terms, "bytes": self.byte_terms}[kind]
+        return self._terms[kind]
 
-    def _total(self, terms: CostTerms, widths: Mapping[str, int] | None) -> int:
-        for name in widths or {}:
+    @functools.cached_property
+    def _terms(self) -> Mapping[str, CostTerms]:
+        each = dict.fromkeys(self.bill.parameters, 1)
+        return {
+            "macs": mac_terms(self.groups, self.shapes, self.bill.products, self.bill.shares),
+            "parameters": parameter_terms(self.groups, self.shapes, each),
+            "bytes": parameter_terms(self.groups, self.shapes, self.bill.parameters),
+        }
+
+    def removed_at(self, widths: Mapping[str, int]) -> tuple[str, ...]:
+        """Name the branches whose groups are all 0 wide."""
+        return tuple(b.name for b in self.branches if all(widths.get(name) == 0 for name in b.groups))
+
+    def without(self, names: Sequence[str]) -> "Structure":
+        """Return the structure of the network from which these branches are removed."""
+        require_branches(self.branches, names)
+        left = self
+        for branch in [branch for branch in self.branches if branch.name in names]:
+            constants = [f"{path}.{VALUE}" for path in branch.num_constants]
+            left = replace(
+                left,
+                groups=tuple(branch.left_of(group) for group in left.groups if group.name not in branch.groups),
+                pinned=tuple(p for p in left.pinned if not covers(branch.modules, p.tensor)),
+                shapes=branch.without(left.shapes),
+                numbers=tuple(n for n in left.numbers if not covers(branch.modules, n.module)),
+                bill=left.bill.without(branch.modules, constants),
+                branches=tuple(other for other in left.branches if other is not branch),
+            )
+        return left
+
+    def _total(self, kind: Literal["macs", "parameters"], widths: Mapping[str, int]) -> int:
+        for name in widths:
             self.group(name)
-        return terms.total(terms.vector({**self.widths, **(widths or {})}))
+        removed = self.removed_at(widths)
+        if removed:
+            left = self.without(removed)
+            return left._total(kind, {name: width for name, width in widths.items() if name in left.widths})
+        terms = self.cost_terms(kind)
+        return terms.total(terms.vector({**self.widths, **widths}))
+
+
+def with_branches(structure: Structure, branches: Sequence[Branch], unremovable: Mapping[str, str]) -> Structure:
+    """Return a structure with these branches and what each saves."""
+    bare = replace(structure, branches=tuple(branches), unremovable=unremovable)
+    priced = []
+    for branch in branches:
+        left = bare.without((branch.name,))
+        macs, parameters = bare.macs() - left.macs(), bare.parameters() - left.parameters()
+        priced.append(replace(branch, macs=macs, parameters=parameters))
+    return replace(bare, branches=tuple(priced))

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from secateur.artifacts import Group, Pinned
 from secateur.errors import TraceError
 from secateur.pipeline.structure.admission import require_traceable
-from secateur.pipeline.structure.bill import mac_terms, parameter_terms
+from secateur.pipeline.structure.bill import Bill
+from secateur.pipeline.structure.branches import Removable
 from secateur.pipeline.structure.capture import capture, device_of
 from secateur.pipeline.structure.copying import canonical_names, tensors
 from secateur.pipeline.structure.follow import follow
@@ -18,13 +19,20 @@ from secateur.pipeline.structure.groups import Assembly, Settings
 from secateur.pipeline.structure.labels import Flow
 from secateur.pipeline.structure.numbers import numbers_of, unusual
 from secateur.pipeline.structure.proof import Trial
-from secateur.pipeline.structure.structure import Joints, Structure
+from secateur.pipeline.structure.residual import Search
+from secateur.pipeline.structure.stand_in import made_by_constants
+from secateur.pipeline.structure.structure import Joints, Structure, with_branches
 from secateur.pipeline.structure.subject import Subject
 from secateur.pipeline.structure.ways import fit
 
 
 def trace(
-    module: nn.Module, example_inputs: tuple[Tensor, ...], *, keep: Sequence[str] = (), multiple: int = 1
+    module: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    *,
+    keep: Sequence[str] = (),
+    multiple: int = 1,
+    branches: bool = False,
 ) -> Structure:
     """Find the groups of channels that can be cut from a network, and what is pinned and why.
 
@@ -34,8 +42,9 @@ def trace(
 
     ``example_inputs`` have a batch axis first. ``keep`` names modules (a dotted path covers what is below it) or module
     classes whose own channels are never cut; they may still lose inputs. ``multiple`` is the step in which widths may
-    change, see `step_for`. The network is left as it was. Raises TraceError where the graph cannot be captured, a name
-    in ``keep`` fits nothing, or weights or inputs are no numbers that a cut can be proved with.
+    change, see `step_for`. With ``branches`` residual branches that can be removed whole are looked for too, see
+    `Removable`. The network is left as it was. Raises TraceError where the graph cannot be captured, a name in ``keep``
+    fits nothing, or weights or inputs are no numbers that a cut can be proved with.
     """
     require_traceable(module, example_inputs, keep, multiple)
     protected = _protected(module, keep)
@@ -46,8 +55,8 @@ def trace(
     shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
     batch_size = inputs[0].shape[0] if inputs and inputs[0].ndim else 1
     integral = frozenset(name for name, tensor in named.items() if not tensor.is_floating_point())
-    flow = Flow(shapes=shapes, integral=integral)
-    follow(captured, flow, batch_size)
+    flow = Flow(shapes=shapes, integral=integral, constants=made_by_constants(module))
+    env = follow(captured, flow, batch_size)
     products = tuple(flow.products)
     parameters = {name: parameter.element_size() for name, parameter in module.named_parameters()}
     if hidden := any(name not in captured.used for name in parameters):
@@ -76,14 +85,18 @@ def trace(
     reasons = {**faults, **rigid}
     failed = tuple(_failed(g, reasons[g.name], input_axes) for g in found.groups if g.name in reasons)
     groups = tuple(g for g in found.groups if g.name not in faults)
-    return Structure(
+    structure = Structure(
         groups=groups, pinned=(*found.pinned, *failed), example_inputs=example_inputs, shapes=shapes,
         output_shapes=captured.output_shapes,
-        mac_terms=mac_terms(groups, shapes, products, found.shares),
-        parameter_terms=parameter_terms(groups, shapes, dict.fromkeys(parameters, 1)),
-        byte_terms=parameter_terms(groups, shapes, parameters),
+        bill=Bill(products=products, shares=found.shares, parameters=parameters),
         numbers=tuple(n for n in trial(found).joints.numbers if n.group not in faults),
     )  # fmt: skip
+    if not branches:
+        return structure
+    search = Search(
+        module=module, captured=captured, flow=flow, found=found, groups=groups, protected=frozenset(settings.protected)
+    )
+    return with_branches(structure, *Removable(search=search, env=env, inputs=inputs)())
 
 
 def _fewest_numbers(
