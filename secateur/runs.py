@@ -224,6 +224,8 @@ def storage_errors(folder: Path) -> Iterator[None]:
     """Turn a disk's refusals into a `StorageError` that says what to do; other errors pass."""
     try:
         yield
+    except StorageError:  # it says already what to do
+        raise
     except Exception as error:
         number = _storage_errno(error)
         if number is None:

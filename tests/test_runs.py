@@ -194,6 +194,13 @@ def test_a_full_disk_is_a_storage_error(error: Exception, tmp_path: Path) -> Non
         raise error
 
 
+def test_limits_on_files_and_storage_errors_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"File too large.*ulimit"), storage_errors(tmp_path):
+        raise OSError(errno.EFBIG, "File too large")
+    with pytest.raises(StorageError, match=r"Free it\.$"), storage_errors(tmp_path):
+        raise StorageError("here", "File too large", "space", "Free it.")
+
+
 def test_other_errors_pass(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), storage_errors(tmp_path):
         raise FileNotFoundError(errno.ENOENT, "No such file", "image.png")
