@@ -24,11 +24,13 @@ from secateur.deployment import NETWORKS, Deployment, Engines, Measured
 from secateur.errors import RecipeError
 from secateur.listening import Listener, Silent
 from secateur.loading import Workload, importable, load
+from secateur.manifest import SPECTRA
 from secateur.recipe import Recipe
 from secateur.report.gates import check_gates
 from secateur.report.plots.spectra import spectra_png
 from secateur.report.tracking import require_mlflow, track
 from secateur.runs import Run, Step, open_run
+from secateur.sealing import seal
 from secateur.steps import Steps, read
 from secateur.storage import write as write_file
 
@@ -75,7 +77,7 @@ def estimate(
     with importable(beside), open_run(recipe.folder / recipe.name, fresh=fresh) as folder:
         step = _chain(recipe, folder, listener or Silent()).estimate()
         redundancy = read(step.folder, "redundancy", Redundancy)
-        picture = folder.folder / "redundancy.png"
+        picture = folder.folder / SPECTRA
         write_file(picture, spectra_png(redundancy))
         return redundancy, picture
 
@@ -120,6 +122,8 @@ class _Chain:
         self.listener.step(name)
         inputs = (self.workload.fingerprint, *(step.content for step in after))
         done = self.folder.step(name, {**settings, "seed": self.recipe.seed}, inputs, compute)
+        if done.damaged:
+            self.listener.message("the files that were there are not those that it once wrote: done again")
         self.listener.done(name, done.reused, done.record.duration_s)
         return done
 
@@ -178,6 +182,9 @@ class _Chain:
         self.listener.step("report")
         durations = {step.record.name: step.record.duration_s for step in before}
         summary = deployment.report(measured, verdict, durations, self.folder.folder)
+        manifest = seal(self.folder, recipe, self.workload, summary)
+        if manifest.no_sbom:
+            self.listener.message(manifest.no_sbom)
         if recipe.mlflow is not None:
             track(summary, self.folder.folder, **recipe.mlflow.model_dump())
         return Outcome(summary=summary, report=self.folder.folder / "report.html", folder=self.folder.folder)

@@ -31,7 +31,7 @@ from secateur.errors import BackendError
 from secateur.listening import Listener
 from secateur.loading import Workload
 from secateur.recipe import Recipe
-from secateur.report.gates import COMPRESSED, FAILED_ENGINES, ORIGINAL, Gate, judge, quantities
+from secateur.report.gates import COMPRESSED, ORIGINAL, judge, quantities, with_defaults
 from secateur.report.write import write_report
 from secateur.steps import read, write
 
@@ -141,10 +141,7 @@ class Deployment:
             prune=measured.prune, evaluations=measured.evaluations, exports=measured.exports,
             engines=measured.engines, comparison=measured.comparison, seed=self.recipe.seed,
         )  # fmt: skip
-        gates = self.recipe.gates
-        if all(gate.quantity != FAILED_ENGINES for gate in gates):
-            gates = [*gates, Gate(quantity=FAILED_ENGINES, at_most=0)]
-        write(folder, "verdict", judge(found, gates))
+        write(folder, "verdict", judge(found, with_defaults(self.recipe.gates)))
 
     def report(self, measured: Measured, verdict: Verdict, durations_s: dict[str, float], folder: Path) -> Summary:
         """Write the report and return what it says."""

@@ -51,7 +51,7 @@ def load(recipe: Recipe) -> Workload:
     _check_call(model, task, targets)
     sources = [_source(c) for c in _calls(recipe)]
     named = recipe.model_dump_json(include={"model", "data", "task", "seed"})
-    parts = [named, repr(module), hash_weights(module), _hash_data(data), *sources]
+    parts = [named, repr(module), hash_weights(module), hash_data(data), *sources]
     teachers = []
     for place, wanted in enumerate(recipe.finetune.distillation.teachers):
         key = f"finetune.distillation.teachers.{place}"
@@ -271,7 +271,7 @@ def _source(named: Call) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path and Path(path).is_file() else ""
 
 
-def _hash_data(data: Data) -> str:
+def hash_data(data: Data) -> str:
     """Return the data's own fingerprint, or a hash of all sizes and of the first and last test items.
 
     Test items are hashed because training items are usually augmented at random.

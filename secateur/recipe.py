@@ -173,6 +173,13 @@ class MeasureSettings(Section):
     """Also time the original against itself; what that shows is the limit of resolution."""
 
 
+class Policy(Section):
+    """What a finished run is judged by, in a file of its own: gates in place of the recipe's."""
+
+    gates: Annotated[list[Gate], Field(min_length=1)]
+    """What must hold, written as in a recipe."""
+
+
 class MlflowSettings(Section):
     """Logging of finished runs to MLflow."""
 

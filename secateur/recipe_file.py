@@ -1,4 +1,4 @@
-"""Reading recipes: YAML and overrides in, a `Recipe` out, or an error that names line, key and what is allowed."""
+"""Reading recipes and policies: YAML in, frozen objects out, or an error that names line, key and what is allowed."""
 
 import difflib
 import json
@@ -8,13 +8,15 @@ import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from secateur.errors import RecipeError
-from secateur.recipe import Recipe
+from secateur.recipe import Policy, Recipe
+
+S = TypeVar("S", bound=BaseModel)
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -31,17 +33,31 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: no such file, no YAML, an unknown key, a value that is not allowed.
     """
+    values, root = _parsed(
+        path, "a recipe", "name, model, data, task and prune", "Check the path, or write a first recipe with "
+        "`secateur init`.",
+    )  # fmt: skip
+    for override in overrides:
+        _override(values, override)
+    return validate_recipe(_expanded(values, str(path)), str(path), root)
+
+
+def read_policy(path: Path) -> Policy:
+    """Read and validate a policy, as `read_recipe` does a recipe; raises `RecipeError`."""
+    values, root = _parsed(path, "a policy", "gates", "Check the path; docs/release.md shows a policy.")
+    return _validated(
+        Policy, _expanded(values, str(path)), str(path), root, "A policy has a list of gates, written as in a recipe."
+    )
+
+
+def _parsed(path: Path, what: str, keys: str, remedy: str) -> tuple[dict[str, Any], yaml.Node | None]:
+    """Return a YAML file's mapping and its nodes, which know their lines."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise RecipeError(
-            str(path), f"no readable file ({error.strerror})", "a recipe in YAML",
-            "Check the path, or write a first recipe with `secateur init`.",
-        ) from error  # fmt: skip
+        raise RecipeError(str(path), f"no readable file ({error.strerror})", f"{what} in YAML", remedy) from error
     except UnicodeDecodeError as error:
-        raise RecipeError(
-            str(path), "a file that is not text", "a recipe in YAML (UTF-8)", "Check the path."
-        ) from error
+        raise RecipeError(str(path), "a file that is not text", f"{what} in YAML (UTF-8)", "Check the path.") from error
     try:
         values = yaml.safe_load(text)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -51,21 +67,21 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             "Look at the indentation and the colons of that line.",
         ) from error  # fmt: skip
     if not isinstance(values, dict):
-        raise RecipeError(
-            str(path), f"{type(values).__name__} at the top", "a mapping with name, model, data, task and prune",
-            "Write a first recipe with `secateur init`.",
-        )  # fmt: skip
-    for override in overrides:
-        _override(values, override)
-    return validate_recipe(_expanded(values, str(path)), str(path), root)
+        raise RecipeError(str(path), f"{type(values).__name__} at the top", f"a mapping with {keys}", remedy)
+    return values, root
 
 
 def validate_recipe(values: dict[str, Any], where: str, root: yaml.Node | None = None) -> Recipe:
     """Validate the values of a recipe; ``root`` gives the lines of the file they were read from."""
+    return _validated(Recipe, values, where, root, "`secateur schema` prints every key with its meaning.")
+
+
+def _validated(model: type[S], values: dict[str, Any], where: str, root: yaml.Node | None, remedy: str) -> S:
     try:
-        return Recipe.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise _explain(error, where, root) from error
+        found, wanted = _explain(error, model, root)
+        raise RecipeError(where, found, wanted, remedy) from error
 
 
 def recipe_schema() -> str:
@@ -118,17 +134,17 @@ def _override(values: dict[str, Any], override: str) -> None:
     node[parts[-1]] = value
 
 
-def _explain(error: ValidationError, where: str, root: yaml.Node | None) -> RecipeError:
-    """Turn pydantic's list of problems into one message, every problem with line, key and what is allowed."""
+def _explain(error: ValidationError, model: type[BaseModel], root: yaml.Node | None) -> tuple[str, str]:
+    """Turn pydantic's list of problems into what was found and wanted, each with line, key and what is allowed."""
     problems: dict[str, tuple[str, str]] = {}
     for problem in error.errors():
         location = tuple(part for part in problem["loc"] if not _is_branch(part))
-        key = ".".join(str(part) for part in location) or "the recipe"
+        key = ".".join(str(part) for part in location) or "the file"
         line = _line(root, location)
         place = f"{key} (line {line})" if line else key
         kind = problem["type"]
         if kind == "extra_forbidden":
-            allowed = sorted(_fields_at(location[:-1]))
+            allowed = sorted(_fields_at(model, location[:-1]))
             close = difflib.get_close_matches(str(location[-1]), allowed, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             problems[place] = (f"unknown key {place}", f"one of {', '.join(allowed)}{hint}")
@@ -137,9 +153,7 @@ def _explain(error: ValidationError, where: str, root: yaml.Node | None) -> Reci
         else:
             message = problem["msg"].removeprefix("Value error, ")
             problems.setdefault(place, (f"{place} = {problem['input']!r}", message[0].lower() + message[1:]))
-    found = "; ".join(found for found, _ in problems.values())
-    wanted = "; ".join(wanted for _, wanted in problems.values())
-    return RecipeError(where, found, wanted, "`secateur schema` prints every key with its meaning.")
+    return "; ".join(found for found, _ in problems.values()), "; ".join(wanted for _, wanted in problems.values())
 
 
 def _is_branch(part: int | str) -> bool:
@@ -160,9 +174,9 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return []
 
 
-def _fields_at(location: tuple[int | str, ...]) -> set[str]:
-    """Return the keys that are allowed at a place in the recipe."""
-    models: list[type[BaseModel]] = [Recipe]
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
+    """Return the keys that are allowed at a place in a file of this kind."""
+    models: list[type[BaseModel]] = [model]
     for part in location:
         if isinstance(part, str):
             models = [

@@ -2,10 +2,11 @@
 
     <run>/steps/<name>-<hash>/     a finished step: its files and step.json
     <run>/partial/<name>-<hash>/   a step under way; what it can resume from (checkpoints) survives a kill
-    <run>/manifest.json            the steps of the latest run in order, with hashes and seconds
+    <run>/manifest.json            what the latest finished run made of what, see `secateur.manifest`
     <run>/lock                     held while a run is writing
 
-A step's folder is renamed into place only when it is complete, so a finished step is never half written.
+A step's folder is renamed into place only when it is complete and on disk, so a finished step is never half written;
+one whose files are no longer those it wrote is done again.
 """
 
 import contextlib
@@ -16,19 +17,22 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from secateur import __version__
 from secateur.artifacts import Record
 from secateur.errors import StorageError
+from secateur.provenance import commit, loaded_distributions
+from secateur.storage import file_sha256, is_temporary, sync
 from secateur.storage import write as write_file
 
 RECORD = "step.json"
+STEPS, PARTIAL, LOCK = "steps", "partial", "lock"
 
 
 class StepRecord(Record):
@@ -36,6 +40,7 @@ class StepRecord(Record):
 
     ``key`` is the hash of what the step depends on, ``content`` that of the files it wrote: steps that read them depend
     on the latter, so that a step that is done again brings its followers with it unless it wrote the very same.
+    ``distributions`` are those of which modules were loaded when it was done, with their versions.
     """
 
     name: str
@@ -45,15 +50,18 @@ class StepRecord(Record):
     inputs: tuple[str, ...]
     duration_s: float
     version: str
+    commit: str = ""
+    distributions: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A finished step: its record, its folder and whether it was found there."""
+    """A finished step: its record, its folder and whether it was found there, or found damaged and done again."""
 
     record: StepRecord
     folder: Path
     reused: bool
+    damaged: bool = False
 
     @property
     def content(self) -> str:
@@ -71,9 +79,7 @@ def files_hash(folder: Path) -> str:
     """Return the SHA-256 of a folder's files, their relative paths and what is in them, except a step's own record."""
     total = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / RECORD):
-        with path.open("rb") as file:
-            inside = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.relative_to(folder).as_posix()}\0{inside}\n".encode())
+        total.update(f"{path.relative_to(folder).as_posix()}\0{file_sha256(path)}\n".encode())
     return total.hexdigest()
 
 
@@ -110,14 +116,14 @@ class Run:
         """
         plain = json.loads(json.dumps(dict(settings), default=_jsonable))
         key = content_hash({"name": name, "settings": plain, "inputs": inputs, "version": __version__})
-        done = self.folder / "steps" / f"{name}-{key[:12]}"
-        found = None if self.fresh else _read_record(done)
-        if found is not None and found.key == key:
+        done = self.folder / STEPS / f"{name}-{key[:12]}"
+        found = None if self.fresh else read_record(done)
+        if found is not None and found.key == key and found.content == files_hash(done):
             step = Step(record=found, folder=done, reused=True)
         else:
-            step = self._compute(name, plain, inputs, compute, key, done)
+            damaged = not self.fresh and done.is_dir()
+            step = self._compute(name, plain, inputs, compute, key, done, damaged)
         self.steps.append(step)
-        self._write_manifest()
         return step
 
     def _compute(
@@ -128,36 +134,29 @@ class Run:
         compute: Callable[[Path], None],
         key: str,
         done: Path,
+        damaged: bool,
     ) -> Step:
-        partial = self.folder / "partial" / done.name
+        partial = self.folder / PARTIAL / done.name
         started = time.monotonic()
         with storage_errors(partial):
             if self.fresh:
                 shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True, exist_ok=True)
+            _tidy(partial.rglob("*"))
             compute(partial)
             record = StepRecord(
                 name=name, key=key, content=files_hash(partial), settings=settings, inputs=inputs,
-                duration_s=time.monotonic() - started, version=__version__,
+                duration_s=time.monotonic() - started, version=__version__, commit=commit(),
+                distributions=loaded_distributions(),
             )  # fmt: skip
             write_file(partial / RECORD, record.model_dump_json(indent=1).encode())
             shutil.rmtree(done, ignore_errors=True)
             done.parent.mkdir(parents=True, exist_ok=True)
+            for path in (*partial.rglob("*"), partial):
+                sync(path)
             partial.replace(done)
-        return Step(record=record, folder=done, reused=False)
-
-    def _write_manifest(self) -> None:
-        rows = [
-            {
-                "name": step.record.name, "key": step.record.key, "folder": str(step.folder.relative_to(self.folder)),
-                "reused": step.reused, "duration_s": step.record.duration_s,
-            }
-            for step in self.steps
-        ]  # fmt: skip
-        with storage_errors(self.folder):
-            write_file(
-                self.folder / "manifest.json", json.dumps({"version": __version__, "steps": rows}, indent=1).encode()
-            )
+            sync(done.parent)
+        return Step(record=record, folder=done, reused=False, damaged=damaged)
 
 
 @contextlib.contextmanager
@@ -169,7 +168,7 @@ def open_run(folder: Path, *, fresh: bool = False) -> Iterator[Run]:
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
+        lock = (folder / LOCK).open("w")
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -178,11 +177,39 @@ def open_run(folder: Path, *, fresh: bool = False) -> Iterator[Run]:
                 str(folder), "another run writing there", "a run folder of one's own",
                 "Wait for it, or give the recipe another name.",
             ) from error  # fmt: skip
+        _tidy(folder.iterdir())
         yield Run(folder=folder, fresh=fresh)
+
+
+def _tidy(paths: Iterable[Path]) -> None:
+    """Remove the files that a run which was killed while it wrote them left without their names."""
+    for path in [path for path in paths if path.is_file() and is_temporary(path)]:
+        path.unlink()
+
+
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Keep a run folder from being written while it is read; nothing is created there.
+
+    Raises:
+        StorageError: a run is writing there.
+    """
+    if not (folder / LOCK).is_file():  # a copy need not have one
+        yield
+        return
+    with (folder / LOCK).open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StorageError(
+                str(folder), "a run writing there", "a run folder that stands still", "Wait for the run to end."
+            ) from error
+        yield
 
 
 _REMEDIES = {
     errno.ENOSPC: "Free some space and run the same command again; finished steps are kept.",
+    errno.EFBIG: "Allow larger files (ulimit -f) and run the same command again; finished steps are kept.",
     errno.EDQUOT: "Free some of the quota and run the same command again; finished steps are kept.",
     errno.EACCES: "Choose a folder that may be written with --set folder=PATH.",
     errno.EROFS: "Choose a folder that may be written with --set folder=PATH.",
@@ -197,6 +224,8 @@ def storage_errors(folder: Path) -> Iterator[None]:
     """Turn a disk's refusals into a `StorageError` that says what to do; other errors pass."""
     try:
         yield
+    except StorageError:  # it says already what to do
+        raise
     except Exception as error:
         number = _storage_errno(error)
         if number is None:
@@ -211,12 +240,14 @@ def _storage_errno(error: Exception) -> int | None:
     """Return the error number of a refusal by the disk; safetensors and torch hide theirs in the text."""
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         return error.errno
+    if "File too large" in str(error):
+        return errno.EFBIG
     if "No space left on device" in str(error) or "PytorchStreamWriter failed" in str(error):
         return errno.ENOSPC
     return None
 
 
-def _read_record(folder: Path) -> StepRecord | None:
+def read_record(folder: Path) -> StepRecord | None:
     """Return the record of a finished step; None where there is none or it cannot be read, so that it is redone."""
     path = folder / RECORD
     try:

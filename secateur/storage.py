@@ -30,6 +30,7 @@ def written(path: Path, content: bytes) -> Iterator[Path]:
         yield Path(temporary)
         with _storing(path):
             Path(temporary).replace(path)
+            sync(path.parent)
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
@@ -45,6 +46,26 @@ def read(path: Path) -> bytes:
     """Read a file, or raise `StorageError`."""
     with _storing(path):
         return path.read_bytes()
+
+
+def sync(path: Path) -> None:
+    """Have the disk keep a file's content or a folder's names, so that they survive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_sha256(path: Path) -> str:
+    """Name a file's content by its hash, in hexadecimal, or raise `StorageError`."""
+    with _storing(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_temporary(path: Path) -> bool:
+    """Tell whether a file is one that was written and had not yet been given its name."""
+    return path.name.startswith(".") or path.suffix == ".part"
 
 
 def sha256(content: bytes) -> str:

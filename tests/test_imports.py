@@ -10,7 +10,7 @@ import secateur
 ROOT = Path(secateur.__file__).parent
 ORDER = [
     {"errors"},
-    {"artifacts", "storage"},
+    {"artifacts", "provenance", "storage"},
     {"equality"},
     {"calibration"},
     {"pipeline", "backends", "report"},
@@ -18,11 +18,12 @@ ORDER = [
     {"recipe_section"},
     {"recipe_pruning"},
     {"recipe"},
-    {"listening", "loading", "recipe_file", "recipe_template", "runs"},
-    {"steps", "terminal"},
+    {"listening", "loading", "recipe_file", "recipe_template", "runs", "sbom"},
+    {"manifest", "steps", "terminal"},
+    {"judging", "sealing"},
     {"deployment"},
-    {"chain"},
-    {"check"},
+    {"chain", "comparing", "verify"},
+    {"check", "sweep"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

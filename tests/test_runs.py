@@ -1,7 +1,6 @@
 """A finished step is never lost, never half written, and redone only when something it depends on has changed."""
 
 import errno
-import json
 import multiprocessing
 import os
 import shutil
@@ -10,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,6 +137,33 @@ def test_a_damaged_record_is_redone(tmp_path: Path) -> None:
         assert not run.step("one", {}, (), count).reused
 
 
+def test_a_step_whose_files_were_changed_is_redone_and_says_so(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run") as run:
+        step = run.step("one", {}, (), count)
+        assert not step.damaged
+    (step.folder / "result").write_text("altered")
+    with open_run(tmp_path / "run") as run:
+        again = run.step("one", {}, (), count)
+    assert (again.reused, again.damaged) == (False, True)
+    assert (again.folder / "result").read_text() == "finished"
+
+
+def test_what_a_kill_left_half_written_is_swept_away(tmp_path: Path) -> None:
+    def leaves(folder: Path) -> None:
+        (folder / "checkpoint").mkdir()
+        for name in (".result.x1", "checkpoint/state.part", "checkpoint/state"):
+            (folder / name).write_text("half")
+        raise ValueError("killed")
+
+    with open_run(tmp_path / "run") as run, pytest.raises(ValueError, match="killed"):
+        run.step("one", {}, (), leaves)
+    (tmp_path / "run" / ".report.html.x2").write_text("half")
+    with open_run(tmp_path / "run") as run:
+        step = run.step("one", {}, (), count)
+    assert sorted(p.name for p in step.folder.rglob("*")) == ["checkpoint", "result", "state", "step.json"]
+    assert not list((tmp_path / "run").glob(".*"))
+
+
 def test_two_runs_do_not_write_one_folder(tmp_path: Path) -> None:
     with (
         open_run(tmp_path / "run"),
@@ -146,12 +173,12 @@ def test_two_runs_do_not_write_one_folder(tmp_path: Path) -> None:
         pytest.fail("the lock did not hold")
 
 
-def test_manifest_lists_the_steps_in_order(tmp_path: Path) -> None:
+def test_steps_are_listed_in_order_with_what_they_were_made_with(tmp_path: Path) -> None:
     with open_run(tmp_path / "run") as run:
-        keys = [run.step(name, {}, (), count).record.key for name in ("one", "two")]
-    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    assert [row["name"] for row in manifest["steps"]] == ["one", "two"]
-    assert [row["key"] for row in manifest["steps"]] == keys
+        for name in ("one", "two"):
+            run.step(name, {}, (), count)
+    assert [step.record.name for step in run.steps] == ["one", "two"]
+    assert all(step.record.distributions["pydantic"] == pydantic.VERSION for step in run.steps)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +192,13 @@ def test_manifest_lists_the_steps_in_order(tmp_path: Path) -> None:
 def test_a_full_disk_is_a_storage_error(error: Exception, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"No space left.*Free some space"), storage_errors(tmp_path):
         raise error
+
+
+def test_limits_on_files_and_storage_errors_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"File too large.*ulimit"), storage_errors(tmp_path):
+        raise OSError(errno.EFBIG, "File too large")
+    with pytest.raises(StorageError, match=r"Free it\.$"), storage_errors(tmp_path):
+        raise StorageError("here", "File too large", "space", "Free it.")
 
 
 def test_other_errors_pass(tmp_path: Path) -> None:

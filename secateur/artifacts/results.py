@@ -182,7 +182,8 @@ class LatencySummary(Record):
 class Comparison(Record):
     """A paired latency comparison of a baseline and a candidate; the speed-up is baseline over candidate.
 
-    ``samples_s`` keeps every timed block's median in order, by side, by instance: [instance][block].
+    ``samples_s`` keeps every timed block's median in order, by side, by instance: [instance][block]. ``p99`` is the
+    99th percentile of the candidate's single calls, in seconds; None where a release did not measure it.
     """
 
     backend: str
@@ -194,6 +195,7 @@ class Comparison(Record):
     baseline: LatencySummary
     candidate: LatencySummary
     speedup: Interval
+    p99: Interval | None = None
     resolution: float | None
     outcome: Literal["faster", "slower", "equivalent", "unresolved"]
     stopped_by: str

@@ -20,6 +20,7 @@ from secateur.backends.statistics import (
     summarise,
     warnings_about,
 )
+from secateur.backends.tail import tail_interval
 from secateur.errors import MeasurementError
 
 Load = Callable[[], Engine]
@@ -137,6 +138,7 @@ class Compare:
                 high=math.exp(ratio.high),
                 confidence=self.confidence,
             ),
+            p99=tail_interval(session.by_block(CANDIDATE), confidence=self.confidence, seed=self.seed),
             resolution=limit,
             outcome=outcome(ratio, self.margin, limit or 0.0),
             stopped_by=stopped_by,
@@ -171,6 +173,10 @@ class _Session:
     def calls(self, side: str) -> np.ndarray:
         """Give the seconds of all calls, in order."""
         return np.concatenate([times.ravel() for times in self._times[side]])
+
+    def by_block(self, side: str) -> np.ndarray:
+        """Give the seconds of all calls, [instance, block, call]."""
+        return np.stack(self._times[side])
 
     def medians(self, side: str) -> np.ndarray:
         """Give the block medians in seconds, [instance, block]."""

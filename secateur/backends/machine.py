@@ -4,20 +4,18 @@ import importlib.metadata
 import os
 import platform
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import psutil
 
 from secateur.artifacts import Machine
 from secateur.backends.cuda import cuda_devices
+from secateur.provenance import commit
 
 RUNTIMES = (
     "secateur", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
     "tensorrt_rtx", "cuda-bindings", "numpy",
 )  # fmt: skip
-CHECKOUT = Path(__file__).parents[2]
 
 
 def machine_facts(load_before: float | None = None) -> Machine:
@@ -39,7 +37,7 @@ def machine_facts(load_before: float | None = None) -> Machine:
         container=_container(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}",
         versions=runtime_versions(),
-        commit=_commit(),
+        commit=commit(),
     )
 
 
@@ -84,16 +82,3 @@ def _container() -> str:
         return "docker"
     match = re.search(r"docker|kubepods|containerd|lxc|podman", _text(Path("/proc/1/cgroup")))
     return match.group(0) if match else ""
-
-
-def _commit() -> str:
-    """Name the commit that the package runs from, marked where files differ from it; empty outside of a checkout."""
-    git = shutil.which("git")
-    if git is None or not (CHECKOUT / ".git").exists():
-        return ""
-    command = [git, "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return answer.stdout.strip() if answer.returncode == 0 else ""

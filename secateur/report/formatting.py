@@ -87,11 +87,13 @@ def confidence(interval: Interval) -> str:
 
 
 def quantity(name: str, value: float, digits: int = 3, *, trim: bool = False) -> str:
-    """Print a gate's quantity in its own unit: latencies in time, ratios as factors, everything else as a number."""
-    if name == "latency_s":
+    """Print a gate's quantity in its own unit: times, bytes, factors, and all else as a number."""
+    if name in ("latency_s", "p99_s"):
         return seconds(value, digits, trim=trim)
     if name in ("speedup", "mac_ratio", "parameter_ratio", "size_ratio"):
         return ratio(value, digits, trim=trim)
+    if name == "size_bytes" and math.isfinite(value):
+        return f"{value:,.0f} B"
     return significant(value, digits, trim=trim)
 
 

@@ -37,6 +37,8 @@ QUANTITIES: dict[str, str] = {
     "parity": "worst absolute difference between two runtimes on the same inputs",
     FAILED_ENGINES: "engines that an installed runtime refused to build; none may, unless a gate says otherwise",
     "latency_s": "median latency after compression; the line is in seconds",
+    "p99_s": "99th percentile of the latency of single calls after compression; the line is in seconds",
+    "size_bytes": "bytes of the compressed network's ONNX file",
 }
 """What every run measures, beside each metric ``<metric>`` and its loss ``<metric>_drop``."""
 
@@ -50,7 +52,7 @@ class Gate(Record):
 
     quantity: str
     """What is held against the line: speedup, mac_ratio, parameter_ratio, size_ratio, realised, parity, latency_s,
-    failed_engines, a metric's name, or its name followed by _drop (how much worse it became)."""
+    p99_s, size_bytes, failed_engines, a metric's name, or its name followed by _drop (how much worse it became)."""
     at_least: Line | None = None
     """The smallest value that passes."""
     at_most: Line | None = None
@@ -65,6 +67,12 @@ class Gate(Record):
             raise ValueError(f"at_least no larger than at_most (nothing lies above {self.at_least:g} and below "
                              f"{self.at_most:g})")  # fmt: skip
         return self
+
+
+def with_defaults(gates: Sequence[Gate]) -> list[Gate]:
+    """Return gates with the one that nobody has to ask for: no engine may have failed, unless a gate allows it."""
+    asked = any(gate.quantity == FAILED_ENGINES for gate in gates)
+    return [*gates] if asked else [*gates, Gate(quantity=FAILED_ENGINES, at_most=0)]
 
 
 def allowed_quantities(metrics: Iterable[str]) -> tuple[str, ...]:
@@ -103,7 +111,7 @@ def quantities(
 
     Mappings are keyed ``original`` and ``compressed``; further entries take part in parity only. Metrics are resampled
     over the test samples, see `network_intervals`. ``realised`` is an unbounded interval, which neither passes nor
-    fails a gate, where no MACs were saved.
+    fails a gate, where no MACs were saved; so is ``p99_s`` where a comparison did not look at single calls.
     """
     mac_ratio = prune.macs_before / prune.macs_after
     measured = {
@@ -117,6 +125,8 @@ def quantities(
         "latency_s": median_interval(
             comparison.candidate.p50_s, comparison.samples_s["candidate"], num_resamples=num_resamples, seed=seed
         ),
+        "p99_s": comparison.p99 or Interval(value=comparison.candidate.p99_s, low=-np.inf, high=np.inf),
+        "size_bytes": _point(float(exports[COMPRESSED].size_bytes)),
     }
     pair = {network: evaluations[network] for network in (ORIGINAL, COMPRESSED)}
     allowed_quantities(evaluations[COMPRESSED].metrics)

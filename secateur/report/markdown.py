@@ -41,6 +41,14 @@ def render_markdown(summary: Summary, intervals: Mapping[str, Mapping[str, Inter
     return "\n".join(lines)
 
 
+def render_verdict(summary: Summary) -> str:
+    """Return the verdict alone as Markdown: the outcome in one sentence, why, and the gates, for a CI job's summary."""
+    lines = [f"## {escaped(summary.name)}: {summary.verdict.verdict.upper()}", "", escaped(headline(summary)), ""]
+    lines += [f"- {escaped(reason)}" for reason in reasons(summary)]
+    gates = outcome.gates_table(summary.verdict)
+    return "\n".join([*lines, *(["", markdown_table(gates)] if gates.rows else []), ""])
+
+
 def markdown_table(table: Table) -> str:
     """Return one table; every row has as many cells as the header, whatever the cells hold."""
     rule = ["--:" if table.aligned(column) == "right" else ":--" for column in range(len(table.header))]

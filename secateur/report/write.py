@@ -14,6 +14,9 @@ from secateur.report.html import render_html
 from secateur.report.markdown import render_markdown
 from secateur.storage import write
 
+REPORT = "report.json"
+"""The report as data."""
+
 
 def write_report(
     summary: Summary,
@@ -41,7 +44,7 @@ def write_report(
         network_intervals(evaluations, num_resamples=num_resamples, seed=seed) if ORIGINAL in evaluations else {}
     )
     contents = {
-        "report.json": summary_json(summary),
+        REPORT: summary_json(summary),
         "report.md": render_markdown(summary, intervals),
         "report.html": render_html(summary, intervals, pictures),
     }

@@ -10,7 +10,8 @@ import psutil
 from secateur.backends import BACKENDS
 from secateur.backends.cuda import cuda_devices, missing_cuda
 from secateur.backends.doctor import doctor
-from secateur.backends.machine import CHECKOUT, machine_facts, runtime_versions
+from secateur.backends.machine import machine_facts, runtime_versions
+from secateur.provenance import CHECKOUT
 
 
 def test_facts_agree_with_the_system() -> None:

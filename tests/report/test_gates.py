@@ -98,7 +98,7 @@ def test_gates_are_validated(bounds: dict, message: str) -> None:
 
 def test_an_unknown_quantity_lists_the_allowed_ones() -> None:
     gates = [Gate(quantity="speed", at_least=1.0)]
-    with pytest.raises(RecipeError, match=r"'speed'; wanted one of speedup, mac_ratio, .*latency_s, auc, auc_drop"):
+    with pytest.raises(RecipeError, match=r"'speed'; wanted one of speedup, mac_ratio, .*size_bytes, auc, auc_drop"):
         check_gates(gates, ["auc"])
     with pytest.raises(RecipeError, match="'speed'; wanted one of speedup"):
         judge({"speedup": Interval(value=1, low=1, high=1)}, gates)
@@ -144,6 +144,11 @@ def test_quantities_say_what_the_summary_says(summary: Summary) -> None:
     assert found["parity"].value == 2.1e-6  # an engine's, which is worse than the exports'
     assert found["latency_s"].value == summary.comparison.candidate.p50_s
     assert found["latency_s"].low < found["latency_s"].high
+    assert found["size_bytes"].value == 14_800_000
+    assert (found["p99_s"].value, found["p99_s"].high) == (summary.comparison.candidate.p99_s, math.inf)
+    p99 = Interval(value=0.01, low=0.009, high=0.012)
+    timed = summary.comparison.model_copy(update={"p99": p99})
+    assert measured(summary, comparison=timed)["p99_s"] == p99
     assert found["auc"].value == pytest.approx(summary.evaluations["compressed"].metrics["auc"])
 
 
