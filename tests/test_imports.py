@@ -20,6 +20,7 @@ ORDER = [
     {"recipe"},
     {"listening", "loading", "recipe_file", "recipe_template", "runs"},
     {"steps", "terminal"},
+    {"quantization"},
     {"deployment"},
     {"chain"},
     {"check"},
