@@ -63,8 +63,8 @@ class MeanSquare:
     section 3.1).
     """
 
-    num_candidates: int = 160
-    least: float = 256.0
+    num_candidates: int = 100
+    least: float = 64.0
 
     def __call__(self, seen: Seen, grid: Grid) -> Range:
         """Return the candidate with the least error."""

@@ -1,6 +1,7 @@
 """Grids of eight bits: which integers stand for a range of real numbers."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -37,12 +38,12 @@ class Grid:
     dtype: np.dtype
     symmetric: bool
 
-    @property
+    @cached_property
     def low(self) -> int:
         """The least integer."""
         return int(np.iinfo(self.dtype).min)
 
-    @property
+    @cached_property
     def high(self) -> int:
         """The greatest integer."""
         return int(np.iinfo(self.dtype).max)

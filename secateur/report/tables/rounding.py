@@ -12,13 +12,14 @@ def quantization_table(summary: Summary) -> Table:
     found, comparison = summary.quantization, summary.quantized_comparison
     rows: list[tuple[str, str]] = []
     if found is not None:
+        ratios = ", ".join(f"{name} {_decibels(ratio)}" for name, ratio in found.signal_to_noise_db.items())
         rows += [
             ("Rounded for", found.target),
             ("Weights", f"{found.weight_bits} bits, {len(found.layers)} layers"),
             ("Activations", f"8 bits, {len(found.activations)} tensors, ranges by {found.calibrator}"),
             ("Corrections", ", ".join(found.corrections) or "none"),
             ("Calibration", f"{found.num_samples} samples, SHA-256 {found.samples_sha256[:12]}"),
-            ("Signal to noise on them", ", ".join(f"{name} {_decibels(x)}" for name, x in found.signal_to_noise_db.items())),
+            ("Signal to noise on them", ratios),
             ("Layers left in float32", "; ".join(f"{name} ({why})" for name, why in found.left.items()) or "none"),
             ("Not fused", "; ".join(f"{entry.node}: {entry.reason}" for entry in found.unfused) or "none"),
         ]  # fmt: skip

@@ -73,7 +73,7 @@ def test_corrected_biases_bring_the_means_back(
     inputs = torch.cat(made.batches)
 
     def shift(*corrections: str) -> float:
-        found = quantized(name, target=target, corrections=corrections, weight_bits=7)
+        found = quantized(name, target=target, corrections=corrections)
         wanted, got = outputs(made.exported.path, inputs), outputs(found.exported.path, inputs)
         return float(np.square((got - wanted).mean(0)).sum())
 

@@ -40,7 +40,7 @@ def test_outputs_stay_close_and_no_layer_is_left_out(
     graph = Graph(proto=onnx.load(made.exported.path))
     assert len(found.result.layers) == sum(map(graph.is_layer, graph.proto.graph.node)) > 0
     assert all(ratio > 15 for ratio in found.result.signal_to_noise_db.values())
-    assert all(0 <= layer.weight_error < 0.02 for layer in found.result.layers)
+    assert all(0 <= layer.weight_error < 0.05 for layer in found.result.layers)
     onnx.checker.check_model(onnx.load(found.exported.path), full_check=True)
     for size in (1, 5):
         batch = made.batches[0][:size]
@@ -53,7 +53,7 @@ def test_outputs_stay_close_and_no_layer_is_left_out(
 def test_onnxruntime_fuses_what_the_linter_lets_pass(
     name: str, quantized: Callable[..., Quantized], tmp_path: Path
 ) -> None:
-    found = quantized(name, target="cpu", weight_bits=7)
+    found = quantized(name, target="cpu")
     outputs(found.exported.path, torch.zeros(1, *NETWORKS[name][1]), tmp_path / "optimised.onnx")
     fused = Counter(operators(tmp_path / "optimised.onnx"))
     layers = Counter(layer.operator for layer in found.result.layers)
@@ -73,7 +73,7 @@ def test_onnxruntime_and_openvino_agree(name: str, target: str, case: Callable[[
                                         quantized: Callable[..., Quantized], tmp_path: Path) -> None:  # fmt: skip
     """Integers that fall on the border between two are rounded either way, which later layers carry on."""
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    found, made = quantized(name, target=target, weight_bits=7), case(name)
+    found, made = quantized(name, target=target), case(name)
     batch = made.batches[1]
     wanted = outputs(found.exported.path, batch)
     step = 2 * float(np.abs(wanted).max()) / 255
