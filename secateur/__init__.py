@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from secateur.chain import estimate, run
     from secateur.errors import SecateurError
     from secateur.pipeline.export import export
+    from secateur.pipeline.quantize.quantize import Quantize, quantize
     from secateur.pipeline.structure import Plan, cut, cut_optimizer, load, mask, regrow, save, trace
     from secateur.recipe import Recipe
     from secateur.recipe_file import read_recipe
@@ -21,6 +22,7 @@ _HOMES = {
     "Metric": "secateur.artifacts",
     "Model": "secateur.artifacts",
     "Plan": "secateur.pipeline.structure",
+    "Quantize": "secateur.pipeline.quantize.quantize",
     "Recipe": "secateur.recipe",
     "SecateurError": "secateur.errors",
     "Task": "secateur.artifacts",
@@ -32,6 +34,7 @@ _HOMES = {
     "load": "secateur.pipeline.structure",
     "mask": "secateur.pipeline.structure",
     "measure": "secateur.backends.measure",
+    "quantize": "secateur.pipeline.quantize.quantize",
     "read_recipe": "secateur.recipe_file",
     "regrow": "secateur.pipeline.structure",
     "run": "secateur.chain",
@@ -44,6 +47,7 @@ __all__ = [
     "Metric",
     "Model",
     "Plan",
+    "Quantize",
     "Recipe",
     "SecateurError",
     "Task",
@@ -55,6 +59,7 @@ __all__ = [
     "load",
     "mask",
     "measure",
+    "quantize",
     "read_recipe",
     "regrow",
     "run",

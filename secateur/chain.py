@@ -1,4 +1,4 @@
-"""The chain of a run: estimate, prune, finetune, evaluate, export, build, measure, gate, report.
+"""The chain of a run: estimate, prune, finetune, evaluate, export, (quantize,) build, measure, gate, report.
 
 Every step is named by the hash of its settings and of what the steps it reads wrote (see `secateur.runs`): a rerun
 takes finished steps from the run folder, a changed setting redoes what depends on it and nothing else.
@@ -6,16 +6,18 @@ takes finished steps from the run folder, a changed setting redoes what depends 
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from secateur.artifacts import (
+    QUANTIZED,
     Comparison,
     Evaluation,
     ExportResult,
     FinetuneResult,
     PruneResult,
+    QuantizeResult,
     Redundancy,
     Summary,
     Verdict,
@@ -25,6 +27,7 @@ from secateur.errors import RecipeError
 from secateur.listening import Listener, Silent
 from secateur.loading import Workload, importable, load
 from secateur.manifest import SPECTRA
+from secateur.quantization import EVALUATION, RESULT, Quantization
 from secateur.recipe import Recipe
 from secateur.report.gates import check_gates
 from secateur.report.plots.spectra import spectra_png
@@ -137,6 +140,19 @@ class _Chain:
             traced["parameter_fisher"] = True
         return self.step("estimate", {"estimate": self.recipe.estimate, **traced}, (), self.steps.estimate)
 
+    def quantize(self, finetuned: Step, exported: Step) -> Step | None:
+        """Quantise the compressed network where the recipe asks for it."""
+        settings = self.recipe.quantize
+        if settings is None:
+            return None
+        quantization = Quantization(
+            recipe=self.recipe, settings=settings, workload=self.workload, listener=self.listener
+        )
+        return self.step(
+            "quantize", {"quantize": settings, **quantization.facts()}, (finetuned, exported),
+            lambda folder: quantization(exported.folder, self.steps.compressed(finetuned.folder), folder),
+        )  # fmt: skip
+
     def run(self) -> Outcome:
         """Do every step."""
         recipe, steps, deployment = self.recipe, self.steps, self.deployment
@@ -159,13 +175,16 @@ class _Chain:
         exported = self.step(
             "export", {"export": recipe.export}, (finetuned,), lambda folder: steps.export(finetuned.folder, folder)
         )
+        quantized = self.quantize(finetuned, exported)
+        files = (exported,) if quantized is None else (exported, quantized)
         built = self.step(
-            "build", {"build": recipe.build, **timed_on, "runtimes": deployment.runtimes()},
-            (exported,), lambda folder: deployment.build(exported.folder, folder),
+            "build", {"build": recipe.build, **timed_on, "runtimes": deployment.runtimes()}, files,
+            lambda folder: deployment.build(exported.folder, folder, None if quantized is None else quantized.folder),
         )  # fmt: skip
         timed = self.step(
             "measure", {"measure": recipe.measure}, (built,), lambda folder: deployment.measure(built.folder, folder)
         )
+        networks = NETWORKS if quantized is None else (*NETWORKS, QUANTIZED)
         measured = Measured(
             networks=steps.both(finetuned.folder),
             redundancy=read(estimated.folder, "redundancy", Redundancy),
@@ -173,10 +192,18 @@ class _Chain:
             finetune=read(finetuned.folder, "finetune", FinetuneResult),
             evaluations={name: read(evaluated.folder, name, Evaluation) for name in NETWORKS},
             exports={name: read(exported.folder, name, ExportResult) for name in NETWORKS},
-            engines={name: read(built.folder, name, Engines).engines for name in NETWORKS},
+            engines={name: read(built.folder, name, Engines).engines for name in networks},
             comparison=read(timed.folder, "comparison", Comparison),
         )
-        before = (estimated, pruned, finetuned, evaluated, exported, built, timed)
+        if quantized is not None:
+            measured = replace(
+                measured,
+                evaluations={**measured.evaluations, QUANTIZED: read(quantized.folder, EVALUATION, Evaluation)},
+                exports={**measured.exports, QUANTIZED: read(quantized.folder, QUANTIZED, ExportResult)},
+                quantization=read(quantized.folder, RESULT, QuantizeResult),
+                quantized_comparison=read(timed.folder, f"comparison_{QUANTIZED}", Comparison),
+            )
+        before = (estimated, pruned, finetuned, evaluated, *files, built, timed)
         gated = self.step("gate", {"gates": recipe.gates}, before, lambda folder: deployment.gate(measured, folder))
         verdict = read(gated.folder, "verdict", Verdict)
         self.listener.step("report")

@@ -1,6 +1,7 @@
 """What the steps behind the export compute: engines, their latencies, the verdict, the report."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from secateur import __version__
 from secateur.artifacts import (
+    QUANTIZED,
     Comparison,
     EngineResult,
     Evaluation,
@@ -17,6 +19,7 @@ from secateur.artifacts import (
     FinetuneResult,
     Model,
     PruneResult,
+    QuantizeResult,
     Record,
     Redundancy,
     Summary,
@@ -25,11 +28,12 @@ from secateur.artifacts import (
 )
 from secateur.backends import BACKENDS
 from secateur.backends.compare import Compare
-from secateur.backends.protocol import Backend, BuildOptions, Engine, failed, skipped
+from secateur.backends.protocol import Backend, BuildOptions, Engine, Missing, failed, skipped
 from secateur.calibration.batches import batches
 from secateur.errors import BackendError
 from secateur.listening import Listener
 from secateur.loading import Workload
+from secateur.quantization import RESULT, unreadable
 from secateur.recipe import Recipe
 from secateur.report.gates import COMPRESSED, ORIGINAL, judge, quantities, with_defaults
 from secateur.report.write import write_report
@@ -50,7 +54,7 @@ class Engines(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What the steps of a run have found, for its gates and its report; mappings are keyed by the two networks."""
+    """What the steps of a run have found, for its gates and its report; mappings are keyed by the networks."""
 
     networks: dict[str, Model]
     redundancy: Redundancy
@@ -60,6 +64,8 @@ class Measured:
     exports: dict[str, ExportResult]
     engines: dict[str, tuple[EngineResult, ...]]
     comparison: Comparison
+    quantization: QuantizeResult | None = None
+    quantized_comparison: Comparison | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,20 +86,31 @@ class Deployment:
                 f"{missing.remedy} `secateur doctor` lists the runtimes.",
             )  # fmt: skip
 
-    def build(self, exported: Path, folder: Path) -> None:
-        """Build every engine of both networks; an absent runtime is recorded with its reason."""
+    def build(self, exported: Path, folder: Path, quantized: Path | None = None) -> None:
+        """Build every engine of every network; a runtime that is absent is recorded with its reason."""
         settings = self.recipe.measure
         options = BuildOptions(
             batch_size=settings.batch_size, max_batch_size=max(8, settings.batch_size),
             num_threads=settings.num_threads, seed=self.recipe.seed,
         )  # fmt: skip
         for network in NETWORKS:
-            results = []
-            for backend in self._backends():
-                file = exported / f"{network}.onnx"
-                results.append(self._build(backend, file, folder / network / backend.name, options))
-                self.listener.message(f"{network}, {backend.name}: {_told(results[-1])}")
-            write(folder, network, Engines(engines=tuple(results)))
+            self._build_all(network, exported / f"{network}.onnx", folder, options, {})
+        if quantized is not None and self.recipe.quantize is not None:
+            target = read(quantized, RESULT, QuantizeResult).target
+            refused = {backend.name: unreadable(backend.name, target) for backend in self._backends()}
+            looser = replace(options, tolerance=self.recipe.quantize.tolerance)
+            self._build_all(QUANTIZED, quantized / f"{QUANTIZED}.onnx", folder, looser, refused)
+
+    def _build_all(
+        self, network: str, file: Path, folder: Path, options: BuildOptions, refused: Mapping[str, Missing | None]
+    ) -> None:
+        results = []
+        for backend in self._backends():
+            missing = refused.get(backend.name)
+            place = folder / network / backend.name
+            results.append(skipped(backend, missing) if missing else self._build(backend, file, place, options))
+            self.listener.message(f"{network}, {backend.name}: {_told(results[-1])}")
+        write(folder, network, Engines(engines=tuple(results)))
 
     def runtimes(self) -> dict[str, str]:
         """Name the version of every runtime that engines are asked of, or why it is absent.
@@ -118,10 +135,15 @@ class Deployment:
             return failed(backend, error)
 
     def measure(self, built: Path, folder: Path) -> None:
-        """Time the original's engine against the compressed one's, on real inputs."""
+        """Time the original's engine against the compressed one's, and the quantised one's, on real inputs."""
+        write(folder, "comparison", self._timed(built, COMPRESSED))
+        if self.recipe.quantize is not None:
+            write(folder, f"comparison_{QUANTIZED}", self._timed(built, QUANTIZED))
+
+    def _timed(self, built: Path, candidate: str) -> Comparison:
         settings = self.recipe.measure
         backend = BACKENDS[settings.backend]
-        engines = {network: read(built, network, Engines).of(settings.backend) for network in NETWORKS}
+        engines = {network: read(built, network, Engines).of(settings.backend) for network in (ORIGINAL, candidate)}
 
         def load(network: str) -> Engine:
             return backend.load(engines[network], built / network / settings.backend, num_threads=settings.num_threads)
@@ -129,17 +151,23 @@ class Deployment:
         compare = Compare(
             num_instances=settings.instances, max_s=settings.max_s, null=settings.resolution, seed=self.recipe.seed
         )
-        comparison = compare.compare(
-            lambda: load(ORIGINAL), lambda: load(COMPRESSED), self._inputs(), backend=settings.backend,
+        return compare.compare(
+            lambda: load(ORIGINAL), lambda: load(candidate), self._inputs(), backend=settings.backend,
             num_threads=settings.num_threads, progress=self.listener.progress,
         )  # fmt: skip
-        write(folder, "comparison", comparison)
 
     def gate(self, measured: Measured, folder: Path) -> None:
-        """Hold the gates against what was measured; no engine may have failed to build unless a gate allows it."""
+        """Hold the gates against what was measured; no engine may have failed to build unless a gate allows it.
+
+        Gates are on the compressed network. What rounding to eight bits changes is no error of a runtime, so the
+        quantised network takes part in the count of failed engines only.
+        """
+        rounded = [engine.model_copy(update={"parity": None}) for engine in measured.engines.get(QUANTIZED, ())]
         found = quantities(
-            prune=measured.prune, evaluations=measured.evaluations, exports=measured.exports,
-            engines=measured.engines, comparison=measured.comparison, seed=self.recipe.seed,
+            prune=measured.prune, evaluations=measured.evaluations,
+            exports={network: measured.exports[network] for network in NETWORKS},
+            engines={**measured.engines, QUANTIZED: tuple(rounded)}, comparison=measured.comparison,
+            seed=self.recipe.seed,
         )  # fmt: skip
         write(folder, "verdict", judge(found, with_defaults(self.recipe.gates)))
 
@@ -151,7 +179,8 @@ class Deployment:
             durations_s=durations_s, recipe=self.recipe.model_dump(mode="json"), version=__version__,
             redundancy=measured.redundancy, prune=measured.prune, finetune=measured.finetune,
             evaluations=measured.evaluations, exports=measured.exports, engines=measured.engines,
-            comparison=measured.comparison,
+            comparison=measured.comparison, quantization=measured.quantization,
+            quantized_comparison=measured.quantized_comparison,
         )  # fmt: skip
         write_report(summary, folder, self.pictures(measured.networks), seed=self.recipe.seed)
         return summary

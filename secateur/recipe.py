@@ -146,6 +146,33 @@ class ExportSettings(Section):
     """Largest difference between the network and its ONNX file, relative to the output's largest value."""
 
 
+class QuantizeSettings(Section):
+    """Quantisation of the compressed network to eight bits after training: one more file that is built and timed."""
+
+    precision: Literal["int8"] = "int8"
+    """The integers of weights and activations."""
+    target: Literal["auto", "tensorrt", "cpu"] = "auto"
+    """The runtimes whose fusions tensors are rounded for; auto is that of measure.backend. What is rounded for
+    tensorrt runs everywhere, what is rounded for cpu in ONNX Runtime and OpenVINO only."""
+    calibrator: Literal["min-max", "moving-average", "percentile", "mse", "entropy"] = "mse"
+    """How much of an activation's range is kept: all of it, the batches' average, all but the largest 0.01 %, what has
+    the least mean square error, what has the least Kullback-Leibler divergence."""
+    corrections: list[Literal["equalisation", "bias"]] = ["bias"]
+    """What is done to the float32 weights before: channels of adjacent layers take scales that suit both; biases take
+    back what rounding shifts the mean by."""
+    samples: Annotated[int, Field(ge=1)] = 256
+    """Calibration samples, none of which the test set has."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Samples a call of the calibration; a file without an open batch size takes its own."""
+    weight_bits: Literal["auto", 7, 8] = "auto"
+    """Bits of weights; auto is 7 for processors that sum products in 16 bits (no VNNI) and 8 for all others."""
+    skip: list[str] = []
+    """Layers, by module or node name, that stay in float32."""
+    tolerance: Annotated[float, Field(gt=0)] = 0.1
+    """Largest difference of an engine's outputs to the quantised file's, relative to their largest value: integers on
+    the border between two are rounded either way."""
+
+
 BackendName = Literal["onnxruntime", "onnxruntime_cuda", "onnxruntime_tensorrt", "openvino", "tensorrt", "tensorrt_rtx"]
 
 
@@ -206,6 +233,8 @@ class Recipe(Section):
     estimate: EstimateSettings = EstimateSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     export: ExportSettings = ExportSettings()
+    quantize: QuantizeSettings | None = None
+    """Eight-bit quantisation; absent for none, {} for its defaults."""
     build: BuildSettings = BuildSettings()
     measure: MeasureSettings = MeasureSettings()
     gates: list[Gate] = []

@@ -20,7 +20,7 @@ ORDER = [
     {"recipe"},
     {"listening", "loading", "recipe_file", "recipe_template", "runs", "sbom"},
     {"manifest", "steps", "terminal"},
-    {"judging", "sealing"},
+    {"judging", "quantization", "sealing"},
     {"deployment"},
     {"chain", "comparing", "verify"},
     {"check", "sweep"},

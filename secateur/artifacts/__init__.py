@@ -6,6 +6,13 @@ Tensor-carrying artefacts are frozen dataclasses; results that end up in JSON ar
 from secateur.artifacts.channels import Group, Pinned, Reader, Root, Slice
 from secateur.artifacts.layers import LatencyGrid, Layer, LayerShape
 from secateur.artifacts.networks import Batch, Data, Metric, Model, Task, as_tuple
+from secateur.artifacts.quantization import (
+    QUANTIZED,
+    QuantizedActivation,
+    QuantizedLayer,
+    QuantizeResult,
+    Unfused,
+)
 from secateur.artifacts.record import Record
 from secateur.artifacts.redundancy import (
     Covering,
@@ -37,6 +44,7 @@ from secateur.artifacts.results import (
 )
 
 __all__ = [
+    "QUANTIZED",
     "Batch",
     "Comparison",
     "Covering",
@@ -64,6 +72,9 @@ __all__ = [
     "Pinned",
     "PruneResult",
     "PruneRound",
+    "QuantizeResult",
+    "QuantizedActivation",
+    "QuantizedLayer",
     "Reader",
     "Record",
     "Redundancy",
@@ -73,6 +84,7 @@ __all__ = [
     "Task",
     "TauCalibration",
     "TauProbe",
+    "Unfused",
     "Verdict",
     "as_tuple",
     "realised_fraction",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from secateur.artifacts.channels import Pinned
+from secateur.artifacts.quantization import QuantizeResult
 from secateur.artifacts.record import Record
 from secateur.artifacts.redundancy import Redundancy
 
@@ -232,7 +233,10 @@ class Verdict(Record):
 
 
 class Summary(Record):
-    """Everything the report says, from one run."""
+    """Everything the report says, from one run.
+
+    ``quantized_comparison`` is that of the original network and the compressed one in eight bits.
+    """
 
     name: str
     task: str
@@ -246,6 +250,8 @@ class Summary(Record):
     exports: dict[str, ExportResult]
     engines: dict[str, tuple[EngineResult, ...]]
     comparison: Comparison
+    quantization: QuantizeResult | None = None
+    quantized_comparison: Comparison | None = None
     verdict: Verdict
     durations_s: dict[str, float]
     recipe: dict[str, Any]

@@ -22,6 +22,7 @@ def bench(
     batch_size: int = 1,
     num_threads: int = 1,
     sizes: Mapping[str, int] = NO_SIZES,
+    tolerance: float = 1e-4,
     compare: Compare = DEFAULT_COMPARE,
     progress: Progress = unheard,
 ) -> Comparison:
@@ -34,6 +35,8 @@ def bench(
         batch_size: samples a call; the first axis of every input.
         num_threads: threads of the runtime.
         sizes: other sizes that the files leave open, by the names that they have there.
+        tolerance: how far an engine's outputs may be from its file's, relative to their largest value; of a file in
+            eight bits 0.1, since integers on the border between two are rounded either way.
         compare: how to measure.
         progress: hears of builds and instances.
 
@@ -48,8 +51,9 @@ def bench(
     _check_same(inputs, read_inputs(candidate), baseline, candidate, batch_size, sizes)
     arrays = random_inputs(inputs, batch_size, compare.seed, sizes)
     options = BuildOptions(
-        batch_size=batch_size, max_batch_size=batch_size, sizes=sizes, num_threads=num_threads, progress=progress
-    )
+        batch_size=batch_size, max_batch_size=batch_size, sizes=sizes, num_threads=num_threads, tolerance=tolerance,
+        progress=progress,
+    )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="secateur-bench-") as scratch:
         folders = {"baseline": Path(scratch) / "baseline", "candidate": Path(scratch) / "candidate"}
         built = {

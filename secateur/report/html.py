@@ -36,7 +36,7 @@ from secateur.report.plots.widths import widths_figure
 from secateur.report.redundancy import found_told, rule_told
 from secateur.report.sentence import achievement, reasons
 from secateur.report.strip import gate_strip
-from secateur.report.tables import cutting, outcome, running
+from secateur.report.tables import cutting, outcome, rounding, running
 from secateur.report.tables.table import Table
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -159,6 +159,7 @@ def _tables(summary: Summary, intervals: Mapping[str, Mapping[str, Interval]]) -
         "pinned": cutting.pinned_table(summary.prune.pinned),
         "exports": running.exports_table(summary.exports),
         "engines": running.engines_table(summary.engines),
+        "quantization": rounding.quantization_table(summary),
         "latency": running.latency_table(summary.comparison),
         "measurement": running.measurement_table(summary.comparison),
         "machine": running.machine_table(summary.comparison.machine),

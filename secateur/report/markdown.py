@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from secateur.artifacts import Interval, Summary
 from secateur.report.sentence import headline, reasons
-from secateur.report.tables import cutting, outcome, running
+from secateur.report.tables import cutting, outcome, rounding, running
 from secateur.report.tables.table import Table
 
 
@@ -23,6 +23,7 @@ def render_markdown(summary: Summary, intervals: Mapping[str, Mapping[str, Inter
                      cutting.pinned_table(summary.prune.pinned)]),
         ("Redundancy", [cutting.compression_table(summary.redundancy)]),
         ("Engines", [running.engines_table(summary.engines), running.exports_table(summary.exports)]),
+        ("Quantisation", [rounding.quantization_table(summary)]),
         ("Machine", [running.machine_table(summary.comparison.machine)]),
         ("Data and time", [outcome.facts_table(summary.facts), outcome.durations_table(summary.durations_s)]),
     ]  # fmt: skip

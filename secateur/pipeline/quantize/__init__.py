@@ -1,0 +1,19 @@
+"""Quantisation after training: eight-bit weights and activations, written into the ONNX file as Q/DQ nodes."""
+
+from secateur.pipeline.quantize.calibrators import CALIBRATORS, Calibrator
+from secateur.pipeline.quantize.corrections import CORRECTIONS, Correction
+from secateur.pipeline.quantize.lint import lint
+from secateur.pipeline.quantize.placement import TARGETS, Target
+from secateur.pipeline.quantize.quantize import Quantize, Quantized
+
+__all__ = [
+    "CALIBRATORS",
+    "CORRECTIONS",
+    "TARGETS",
+    "Calibrator",
+    "Correction",
+    "Quantize",
+    "Quantized",
+    "Target",
+    "lint",
+]

@@ -1,0 +1,127 @@
+"""Write QuantizeLinear and DequantizeLinear nodes into a graph."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from secateur.pipeline.quantize.graph import Graph, channel_axis
+from secateur.pipeline.quantize.grid import Grid, Steps
+from secateur.pipeline.quantize.placement import Placement, Target
+from secateur.pipeline.quantize.weights import Weights, bias_of, quantize_weights
+
+
+def rewritten(
+    graph: Graph, placement: Placement, steps: Mapping[str, Steps], target: Target, *, weight_bits: int
+) -> onnx.ModelProto:
+    """Return the graph with its weights in int8 and every placed tensor rounded for all who read it.
+
+    Weights and int32 biases are kept as integers with a DequantizeLinear behind them; tensors get a QuantizeLinear and
+    a DequantizeLinear. Constants that several layers share are quantised for each.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(graph.proto)
+    nodes = {node.output[0]: node for node in proto.graph.node}
+    added = _Added(proto)
+    front: list[onnx.NodeProto] = []
+    for original in placement.layers:
+        node = nodes[original.output[0]]
+        scale = steps[placement.scales[node.input[0]]].scale
+        weights = layer_weights(graph, original, scale, weight_bits)
+        node.input[1] = _constant(added, front, node, node.input[1], weights.integers, weights.scales, weights.axis)
+        if target.int_bias and len(node.input) > 2 and node.input[2] in graph.constants:
+            scales = (weights.scales.astype(np.float64) * scale).astype(np.float32)
+            integers = np.rint(graph.array(node.input[2]) / scales.astype(np.float64)).astype(np.int32)
+            node.input[2] = _constant(added, front, node, node.input[2], integers, scales, 0)
+    body: list[onnx.NodeProto] = []
+    renamed: dict[str, str] = {}
+    for value in proto.graph.input:
+        body += _pair(added, value.name, placement, steps, target.grid, renamed)
+    for node in proto.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        body.append(node)
+        for name in node.output:
+            body += _pair(added, name, placement, steps, target.grid, renamed)
+    del proto.graph.node[:]
+    proto.graph.node.extend([*front, *body])
+    added.finish()
+    return proto
+
+
+def layer_weights(graph: Graph, node: onnx.NodeProto, input_scale: float, bits: int) -> Weights:
+    """Quantise the weights of a layer."""
+    bias = bias_of(graph, node)
+    return quantize_weights(
+        graph.array(node.input[1]), channel_axis(node), bits=bits,
+        bias=None if bias is None else graph.array(bias), input_scale=input_scale,
+    )  # fmt: skip
+
+
+class _Added:
+    """The constants that are written beside a graph's own, under names that are free."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self._proto = proto
+        graph = proto.graph
+        self._names = {name for node in graph.node for name in (*node.input, *node.output)}
+        self._tensors: dict[str, onnx.TensorProto] = {}
+
+    def name(self, wanted: str) -> str:
+        """Return a name that nothing bears: the one wanted, or with a number."""
+        name, number = wanted, 1
+        while name in self._names:
+            name, number = f"{wanted}_{number}", number + 1
+        self._names.add(name)
+        return name
+
+    def constant(self, wanted: str, array: np.ndarray) -> str:
+        """Keep an array; return its name."""
+        name = self.name(wanted)
+        self._tensors[name] = numpy_helper.from_array(array, name)
+        return name
+
+    def finish(self) -> None:
+        """Write the constants into the graph and drop those that nothing reads any more."""
+        graph = self._proto.graph
+        read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        kept = [tensor for tensor in graph.initializer if tensor.name in read]
+        del graph.initializer[:]
+        graph.initializer.extend([*kept, *self._tensors.values()])
+
+
+def _constant(
+    added: _Added, front: list[onnx.NodeProto], node: onnx.NodeProto, name: str, integers: np.ndarray,
+    scales: np.ndarray, axis: int,
+) -> str:  # fmt: skip
+    base = f"{name}_of_{node.name}" if node.name else name
+    inputs = [
+        added.constant(f"{base}_quantized", integers), added.constant(f"{base}_scale", scales),
+        added.constant(f"{base}_zero_point", np.zeros_like(scales, dtype=integers.dtype)),
+    ]  # fmt: skip
+    output = added.name(f"{base}_dequantized")
+    front.append(
+        helper.make_node("DequantizeLinear", inputs, [output], name=added.name(f"{base}_dequantize"), axis=axis)
+    )
+    return output
+
+
+def _pair(
+    added: _Added, name: str, placement: Placement, steps: Mapping[str, Steps], grid: Grid, renamed: dict[str, str]
+) -> list[onnx.NodeProto]:
+    """Return the nodes that round a tensor, and note under which name it is read from then on."""
+    scale = placement.scales.get(name)
+    if scale is None:
+        return []
+    found = steps[scale]
+    constants = [
+        added.constant(f"{name}_scale", np.array(found.scale, dtype=np.float32)),
+        added.constant(f"{name}_zero_point", np.array(found.zero_point, dtype=grid.dtype)),
+    ]
+    integers, renamed[name] = added.name(f"{name}_quantized"), added.name(f"{name}_dequantized")
+    return [
+        helper.make_node("QuantizeLinear", [name, *constants], [integers], name=added.name(f"{name}_quantize")),
+        helper.make_node(
+            "DequantizeLinear", [integers, *constants], [renamed[name]], name=added.name(f"{name}_dequantize")
+        ),
+    ]

@@ -1,0 +1,93 @@
+"""Run a graph as it is written, in ONNX Runtime on the CPU, and look at tensors inside it."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper
+from torch import Tensor
+
+from secateur.artifacts import as_tuple
+from secateur.errors import BackendError, DataError
+
+Samples = Iterable[Tensor | tuple[Tensor, ...]]
+"""Batches of inputs, each what the network is called with; walked several times."""
+
+
+class Running:
+    """A graph with some of its tensors, which need not be its outputs, read after every call.
+
+    No optimisation is made, so that what is computed is what the file says, rounding for rounding.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, tensors: Sequence[str]) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise BackendError(
+                "quantisation", "no onnxruntime", "onnxruntime, which calibrates", "pip install 'secateur[cpu]'."
+            ) from error
+        looked_at = onnx.ModelProto()
+        looked_at.CopyFrom(proto)
+        del looked_at.graph.output[:]
+        inputs = {value.name for value in proto.graph.input}
+        self._tensors = list(tensors)
+        self._computed = [name for name in self._tensors if name not in inputs]
+        # A graph must have an output: where only inputs are looked at, that is the graph's own.
+        outputs = self._computed or [proto.graph.output[0].name]
+        looked_at.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in outputs)
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        options.intra_op_num_threads = torch.get_num_threads()
+        self._session: Any = onnxruntime.InferenceSession(
+            looked_at.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        self._inputs = [value.name for value in proto.graph.input]
+
+    def __call__(self, inputs: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
+        """Return the tensors by name."""
+        fed = dict(zip(self._inputs, inputs, strict=True))
+        computed = self._session.run(self._computed or None, fed)
+        given = {name: fed[name] for name in self._tensors if name in fed}
+        return given | dict(zip(self._computed, computed if self._computed else (), strict=True))
+
+
+def arrays(proto: onnx.ModelProto, samples: Samples) -> Iterator[tuple[np.ndarray, ...]]:
+    """Walk batches as arrays; of a graph whose batch size is fixed, those of that size.
+
+    Raises:
+        DataError: the samples can be walked once only, or there are none of the graph's batch size.
+    """
+    if iter(samples) is samples:
+        raise DataError(
+            "calibration samples", "an iterator, which can be walked once", "a list, or an object with __iter__",
+            "Collect the batches in a list, or wrap them in secateur.calibration.samples.CalibrationSamples.",
+        )  # fmt: skip
+    size = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    num_batches = 0
+    for batch in samples:
+        inputs = tuple(tensor.detach().cpu().numpy() for tensor in as_tuple(batch))
+        if size in (0, len(inputs[0])):
+            num_batches += 1
+            yield inputs
+    if not num_batches:
+        raise DataError(
+            "calibration samples", "no batches", f"at least one{f' of {size} samples' if size else ''}",
+            "Give calibration samples in batches of the size that the graph was exported with.",
+        )  # fmt: skip
+
+
+def digest(proto: onnx.ModelProto, samples: Samples) -> tuple[int, str]:
+    """Return the number of samples and the SHA-256 of their types, shapes and values, sample by sample."""
+    total, num_samples = hashlib.sha256(), 0
+    for inputs in arrays(proto, samples):
+        for index in range(len(inputs[0])):
+            for array in inputs:
+                sample = np.ascontiguousarray(array[index])
+                total.update(f"{sample.dtype}{sample.shape}".encode() + sample.tobytes())
+        num_samples += len(inputs[0])
+    return num_samples, total.hexdigest()

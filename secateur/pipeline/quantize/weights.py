@@ -1,0 +1,66 @@
+"""Weights in eight bits, one scale an output channel."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from jaxtyping import Float, Int8
+
+from secateur.pipeline.quantize.graph import Graph, channel_axis
+from secateur.pipeline.quantize.grid import LEAST_SCALE, ZERO_SCALE
+
+LARGEST_BIAS = 2**30
+"""Biases are rounded to multiples of (input scale * weight scale); beyond this the sum may leave 32 bits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A layer's integers and the scales of its output channels, which lie on ``axis``."""
+
+    integers: Int8[np.ndarray, "..."]
+    scales: Float[np.ndarray, " channels"]
+    axis: int
+
+    @property
+    def values(self) -> Float[np.ndarray, "..."]:
+        """What the integers stand for, float32."""
+        shape = [-1 if axis == self.axis else 1 for axis in range(self.integers.ndim)]
+        return (self.integers * self.scales.reshape(shape)).astype(np.float32)
+
+
+def quantize_weights(
+    values: Float[np.ndarray, "..."],
+    axis: int,
+    *,
+    bits: int,
+    bias: Float[np.ndarray, " channels"] | None = None,
+    input_scale: float = 1.0,
+) -> Weights:
+    """Round weights to the nearest of 2^bits - 1 integers around zero, with scale max |w| / (2^(bits-1) - 1) a channel.
+
+    A channel without weights takes the layer's largest scale. Scales are widened where the channel's bias, which
+    runtimes round to a multiple of (input scale * weight scale), would not fit into 32 bits.
+    """
+    most = 2 ** (bits - 1) - 1
+    largest = np.abs(values).max(axis=tuple(a for a in range(values.ndim) if a != axis), initial=0.0)
+    scales = largest.astype(np.float64) / most
+    dead = scales <= LEAST_SCALE
+    scales[dead] = ZERO_SCALE if dead.all() else scales.max()
+    if bias is not None:
+        scales = np.maximum(scales, np.abs(bias.astype(np.float64)) / (LARGEST_BIAS * input_scale))
+    scales = scales.astype(np.float32)
+    shape = [-1 if a == axis else 1 for a in range(values.ndim)]
+    integers = np.rint(values / scales.reshape(shape)).clip(-most, most).astype(np.int8)
+    return Weights(integers=integers, scales=scales, axis=axis)
+
+
+def bias_of(graph: Graph, node: onnx.NodeProto) -> str | None:
+    """Return the name of the constant that a layer adds to each channel: its third input, or of a sum behind it."""
+    if len(node.input) > 2 and node.input[2]:
+        return node.input[2] if node.input[2] in graph.constants else None
+    reader = graph.only_reader(node.output[0])
+    if node.op_type != "MatMul" or reader is None or reader.op_type != "Add":
+        return None
+    num_channels = graph.constants[node.input[1]].dims[channel_axis(node)]
+    other = next((name for name in reader.input if name in graph.constants), None)
+    return other if other is not None and list(graph.constants[other].dims) == [num_channels] else None

@@ -1,0 +1,129 @@
+"""A run with quantisation: one more file, evaluated, built and timed beside the others."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from project import write_project
+
+import secateur
+from secateur.artifacts import QUANTIZED, Model, Summary
+from secateur.errors import ExportError
+from secateur.pipeline.export import export
+from secateur.pipeline.quantize.module import FileModule
+from secateur.quantization import unreadable
+from secateur.recipe_template import write_template
+
+SETTINGS = [
+    "name=eight-bits", "model=sorter:build", "data.arguments.size=32", "prune.macs=0.6", "prune.rounds=1",
+    "prune.multiple=4", "prune.samples=32", "prune.recovery_steps=2", "estimate.samples=32", "finetune.epochs=1",
+    "measure.max_s=10", "measure.instances=3", "pictures=0", "gates=[{quantity: parity, at_most: 0.0001}]",
+    "quantize={samples: 32, skip: [stem.0]}",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Summary, Path]:
+    folder = tmp_path_factory.mktemp("eight-bits")
+    write_project(folder, "sorter")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_template(folder / "recipe.yaml")
+        outcome = secateur.run(secateur.read_recipe(folder / "recipe.yaml", SETTINGS), beside=folder)
+    return outcome.summary, folder / outcome.folder
+
+
+def test_the_quantised_network_is_measured_like_the_others(run: tuple[Summary, Path]) -> None:
+    summary, _ = run
+    assert summary.evaluations[QUANTIZED].num_samples == summary.evaluations["original"].num_samples
+    assert summary.evaluations[QUANTIZED].metrics["top1"] >= summary.evaluations["compressed"].metrics["top1"] - 0.2
+    assert summary.exports[QUANTIZED].size_bytes < summary.exports["compressed"].size_bytes
+    assert summary.quantization is not None
+    assert summary.quantization.target == "cpu"
+    assert summary.quantization.num_samples == 32
+    assert list(summary.quantization.left.values()) == ["skipped by name"]
+    assert summary.quantized_comparison is not None
+    assert summary.quantized_comparison.samples_s["baseline"]
+    engines = {engine.backend: engine for engine in summary.engines[QUANTIZED]}
+    assert engines["onnxruntime"].status == "built"
+    assert engines["tensorrt_rtx"].status == "skipped"
+
+
+def test_gates_on_parity_are_not_about_rounding(run: tuple[Summary, Path]) -> None:
+    summary, _ = run
+    assert summary.exports[QUANTIZED].parity.worst_absolute > 1e-4
+    assert next(gate for gate in summary.verdict.gates if gate.quantity == "parity").verdict == "pass"
+
+
+def test_the_report_tells_of_it(run: tuple[Summary, Path]) -> None:
+    _, folder = run
+    for name in ("report.md", "report.html"):
+        text = (folder / name).read_text()
+        assert "Quantisation" in text
+        assert "ranges by mse" in text
+    file = next(folder.glob(f"steps/quantize-*/{QUANTIZED}.onnx"))
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (scores,) = session.run(None, {session.get_inputs()[0].name: np.zeros((2, 3, 32, 32), np.float32)})
+    assert scores.shape == (2, 3)
+
+
+def test_what_cannot_be_read_is_said() -> None:
+    missing = unreadable("tensorrt", "cpu")
+    assert missing is not None
+    assert "uint8 with a zero point" in missing.found
+    assert unreadable("tensorrt", "tensorrt") is None
+    assert unreadable("openvino", "cpu") is None
+
+
+class Twins(torch.nn.Module):
+    """Returns a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = self.layer(x)
+        return {"scores": y, "doubled": 2 * y}
+
+
+@pytest.mark.parametrize("dynamic_batch", [True, False])
+def test_a_file_is_called_as_its_network(dynamic_batch: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Model(module=Twins().eval(), example_inputs=(torch.randn(4, 6),))
+    exported = export(model, tmp_path, name="twins", dynamic_batch=dynamic_batch)
+    found = secateur.quantize(exported, [torch.randn(4, 6) for _ in range(8)], secateur.Quantize(calibrator="min-max"))
+    assert found.exported.path == tmp_path / "twins_int8.onnx"
+    assert found.exported.result.dynamic_batch == dynamic_batch
+    inputs = torch.randn(7, 6)
+    wanted, got = model.module(inputs), FileModule(found.exported.path, model)(inputs)
+    assert list(got) == ["scores", "doubled"]
+    for name, values in wanted.items():
+        assert got[name].shape == (7, 4)
+        assert float((got[name] - values.detach()).abs().max()) < 0.1 * float(values.detach().abs().max())
+
+
+def test_requests_that_cannot_be_met_are_refused(tmp_path: Path) -> None:
+    model = Model(module=torch.nn.Linear(4, 2).eval(), example_inputs=(torch.randn(2, 4),))
+    exported = export(model, tmp_path, name="linear")
+    samples = [torch.randn(2, 4)]
+    with pytest.raises(ExportError, match=r"\['nothing'\] among the names to skip"):
+        secateur.quantize(exported, samples, secateur.Quantize(skip=("nothing",)))
+    with pytest.raises(ExportError, match="no layer to quantise"):
+        secateur.quantize(exported, samples, secateur.Quantize(skip=("weight",)))
+    with pytest.raises(ExportError, match="calibrator: found 'guess'"):
+        secateur.Quantize(calibrator="guess")
+    with pytest.raises(secateur.SecateurError, match="an iterator, which can be walked once"):
+        secateur.quantize(exported, iter(samples))
+    with pytest.raises(secateur.SecateurError, match="no batches"):
+        secateur.quantize(exported, [])
+    with pytest.raises(secateur.SecateurError, match="finite values"):
+        secateur.quantize(exported, [torch.full((2, 4), torch.nan)])
+    found = secateur.quantize(exported, samples)
+    with pytest.raises(ExportError, match="DequantizeLinear, QuantizeLinear in it"):
+        secateur.quantize(replace(found.exported), samples)
+    silent = secateur.quantize(exported, [torch.zeros(1, 4)])
+    assert all(entry.scale > 0 for entry in silent.result.activations.values())
