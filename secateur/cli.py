@@ -17,6 +17,7 @@ from rich.console import Console, RenderableType
 
 from secateur import __version__
 from secateur.errors import SecateurError
+from secateur.gaze_verb import gaze
 from secateur.listening import Listener, Silent
 
 COULD_NOT_RUN = 2
@@ -26,6 +27,8 @@ INTERRUPTED = 130
 app = typer.Typer(
     name="secateur", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
+
+app.command()(gaze)
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Set = Annotated[
