@@ -4,9 +4,10 @@
 
 DATA holds gaze_osie. The maps are the packaged network's densities on test pictures of OSIE, at the size the viewers
 saw them, 600 x 800, and on the grid that evaluations use, 48 x 64; the reference of map measures is their fixations
-blurred by 0.03 of the width. One thread; times are the process's own (a busy machine stretches the clock on the wall,
-not these), the least of the repeats. pysaliency 0.2.22 calls a function by a name that NumPy 2.4 no longer has; the
-script gives it that name.
+blurred by 0.03 of the width; areas under ROC curves are of the log-densities. The gold standard's score at one bandwidth
+and mixture has no maps. One thread; times are the process's own (a busy machine stretches the clock on the wall, not
+these), the least of the repeats. pysaliency 0.2.22 calls a function by a name that NumPy 2.4 no longer has; the script
+gives it that name.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from torch.nn import functional
 
 from secateur.workloads.gaze import teacher
 from secateur.workloads.gaze.centre_bias import gaussian_centre_bias
+from secateur.workloads.gaze.kernel_density import KernelDensity, leave_viewers_out
 from secateur.workloads.gaze.metrics import (
     information_gain,
     map_correlation,
@@ -48,17 +50,23 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     vars(np).setdefault("trapz", np.trapezoid)
-    sizes = {f"{size[0]}x{size[1]}": measured(arguments, size) for size in SIZES}
+    sizes = {}
+    for size in SIZES:
+        measures = compared(arguments.data / "gaze_osie", arguments.pictures, size)
+        sizes[f"{size[0]}x{size[1]}"] = measured(measures, arguments, str(size))
     machine = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__, "threads": 1}
     versions = {"numpy": np.__version__, "pysaliency": metadata.version("pysaliency")}
+    sizes["viewers left out"] = measured({"gold_standard": gold_standard(arguments)}, arguments, "viewers left out")
     result = {**machine, **versions, "pictures": arguments.pictures, "unit": "processor ms a picture", "sizes": sizes}
     arguments.results.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def measured(arguments: argparse.Namespace, size: tuple[int, int]) -> dict[str, dict[str, float]]:
-    """Return times and largest difference of every measure at one size of the maps, and the times' sums."""
+def measured(
+    measures: dict[str, tuple[Callable, Callable]], arguments: argparse.Namespace, title: str
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Return times and largest difference of every measure, and the times' sums."""
     rows = {}
-    for name, (ours, theirs) in compared(arguments.data / "gaze_osie", arguments.pictures, size).items():
+    for name, (ours, theirs) in measures.items():
         (own, own_s), (other, other_s) = (timed(measure, arguments.repeats) for measure in (ours, theirs))
         rows[name] = {
             "ours_ms": 1e3 * own_s / arguments.pictures,
@@ -69,7 +77,7 @@ def measured(arguments: argparse.Namespace, size: tuple[int, int]) -> dict[str, 
     ours_ms, theirs_ms = (sum(row[key] for row in rows.values()) for key in ("ours_ms", "pysaliency_ms"))
     rows["together"] = {"ours_ms": ours_ms, "pysaliency_ms": theirs_ms, "times_faster": theirs_ms / ours_ms}
     for name, row in rows.items():
-        print(f"{size} {name:18s} " + ", ".join(f"{key} {value:.3g}" for key, value in row.items()), flush=True)
+        print(f"{title} {name:18s} " + ", ".join(f"{key} {value:.3g}" for key, value in row.items()), flush=True)
     return rows
 
 
@@ -122,7 +130,9 @@ def compared(folder: Path, num_pictures: int, size: tuple[int, int]) -> dict[str
         column[:, None].double().numpy(), row[:, None].double().numpy(), np.zeros((len(row), 1)), picture.numpy(),
         np.zeros(len(row), dtype=int),
     )  # fmt: skip
-    model, other = (Given(dict(zip(keys, maps.numpy(), strict=True))) for maps in (density, reference))
+    model, other, ranked = (
+        Given(dict(zip(keys, maps.numpy(), strict=True))) for maps in (density, reference, log_density)
+    )  # fmt: skip
     likely = GivenDensity(dict(zip(keys, log_density.numpy(), strict=True)))
     baseline = GivenDensity(dict.fromkeys(keys, prior.numpy()))
 
@@ -131,14 +141,14 @@ def compared(folder: Path, num_pictures: int, size: tuple[int, int]) -> dict[str
 
     both = (stimuli, fixations)
     return {
-        "auc": (lambda: auc(density, counts), lambda: model.AUC_per_image(*both)),
+        "auc": (lambda: auc(log_density, counts), lambda: ranked.AUC_per_image(*both)),
         "auc_judd": (
-            lambda: auc_judd(density, counts),
-            lambda: model.AUC_per_image(*both, nonfixations="unfixated", thresholds="fixations"),
+            lambda: auc_judd(log_density, counts),
+            lambda: ranked.AUC_per_image(*both, nonfixations="unfixated", thresholds="fixations"),
         ),
         "shuffled_auc": (
-            lambda: shuffled_auc(density, counts, counts.sum(0) - counts),
-            lambda: model.AUC_per_image(*both, nonfixations="shuffled"),
+            lambda: shuffled_auc(log_density, counts, counts.sum(0), without_own=True),
+            lambda: ranked.AUC_per_image(*both, nonfixations="shuffled"),
         ),
         "nss": (lambda: map_nss(density, counts), lambda: means(model.NSSs(*both))),
         "correlation": (lambda: map_correlation(density, reference), lambda: model.CCs(stimuli, other)),
@@ -155,6 +165,33 @@ def compared(folder: Path, num_pictures: int, size: tuple[int, int]) -> dict[str
             lambda: means(likely.information_gains(*both, baseline)),
         ),
     }
+
+
+def gold_standard(arguments: argparse.Namespace) -> tuple[Callable, Callable]:
+    """Return the gold standard's score, bit a fixation, of ours and pysaliency's as functions without arguments."""
+    from pysaliency import baseline_utils as theirs
+
+    size, bandwidth, centre, uniform = SIZES[-1], 0.03, 0.1, 0.05
+    osie = read_npz_set(arguments.data / "gaze_osie")
+    chosen = split_pictures(len(osie.files)).test[: arguments.pictures]
+    seen = osie.fixations.where(np.isin(osie.fixations.picture, chosen))
+    picture = np.searchsorted(chosen, seen.picture)
+    prior = gaussian_centre_bias(grid=size).double()
+    stimuli = pysaliency.Stimuli([np.full(size, index, dtype=np.uint8) for index in range(len(chosen))])
+    keys = [stimulus.stimulus_data.tobytes() for stimulus in stimuli]
+    fixations = pysaliency.FixationTrains.from_fixation_trains(
+        seen.across[:, None] * size[1], seen.down[:, None] * size[0], np.zeros((len(seen), 1)), picture, seen.viewer
+    )
+    score = theirs.CrossvalMultipleRegularizations(
+        stimuli, fixations,
+        {"uniform": pysaliency.UniformModel(), "centre": GivenDensity(dict.fromkeys(keys, prior.numpy()))},
+        theirs.ScikitLearnImageSubjectCrossValidationGenerator(stimuli, fixations),
+    ).score  # fmt: skip
+    density = KernelDensity(bandwidth=bandwidth, centre_bias=centre, uniform=uniform)
+    return (
+        lambda: leave_viewers_out(seen, osie.sizes, bandwidth, prior).gain(density).mean(),
+        lambda: score(*np.log10([bandwidth, uniform, centre])),
+    )
 
 
 def predict(files: list[Path], size: tuple[int, int]) -> torch.Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from secateur.errors import DataError
 from secateur.workloads.gaze.metrics import Maps, Scores, by_parts
 
-MAX_BUCKETS = 2**17
+MAX_BUCKETS = 2**15
 BLOCK = 2**15
 
 
@@ -39,14 +39,26 @@ def auc_judd(saliency: Maps, counts: Maps) -> Scores:
 
 
 def shuffled_auc(
-    saliency: Maps, counts: Maps, elsewhere: Float[Tensor, "rows columns"] | Float[Tensor, "batch rows columns"]
+    saliency: Maps,
+    counts: Maps,
+    elsewhere: Float[Tensor, "rows columns"] | Float[Tensor, "batch rows columns"],
+    *,
+    without_own: bool = False,
 ) -> Scores:
     """Return the area under the ROC curve of fixations against where people looked in other pictures.
 
-    ``elsewhere`` counts those fixations, for all pictures alike or for each its own; a map that only knows the centre
-    bias has 0.5 (Tatler et al. 2005; Zhang et al. 2008). Ties count half.
+    ``elsewhere`` counts those fixations, for all pictures alike or for each its own; ``without_own`` takes each
+    picture's own fixations out of them. A map that only knows the centre bias has 0.5 (Tatler et al. 2005; Zhang et al.
+    2008). Ties count half.
     """
-    return by_parts(_against_weighted, saliency, counts, elsewhere.expand_as(counts))
+    others = elsewhere.reshape(-1, saliency[0].numel())
+    cells = (others > 0).any(0).nonzero().squeeze(1)
+    weights = others.index_select(1, cells).double().expand(len(counts), -1)
+    if without_own:
+        weights = weights - counts.flatten(1).index_select(1, cells).double()
+    fixated = _fixated(saliency, counts)
+    below, equal = _standing(saliency.flatten(1).index_select(1, cells), fixated, weights)
+    return fixated.mean((below + equal / 2) / weights.sum(1)[fixated.picture]).to(counts.dtype)
 
 
 def auc_borji(saliency: Maps, counts: Maps, *, num_splits: int = 100, seed: int = 0) -> Scores:
@@ -88,15 +100,6 @@ def _against_unfixated(saliency: Maps, counts: Maps) -> Scores:
     last[-1:] = True
     higher = torch.where(last, num_unfixated[owner], following)[place]
     return fixated.mean((unfixated + higher) / (2 * num_unfixated[fixated.picture])).to(counts.dtype)
-
-
-def _against_weighted(saliency: Maps, counts: Maps, elsewhere: Maps) -> Scores:
-    fixated = _fixated(saliency, counts)
-    weights = elsewhere.flatten(1)
-    cells = (weights > 0).any(0).nonzero().squeeze(1)
-    weights = weights.index_select(1, cells).double()
-    below, equal = _standing(saliency.flatten(1).index_select(1, cells), fixated, weights)
-    return fixated.mean((below + equal / 2) / weights.sum(1)[fixated.picture]).to(counts.dtype)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -152,17 +155,17 @@ def _standing(
     own = (fixated.values - least[fixated.picture]).mul_(scale[fixated.picture]).clamp_(-1, num_buckets).add_(1).int()
     own += start[fixated.picture]
     heights = torch.bincount(
-        bucket, None if weights is None else weights.flatten(), minlength=num_pictures * (num_buckets + 2)
+        bucket, None if weights is None else weights.reshape(-1), minlength=num_pictures * (num_buckets + 2)
     )
-    heights = heights.double().view(num_pictures, -1)
-    lower = (heights.cumsum(1) - heights).flatten()[own]
+    heights = heights.view(num_pictures, -1)
+    lower = (heights.cumsum(1) - heights).flatten()[own].double()
     near = _holding(own, heights.numel()).index_select(0, bucket).nonzero().squeeze(1)
     levels, rank = torch.unique(torch.cat([values.flatten()[near], fixated.values]), return_inverse=True)
     picture = torch.cat([near // num_values, fixated.picture])
     keys, wanted = (picture * len(levels) + rank).tensor_split([len(near)])
     keys, order = keys.sort()
     masses = torch.ones(len(near), dtype=torch.float64, device=values.device)
-    masses = masses if weights is None else weights.flatten()[near[order]]
+    masses = masses if weights is None else weights.reshape(-1)[near[order]]
     upto = torch.cat([masses.new_zeros(1), masses.cumsum(0)])
     before, after = (upto[torch.searchsorted(keys, wanted, right=right)] for right in (False, True))
     return lower + before - upto[torch.searchsorted(bucket[near[order]], own)], after - before

@@ -76,6 +76,9 @@ def test_shuffled_compares_with_fixations_elsewhere(seed, kind, shared):
     expected = [won(values_at(*own), values_at(own[0], e)) for *own, e in zip(maps, counts, elsewhere, strict=True)]
     given_ = elsewhere[0] if shared else elsewhere
     np.testing.assert_allclose(shuffled_auc(maps, counts, given_), expected, atol=1e-12)
+    together = counts.sum(0)
+    expected = shuffled_auc(maps, counts, together - counts)
+    torch.testing.assert_close(shuffled_auc(maps, counts, together, without_own=True), expected)
 
 
 def test_borji_is_the_mean_over_splits_of_as_many_random_cells():
