@@ -4,10 +4,10 @@
 
 DATA holds gaze_osie. The maps are the packaged network's densities on test pictures of OSIE, at the size the viewers
 saw them, 600 x 800, and on the grid that evaluations use, 48 x 64; the reference of map measures is their fixations
-blurred by 0.03 of the width; areas under ROC curves are of the log-densities. The gold standard's score at one bandwidth
-and mixture has no maps. One thread; times are the process's own (a busy machine stretches the clock on the wall, not
-these), the least of the repeats. pysaliency 0.2.22 calls a function by a name that NumPy 2.4 no longer has; the script
-gives it that name.
+blurred by 0.03 of the width; areas under ROC curves are of the log-densities. The gold standard's score, at one
+bandwidth and mixture, has no maps. One thread; times are the process's own (a busy machine stretches the clock on the
+wall, not these), the least of the repeats. pysaliency 0.2.22 calls a function by a name that NumPy 2.4 no longer has;
+the script gives it that name.
 """
 
 import argparse
