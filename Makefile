@@ -18,6 +18,8 @@ $(STAMP):
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,openvino,dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[rtx]' \
 	  || echo "TensorRT for RTX does not install here: its engine and its tests are skipped"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]' \
+	  || echo "pysaliency needs a C compiler to install: the comparison with it is skipped"
 	rm -f $(VENV)/.installed-*
 	touch $(STAMP)
 

@@ -22,7 +22,6 @@ from torch.utils.data import ConcatDataset, DataLoader
 from secateur.workloads.gaze.centre_bias import fitted_centre_bias, gaussian_centre_bias
 from secateur.workloads.gaze.dataset import FixatedPictures
 from secateur.workloads.gaze.metrics import (
-    auc_judd,
     correlation,
     divergence,
     information_gain,
@@ -31,7 +30,9 @@ from secateur.workloads.gaze.metrics import (
     similarity,
 )
 from secateur.workloads.gaze.network import INPUT_SIZE, GazeNetwork
-from secateur.workloads.gaze.readers import read_fixation_set, split_pictures
+from secateur.workloads.gaze.readers import read_fixation_set
+from secateur.workloads.gaze.recording import split_pictures
+from secateur.workloads.gaze.roc import auc
 from secateur.workloads.gaze.scenes import rendered
 from secateur.workloads.gaze.task import fixation_loss
 from secateur.workloads.gaze.teacher import WEIGHTS, save_teacher, teacher
@@ -222,13 +223,13 @@ def scores(network: GazeNetwork, part: FixatedPictures, centre_bias: Tensor) -> 
     log_density, counts = predict(network, part)
     values = {
         "num_pictures": torch.tensor(float(len(part))),
-        "auc": auc_judd(log_density, counts),
+        "auc": auc(log_density, counts),
         "nss": nss(log_density, counts),
         "information_gain_bit": information_gain(log_density, counts, centre_bias),
         "correlation": correlation(log_density, counts),
         "similarity": similarity(log_density, counts),
         "kl_nats": divergence(log_density, counts),
-        "fitted_centre_bias_auc": auc_judd(centre_bias.expand_as(counts), counts),
+        "fitted_centre_bias_auc": auc(centre_bias.expand_as(counts), counts),
         "fitted_centre_bias_nss": nss(centre_bias.expand_as(counts), counts),
     }
     return {name: float(value.mean()) for name, value in values.items()}
@@ -242,7 +243,7 @@ def picture_scores(network: GazeNetwork, part: FixatedPictures, folder: Path) ->
     ]
     counts = torch.from_numpy(read_fixation_set(folder, INPUT_SIZE).counts[part.indices])
     return {
-        "picture_auc": float(auc_judd(density, counts).mean()),
+        "picture_auc": float(auc(density, counts).mean()),
         "picture_nss": float(map_nss(density, counts).mean()),
     }
 

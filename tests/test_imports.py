@@ -27,7 +27,7 @@ ORDER = [
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-RUNTIMES = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "mlflow", "pycuda", "cuda"}
+RUNTIMES = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "mlflow", "pycuda", "cuda", "av"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -12,6 +12,7 @@ import typer
 
 from secateur import __version__
 from secateur.cli.compressing import check, estimate, run, sweep
+from secateur.cli.gazing import gaze
 from secateur.cli.judging import compare, gate, verify
 from secateur.cli.options import err, show
 from secateur.cli.surroundings import bench, doctor, init, schema
@@ -30,6 +31,7 @@ VERBS: dict[Callable[..., Any], str] = {
     verify: "secateur verify runs/my-network",
     compare: "secateur compare runs/my-network runs/other --json",
     bench: "secateur bench original.onnx compressed.onnx --backend openvino --threads 2",
+    gaze: "secateur gaze film.mp4 --engine gaze.onnx --out seen.mp4",
     doctor: "secateur doctor --json",
     init: "secateur init recipe.yaml",
     schema: "secateur schema",

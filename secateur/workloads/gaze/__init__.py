@@ -2,9 +2,12 @@
 
 from secateur.workloads.gaze.network import GazeNetwork
 from secateur.workloads.gaze.photographs import photographs
-from secateur.workloads.gaze.readers import eyecrowd, osie, scene500
+from secateur.workloads.gaze.readers import combined, eyecrowd, mit300, osie, scene500, split_set
 from secateur.workloads.gaze.scenes import rendered
-from secateur.workloads.gaze.task import task
+from secateur.workloads.gaze.task import task, task_of
 from secateur.workloads.gaze.teacher import teacher
 
-__all__ = ["GazeNetwork", "eyecrowd", "osie", "photographs", "rendered", "scene500", "task", "teacher"]
+__all__ = [
+    "GazeNetwork", "combined", "eyecrowd", "mit300", "osie", "photographs", "rendered", "scene500", "split_set", "task",
+    "task_of", "teacher",
+]  # fmt: skip

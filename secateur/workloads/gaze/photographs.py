@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from secateur.workloads.gaze.readers import read_picture
+from secateur.workloads.gaze.recording import read_picture
 
 FILES = {
     "astronaut": "astronaut.png",

@@ -1,76 +1,132 @@
-"""Readers of eye-tracking sets: OSIE, EyeCrowd and Scene500 as pictures with fixation counts.
+"""Eye-tracking sets as data of a recipe: each split by picture, or one held out to measure generalisation.
 
-A set is a folder with ``images/*.webp`` and ``fixations.npz`` (arrays ``image``, ``order``, ``x``, ``y``, ``orig_wh``,
-``names``; coordinates in pixels of the original picture). Pictures of any shape are stretched to the network's input,
-the coordinates with them. The first fixation of a viewer is dropped (it is where the viewer happened to look before the
-picture came), and so are fixations outside the picture.
+Pictures of any shape are stretched to the network's input, the coordinates with them.
 """
 
-import hashlib
 import os
-import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Float32, Int64, UInt8
-from PIL import Image
+from jaxtyping import Float32, UInt8
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from secateur.artifacts import Data
 from secateur.errors import DataError
+from secateur.workloads.gaze.cat2000 import read_cat2000
 from secateur.workloads.gaze.centre_bias import fitted_centre_bias
 from secateur.workloads.gaze.dataset import FixatedPictures
+from secateur.workloads.gaze.kernel_density import gold_standard
+from secateur.workloads.gaze.mit import mit300_files, read_mit1003
 from secateur.workloads.gaze.network import GRID_SIZE, INPUT_SIZE
+from secateur.workloads.gaze.npz_set import read_npz_set
+from secateur.workloads.gaze.plain_folder import read_folder
+from secateur.workloads.gaze.recording import Pictures, Recording, joined, read_picture, split_pictures
+from secateur.workloads.gaze.salicon import read_salicon
 from secateur.workloads.gaze.scores import scores_of
 
-COLUMNS = ("image", "order", "x", "y", "orig_wh", "names")
+SETS: dict[str, tuple[str, Callable[[Path], Recording]]] = {
+    "osie": ("OSIE", read_npz_set),
+    "eyecrowd": ("EyeCrowd", read_npz_set),
+    "scene500": ("Scene500", read_npz_set),
+    "cat2000": ("CAT2000", read_cat2000),
+    "mit1003": ("MIT1003", read_mit1003),
+    "salicon": ("SALICON", read_salicon),
+    "folder": ("own recordings", read_folder),
+}
+"""Every set by its name: its title and its reader. A new one is one file and one line here."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """Which pictures are for training, for choosing settings, and for the final figure; int64 indices."""
-
-    train: Int64[np.ndarray, " train"]
-    validation: Int64[np.ndarray, " validation"]
-    test: Int64[np.ndarray, " test"]
+def osie(
+    folder: str | Path | None = None, *, seed: int = 0, mirror: bool = True, observers: bool = False
+) -> Data:  # fmt: skip
+    """Read OSIE: 700 pictures with many objects, 15 viewers (Xu et al. 2014)."""
+    return split_set("osie", folder, seed=seed, mirror=mirror, observers=observers)
 
 
-def split_pictures(num_pictures: int, seed: int = 0) -> Split:
-    """Split pictures at random: a fifth to test, a tenth to validation, the rest to training."""
-    order = np.random.default_rng(seed).permutation(num_pictures).astype(np.int64)
-    num_test, num_validation = num_pictures // 5, num_pictures // 10
-    test, validation, train = np.split(order, [num_test, num_test + num_validation])
-    return Split(train=np.sort(train), validation=np.sort(validation), test=np.sort(test))
+def eyecrowd(
+    folder: str | Path | None = None, *, seed: int = 0, mirror: bool = True, observers: bool = False
+) -> Data:  # fmt: skip
+    """Read EyeCrowd: 500 pictures of crowds, 16 viewers (Jiang et al. 2014)."""
+    return split_set("eyecrowd", folder, seed=seed, mirror=mirror, observers=observers)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Pictures:
-    """Decode pictures once, at the network's size, and keep them as uint8."""
-
-    files: Sequence[Path]
-    decoded: dict[int, Tensor] = field(default_factory=dict)
-
-    def __call__(self, index: int) -> UInt8[Tensor, "3 height width"]:
-        """Return picture ``index``; an unreadable file raises DataError."""
-        if index not in self.decoded:
-            self.decoded[index] = read_picture(self.files[index])
-        return self.decoded[index]
+def scene500(
+    folder: str | Path | None = None, *, seed: int = 0, mirror: bool = True, observers: bool = False
+) -> Data:  # fmt: skip
+    """Read Scene500: 500 natural scenes, 12 viewers (Liang, 2015)."""
+    return split_set("scene500", folder, seed=seed, mirror=mirror, observers=observers)
 
 
-def read_picture(path: Path) -> UInt8[Tensor, "3 height width"]:
-    """Read one picture as RGB, stretched to the network's input size."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB").resize(INPUT_SIZE[::-1], Image.Resampling.BILINEAR))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+def split_set(
+    name: str, folder: str | Path | None = None, *, seed: int = 0, mirror: bool = True, observers: bool = False
+) -> Data:
+    """Return the parts of a set of `SETS`; ``mirror`` adds every training picture's mirror image to train.
+
+    Calibration is the training part without mirror images. The facts are the centre bias' scores on the test part, the
+    centre bias being fitted to the training part: what a network must beat that looks at the picture. ``observers``
+    adds how well other viewers predict each viewer of the test part, fitted to the training part: about a second a
+    hundred pictures.
+    """
+    found = read_set(name, folder)
+    split = split_pictures(len(found.files), seed)
+    return _data(found, found, split.train, split.test, SETS[name][0], (seed, mirror), mirror, observers)
+
+
+def combined(
+    train: Sequence[str], test: str, *, seed: int = 0, mirror: bool = True, observers: bool = False
+) -> Data:  # fmt: skip
+    """Train on some sets and test on another: how far what was learnt goes beyond the set it was learnt from.
+
+    Sets are named as in `SETS`, with a folder after a colon where it is not the usual one: ``folder:recordings/mine``.
+    Training pictures are the training parts, test pictures the test part of `split_set` under the same seed, so that
+    figures compare with those of networks trained on the test set's own training part.
+    """
+    if not train or test in train:
         raise DataError(
-            str(path), f"an unreadable picture ({error})", "an image file that Pillow can decode",
-            "Replace the file or fetch the data set again.",
-        ) from error  # fmt: skip
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+            "combined sets", f"{test} among the sets to train on" if train else "no set to train on",
+            "one or more sets to train on, and another to test on", "Name other sets.",
+        )  # fmt: skip
+    parts, held_out = [read_named(entry) for entry in train], read_named(test)
+    firsts = np.cumsum([0, *(len(part.files) for part in parts)])
+    chosen = [
+        split_pictures(len(part.files), seed).train + first for part, first in zip(parts, firsts, strict=False)
+    ]  # fmt: skip
+    titles = [SETS[entry.partition(":")[0]][0] for entry in (*train, test)]
+    return _data(
+        joined(parts), held_out, np.concatenate(chosen), split_pictures(len(held_out.files), seed).test,
+        f"{' and '.join(titles[:-1])}, tested on {titles[-1]}", (seed, mirror, "combined"), mirror, observers,
+    )  # fmt: skip
+
+
+def read_set(name: str, folder: str | Path | None = None) -> Recording:
+    """Read a whole set of `SETS`; DataError where there is none of that name, or its folder is absent or damaged."""
+    if name not in SETS:
+        raise DataError(
+            f"data set {name}", "an unknown name", f"one of {', '.join(SETS)}",
+            "Name one of these, or give one's own recordings as folder:PATH.",
+        )  # fmt: skip
+    return SETS[name][1](default_folder(f"gaze_{name}") if folder is None else Path(folder))
+
+
+def read_named(entry: str) -> Recording:
+    """Read a whole set of `SETS`, named with its folder after a colon where it is not the usual one."""
+    name, _, folder = entry.partition(":")
+    return read_set(name, folder or None)
+
+
+def default_folder(name: str) -> Path:
+    """Return the folder of the data set ``name`` under SECATEUR_DATA; DataError where that is not set."""
+    parent = os.environ.get("SECATEUR_DATA")
+    if not parent:
+        raise DataError(
+            f"data set {name}", "neither a folder nor the environment variable SECATEUR_DATA",
+            "a folder with pictures and fixations",
+            "Name the folder in the recipe, or set SECATEUR_DATA to the folder that holds the data sets.",
+        )  # fmt: skip
+    return Path(parent) / name
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,118 +139,48 @@ class FixationSet:
 
 
 def read_fixation_set(folder: Path, grid: tuple[int, int] = GRID_SIZE) -> FixationSet:
-    """Read ``folder`` and count its fixations on ``grid`` (rows, columns).
-
-    DataError where the folder is absent or damaged, or a picture has no file or no fixations.
-    """
-    path = folder / "fixations.npz"
-    if not path.is_file():
-        raise DataError(
-            str(folder), "no fixations.npz" if folder.is_dir() else "no such folder",
-            "a folder with images/*.webp and fixations.npz",
-            "Name the folder in the recipe, or set SECATEUR_DATA to the folder that holds the data sets.",
-        )  # fmt: skip
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            image, order, x, y, size, names = (archive[column] for column in COLUMNS)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(
-            str(path), f"an unreadable archive ({error})", f"arrays {', '.join(COLUMNS)}",
-            "Fetch the data set again.",
-        ) from error  # fmt: skip
-    if not (len(image) == len(order) == len(x) == len(y) and size.shape == (len(names), 2) and size.all()):
-        raise DataError(
-            str(path), f"arrays of lengths {[len(a) for a in (image, order, x, y, size, names)]}",
-            "one entry a fixation in image, order, x, y and one a picture in orig_wh, names",
-            "Fetch the data set again.",
-        )  # fmt: skip
-    if len(image) and int(image.max()) >= len(names):
-        raise DataError(
-            str(path), f"a fixation on picture {int(image.max())}", f"an index below {len(names)}",
-            "Fetch the data set again.",
-        )  # fmt: skip
-    counts = _count(image.astype(np.int64), order, x, y, size, grid)
-    files = [folder / "images" / str(name) for name in names]
-    absent = [file.name for file in files if not file.is_file()]
-    if absent:
-        raise DataError(
-            str(folder / "images"), f"{len(absent)} missing pictures, the first {absent[0]}",
-            f"the {len(files)} pictures that fixations.npz names", "Fetch the data set again.",
-        )  # fmt: skip
-    unseen = np.flatnonzero(counts.sum(axis=(1, 2)) == 0)
-    if len(names) == 0 or len(unseen):
-        raise DataError(
-            str(path), f"no fixation inside picture {names[unseen[0]]}" if len(unseen) else "no pictures",
-            "at least one fixation after each viewer's first in every picture",
-            "Take the picture out of fixations.npz, or fetch the data set again.",
-        )  # fmt: skip
-    digest = hashlib.sha256(path.read_bytes())
-    digest.update(repr([(file.name, file.stat().st_size) for file in files]).encode())
-    return FixationSet(pictures=Pictures(files=files), counts=counts, fingerprint=digest.hexdigest())
+    """Read a folder with ``fixations.npz`` and count its fixations on ``grid`` (rows, columns)."""
+    found = read_npz_set(folder)
+    counts = found.fixations.counts(len(found.files), grid)
+    return FixationSet(pictures=Pictures(files=found.files), counts=counts, fingerprint=found.fingerprint)
 
 
-def _count(
-    image: Int64[np.ndarray, " fixations"],
-    order: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    size: np.ndarray,
-    grid: tuple[int, int],
-) -> Float32[np.ndarray, "pictures rows columns"]:
-    """Count fixations in the cells of the grid; the share of the original size is the share of the grid."""
-    across, down = x / size[image, 0], y / size[image, 1]
-    chosen = (order > 0) & (across >= 0) & (across < 1) & (down >= 0) & (down < 1)
-    rows, columns = grid
-    row = (down[chosen] * rows).astype(np.int64)
-    column = (across[chosen] * columns).astype(np.int64)
-    cell = (image[chosen] * rows + row) * columns + column
-    return np.bincount(cell, minlength=len(size) * rows * columns).astype(np.float32).reshape(-1, rows, columns)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PlainPictures(Dataset[UInt8[Tensor, "3 height width"]]):
+    """Pictures without fixations, for inference alone, at the network's input size."""
+
+    files: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, item: int) -> UInt8[Tensor, "3 height width"]:
+        return read_picture(self.files[item])
 
 
-def osie(folder: str | Path | None = None, *, seed: int = 0, mirror: bool = True) -> Data:
-    """Read OSIE: 700 pictures with many objects, 15 viewers (Xu et al. 2014)."""
-    return fixation_data("gaze_osie", "OSIE", folder, seed=seed, mirror=mirror)
+def mit300(folder: str | Path | None = None) -> PlainPictures:
+    """Read the pictures of MIT300: 300 natural scenes whose fixations only the benchmark's keepers have."""
+    return PlainPictures(files=mit300_files(default_folder("gaze_mit300") if folder is None else Path(folder)))
 
 
-def eyecrowd(folder: str | Path | None = None, *, seed: int = 0, mirror: bool = True) -> Data:
-    """Read EyeCrowd: 500 pictures of crowds, 16 viewers (Jiang et al. 2014)."""
-    return fixation_data("gaze_eyecrowd", "EyeCrowd", folder, seed=seed, mirror=mirror)
-
-
-def scene500(folder: str | Path | None = None, *, seed: int = 0, mirror: bool = True) -> Data:
-    """Read Scene500: 500 natural scenes, 12 viewers (Liang, 2015)."""
-    return fixation_data("gaze_scene500", "Scene500", folder, seed=seed, mirror=mirror)
-
-
-def default_folder(name: str) -> Path:
-    """Return the folder of the data set ``name`` under SECATEUR_DATA; DataError where that is not set."""
-    parent = os.environ.get("SECATEUR_DATA")
-    if not parent:
-        raise DataError(
-            f"data set {name}", "neither a folder nor the environment variable SECATEUR_DATA",
-            "a folder with images/*.webp and fixations.npz",
-            "Name the folder in the recipe, or set SECATEUR_DATA to the folder that holds the data sets.",
-        )  # fmt: skip
-    return Path(parent) / name
-
-
-def fixation_data(name: str, title: str, folder: str | Path | None, *, seed: int, mirror: bool) -> Data:
-    """Return a set's train and test parts; ``mirror`` adds every training picture's mirror image to train.
-
-    Calibration is the training part without mirror images. The facts are the centre bias' scores on the test part, the
-    centre bias being fitted to the training part: what a network must beat that looks at the picture.
-    """
-    fixations = read_fixation_set(default_folder(name) if folder is None else Path(folder))
-    split = split_pictures(len(fixations.counts), seed)
-    train, test, plain = (
-        FixatedPictures(picture=fixations.pictures, counts=fixations.counts, indices=indices, mirrored=mirrored)
-        for indices, mirrored in ((split.train, mirror), (split.test, False), (split.train, False))
-    )
+def _data(
+    training: Recording, testing: Recording, train: np.ndarray, test: np.ndarray, title: str,
+    settings: tuple[object, ...], mirror: bool, observers: bool,
+) -> Data:  # fmt: skip
+    seen, unseen = (part.fixations.counts(len(part.files), GRID_SIZE) for part in (training, testing))
+    pictures = Pictures(files=training.files)
+    plain = FixatedPictures(picture=pictures, counts=seen, indices=train)
+    centre_bias = fitted_centre_bias(seen[train])
+    facts = scores_of("centre_bias", centre_bias, unseen[test])
+    if observers:
+        facts |= gold_standard(training, train, testing, test, centre_bias)
     return Data(
-        train=train,
-        test=test,
+        train=FixatedPictures(picture=pictures, counts=seen, indices=train, mirrored=mirror),
+        test=FixatedPictures(
+            picture=pictures if testing is training else Pictures(files=testing.files), counts=unseen, indices=test
+        ),
         calibration=plain,
-        description=f"{title}: {len(split.train)} training and {len(split.test)} test pictures, free viewing",
-        facts=scores_of("centre_bias", fitted_centre_bias(fixations.counts[split.train]), fixations.counts[split.test]),
-        fingerprint=f"{fixations.fingerprint}-{GRID_SIZE}-{INPUT_SIZE}-{seed}-{mirror}",
+        description=f"{title}: {len(train)} training and {len(test)} test pictures, free viewing",
+        facts=facts,
+        fingerprint=f"{training.fingerprint}-{testing.fingerprint}-{GRID_SIZE}-{INPUT_SIZE}-{settings}",
     )

@@ -5,7 +5,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from secateur.workloads.gaze.metrics import auc_judd, nss
+from secateur.workloads.gaze.metrics import nss
+from secateur.workloads.gaze.roc import auc
 
 
 def scores_of(
@@ -17,6 +18,6 @@ def scores_of(
     fixations = torch.from_numpy(counts)
     densities = log_density.expand_as(fixations)
     return {
-        f"{name}_auc": float(auc_judd(densities, fixations).mean()),
+        f"{name}_auc": float(auc(densities, fixations).mean()),
         f"{name}_nss": float(nss(densities, fixations).mean()),
     }

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.workloads.gaze.metrics import (
-    auc_judd,
     correlation,
     divergence,
     information_gain,
@@ -17,6 +16,7 @@ from secateur.workloads.gaze.metrics import (
     nss,
     similarity,
 )
+from secateur.workloads.gaze.roc import auc
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -44,21 +44,21 @@ def auc_by_definition(values: torch.Tensor, counts: torch.Tensor) -> float:
 def test_auc_is_the_share_of_won_comparisons(seed, levels):
     log_density, counts = random_maps(seed, levels=levels)
     expected = [auc_by_definition(*pair) for pair in zip(log_density, counts, strict=True)]
-    torch.testing.assert_close(auc_judd(log_density, counts), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(auc(log_density, counts), torch.tensor(expected, dtype=torch.float64))
 
 
 @settings(max_examples=20, deadline=None)
 @given(seeds, st.sampled_from([None, 3]))
 def test_auc_only_sees_the_order(seed, levels):
     log_density, counts = random_maps(seed, levels=levels)
-    torch.testing.assert_close(auc_judd(log_density, counts), auc_judd(log_density.exp() ** 3 * 7 - 2, counts))
+    torch.testing.assert_close(auc(log_density, counts), auc(log_density.exp() ** 3 * 7 - 2, counts))
 
 
 @settings(max_examples=20, deadline=None)
 @given(seeds)
 def test_reversing_the_map_reflects_auc_and_nss(seed):
     log_density, counts = random_maps(seed, levels=4)
-    torch.testing.assert_close(auc_judd(-log_density, counts), 1 - auc_judd(log_density, counts))
+    torch.testing.assert_close(auc(-log_density, counts), 1 - auc(log_density, counts))
     torch.testing.assert_close(map_nss(-log_density, counts), -map_nss(log_density, counts))
 
 
@@ -100,13 +100,13 @@ def test_distances_between_distributions_are_bounded_and_vanish_at_equality(seed
 @given(seeds)
 def test_a_fixation_counted_twice_weighs_twice(seed):
     log_density, counts = random_maps(seed)
-    for metric in (auc_judd, nss, log_likelihood, correlation, similarity, divergence):
+    for metric in (auc, nss, log_likelihood, correlation, similarity, divergence):
         torch.testing.assert_close(metric(log_density, 3 * counts), metric(log_density, counts))
 
 
 def test_a_batch_is_its_pictures_one_by_one():
     log_density, counts = random_maps(0, batch=4)
-    for metric in (auc_judd, nss, log_likelihood, correlation, similarity, divergence):
+    for metric in (auc, nss, log_likelihood, correlation, similarity, divergence):
         single = torch.cat([metric(log_density[i : i + 1], counts[i : i + 1]) for i in range(4)])
         torch.testing.assert_close(metric(log_density, counts), single)
 
@@ -114,7 +114,7 @@ def test_a_batch_is_its_pictures_one_by_one():
 def test_the_uniform_density_knows_nothing():
     uniform = torch.full((1, 48, 64), -math.log(48 * 64))
     counts = random_maps(1, batch=1, rows=48, columns=64)[1].float()
-    assert auc_judd(uniform, counts).item() == 0.5
+    assert auc(uniform, counts).item() == 0.5
     assert nss(uniform, counts).item() == 0
     assert correlation(uniform, counts).item() == 0
     assert log_likelihood(uniform, counts).item() == pytest.approx(0, abs=1e-5)
@@ -124,7 +124,7 @@ def test_a_map_of_four_cells_by_hand():
     density = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]], dtype=torch.float64)
     counts = torch.tensor([[[0.0, 1.0], [0.0, 3.0]]], dtype=torch.float64)
     # Ranks with ties halved: cell .2 beats one of four and ties itself, cell .4 beats three and ties itself.
-    assert auc_judd(density.log(), counts).item() == pytest.approx((1.5 / 4 + 3 * 3.5 / 4) / 4)
+    assert auc(density.log(), counts).item() == pytest.approx((1.5 / 4 + 3 * 3.5 / 4) / 4)
     # Mean .25, population deviation sqrt(.0125).
     assert nss(density.log(), counts).item() == pytest.approx((-0.05 + 3 * 0.15) / 4 / math.sqrt(0.0125))
     assert log_likelihood(density.log(), counts).item() == pytest.approx((math.log2(0.8) + 3 * math.log2(1.6)) / 4)

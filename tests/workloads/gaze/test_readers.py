@@ -10,7 +10,8 @@ from PIL import Image
 
 from secateur.errors import DataError
 from secateur.workloads.gaze import eyecrowd, osie, scene500
-from secateur.workloads.gaze.readers import read_fixation_set, split_pictures
+from secateur.workloads.gaze.readers import read_fixation_set
+from secateur.workloads.gaze.recording import split_pictures
 
 
 def write_set(folder: Path, num_pictures: int = 10, **changes) -> Path:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from secateur.errors import DataError
 from secateur.workloads.gaze.centre_bias import fitted_centre_bias, gaussian_centre_bias
 from secateur.workloads.gaze.layout import NUM_FIXATIONS, Layout, Thing, draw_fixations, lay_out, true_density
-from secateur.workloads.gaze.metrics import auc_judd, information_gain, nss
+from secateur.workloads.gaze.metrics import information_gain, nss
 from secateur.workloads.gaze.painting import PAINTERS, paint
 from secateur.workloads.gaze.photographs import photographs
+from secateur.workloads.gaze.roc import auc
 from secateur.workloads.gaze.scenes import rendered
 
 
@@ -61,7 +62,7 @@ def test_changing_an_item_does_not_change_the_set(data):
 def test_facts_are_the_scores_of_the_true_density_and_leave_room_above_the_centre_bias(data):
     truth = torch.stack([true_density(layout) for layout in data.test.picture.layouts])
     counts = torch.from_numpy(data.test.counts)
-    assert data.facts["attainable_auc"] == pytest.approx(auc_judd(truth, counts).mean().item())
+    assert data.facts["attainable_auc"] == pytest.approx(auc(truth, counts).mean().item())
     assert data.facts["attainable_nss"] == pytest.approx(nss(truth, counts).mean().item())
     assert data.facts["attainable_auc"] > data.facts["centre_bias_auc"] + 0.1
     assert data.facts["attainable_nss"] > data.facts["centre_bias_nss"] + 1

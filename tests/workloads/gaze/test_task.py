@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from secateur.errors import DataError, LoadError
 from secateur.workloads import TASKS
 from secateur.workloads.gaze.centre_bias import gaussian_centre_bias
+from secateur.workloads.gaze.roc import shuffled_auc
 from secateur.workloads.gaze.task import task
 
 GAZE = task()
@@ -98,6 +99,40 @@ def test_the_gain_is_over_the_given_centre_bias_or_a_gaussian_on_the_same_grid()
     torch.testing.assert_close(gain(gaussian, counts), torch.zeros(2), atol=1e-5, rtol=0)
     own = task(centre_bias=densities(3)[0]).metrics["information_gain"].per_sample
     torch.testing.assert_close(own(densities(3)[:1], counts[:1]), torch.zeros(1), atol=1e-5, rtol=0)
+
+
+def test_the_names_are_clear_and_only_the_divergence_falls():
+    assert list(GAZE.metrics) == [
+        "auc", "nss", "information_gain", "log_likelihood", "correlation", "similarity", "divergence",
+    ]  # fmt: skip
+    assert [name for name, metric in GAZE.metrics.items() if not metric.higher_is_better] == ["divergence"]
+
+
+def test_map_measures_see_fixations_blurred_by_a_degree():
+    counts = torch.zeros(1, 48, 64)
+    counts[0, 20, 30] = 4
+    rows, columns = torch.arange(48.0)[:, None] - 20, torch.arange(64.0) - 30
+    deviation = 0.03 * 64
+    blurred = (-0.5 * (rows**2 + columns**2) / deviation**2).flatten().log_softmax(0).view(1, 48, 64)
+    values = {name: metric.per_sample(blurred, counts).item() for name, metric in GAZE.metrics.items()}
+    assert values["correlation"] == pytest.approx(1, abs=1e-4)
+    assert values["similarity"] == pytest.approx(1, abs=1e-4)
+    assert values["divergence"] == pytest.approx(0, abs=1e-4)
+    corner = torch.zeros(1, 48, 64)
+    corner[0, 0, 0] = 1  # what would leave the picture stays in it
+    uniform = torch.full((1, 48, 64), -math.log(48 * 64))
+    assert 0 < GAZE.metrics["similarity"].per_sample(uniform, corner).item() < 0.1
+
+
+def test_fixations_elsewhere_add_the_shuffled_area():
+    log_density, counts = densities(0), fixations(1)
+    elsewhere = fixations(2, batch=1)[0]
+    shuffled = task(elsewhere=elsewhere).metrics["shuffled_auc"].per_sample(log_density, counts)
+    torch.testing.assert_close(shuffled, shuffled_auc(log_density, counts, elsewhere))
+    of_elsewhere = (elsewhere + 1e-3).log().expand(2, 6, 8)  # a map that knows only where people look elsewhere
+    own = task(elsewhere=elsewhere).metrics["shuffled_auc"].per_sample
+    same = own(of_elsewhere.flatten(1).log_softmax(1).view(2, 6, 8), elsewhere.expand(2, 6, 8))
+    torch.testing.assert_close(same, torch.full((2,), 0.5), atol=1e-6, rtol=0)
 
 
 def test_wrong_outputs_and_targets_are_named():

@@ -1,0 +1,170 @@
+"""Frames: read from a film, a camera or pictures, and written as a film or as pictures."""
+
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from secateur.errors import DataError, StorageError
+from secateur.workloads.gaze.recording import UNREADABLE
+
+Frame = UInt8[np.ndarray, "height width 3"]
+
+PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+STILL_RATE = 5
+"""Frames a second of a film made of pictures, which have no times of their own."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frames:
+    """Frames one by one, RGB, with a name each, and how many a second there are to be."""
+
+    each: Iterator[tuple[str, Frame]]
+    rate: Fraction
+
+
+@contextmanager
+def open_frames(source: str) -> Iterator[Frames]:
+    """Open a film, a folder of pictures, one picture, or a camera by its number, as in ``0``.
+
+    Raises:
+        DataError: there is nothing of that name, or nothing in it that can be read.
+    """
+    path = Path(source)
+    if source.isdigit():
+        with _open_film(f"/dev/video{source}", format="v4l2") as film:
+            yield film
+    elif path.is_dir() or path.suffix.lower() in PICTURES:
+        files = (
+            [file for file in sorted(path.iterdir()) if file.suffix.lower() in PICTURES] if path.is_dir() else [path]
+        )
+        if not files:
+            raise DataError(source, "no pictures", f"files that end in {', '.join(PICTURES)}", "Name another folder.")
+        yield Frames(each=((file.name, _picture(file)) for file in files), rate=Fraction(STILL_RATE))
+    elif path.is_file():
+        with _open_film(source) as film:
+            yield film
+    else:
+        raise DataError(source, "nothing of that name", "a film, pictures or a camera's number", "Check the name.")
+
+
+@contextmanager
+def open_sink(out: Path | None, rate: Fraction) -> Iterator[Callable[[str, Frame], None]]:
+    """Write frames into a folder, a picture each, or into a film where ``out`` ends as a film does; or nowhere.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    if out is None:
+        yield lambda name, frame: None
+    elif out.suffix:
+        with _film_sink(out, rate) as write:
+            yield write
+    else:
+
+        def write_picture(name: str, frame: Frame) -> None:
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(frame).save(out / f"{Path(name).stem}.png")
+            except OSError as error:
+                raise _unwritable(out, error) from error
+
+        yield write_picture
+
+
+def _picture(path: Path) -> Frame:
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert("RGB"))
+    except UNREADABLE as error:
+        raise DataError(
+            str(path), f"an unreadable picture ({error})", "an image file that Pillow can decode", "Replace the file."
+        ) from error  # fmt: skip
+
+
+@contextmanager
+def _open_film(name: str, **how: str) -> Iterator[Frames]:
+    av = _library()
+    try:
+        container = av.open(name, **how)
+    except (av.error.FFmpegError, OSError) as error:
+        raise _unreadable(name, error) from error
+    with container:
+        if not container.streams.video:
+            raise _unreadable(name, "no pictures in it")
+        stream = container.streams.video[0]
+        yield Frames(each=_decoded(av, container, name), rate=Fraction(stream.average_rate or STILL_RATE))
+
+
+def _decoded(av: types.ModuleType, container: Any, name: str) -> Iterator[tuple[str, Frame]]:
+    try:
+        for number, frame in enumerate(container.decode(video=0)):
+            yield f"{number:06d}", frame.to_ndarray(format="rgb24")
+    except (av.error.FFmpegError, OSError) as error:
+        raise _unreadable(name, error) from error
+
+
+@contextmanager
+def _film_sink(out: Path, rate: Fraction) -> Iterator[Callable[[str, Frame], None]]:
+    av = _library()
+    streams: list[Any] = []
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(out), "w") as container:
+
+            def write(name: str, frame: Frame) -> None:
+                if not streams:
+                    streams.append(_add_stream(av, container, rate, frame))
+                stream = streams[0]
+                picture = np.zeros((stream.height, stream.width, 3), dtype=np.uint8)
+                # Pictures of a folder may differ in size; a film's may not.
+                seen = frame[: stream.height, : stream.width]
+                picture[: seen.shape[0], : seen.shape[1]] = seen
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+
+            yield write
+            for stream in streams:
+                container.mux(stream.encode())
+    except (av.error.FFmpegError, OSError) as error:
+        raise _unwritable(out, error) from error
+
+
+def _add_stream(av: types.ModuleType, container: Any, rate: Fraction, first: Frame) -> Any:
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    stream = container.add_stream(codec, rate=rate)
+    # Colours are stored for 2 x 2 pixels together: a film's sides are even.
+    stream.height, stream.width = (side + side % 2 for side in first.shape[:2])
+    stream.pix_fmt = "yuv420p"
+    stream.bit_rate = 8_000_000
+    return stream
+
+
+def _library() -> types.ModuleType:
+    try:
+        import av
+    except ImportError as error:
+        raise DataError(
+            "films and cameras", "no package av", "PyAV, which reads and writes films",
+            "Run `pip install 'secateur[video]'`, or give a folder of pictures.",
+        ) from error  # fmt: skip
+    return av
+
+
+def _unreadable(name: str, error: object) -> DataError:
+    return DataError(
+        name, f"a film that cannot be read ({error})", "a film or camera that FFmpeg can decode", "Check the file."
+    )
+
+
+def _unwritable(out: Path, error: object) -> StorageError:
+    return StorageError(
+        str(out), f"an output that cannot be written ({error})", "a writable folder, or a film's name as in seen.mp4",
+        "Give another --out.",
+    )  # fmt: skip
