@@ -141,8 +141,8 @@ def peers() -> dict[str, Callable[[], Any]]:
     }
 
 
-def peer(importance: Callable[[], Any], network: CifarResNet, budget: int, samples: list[Batch]) -> nn.Module:
-    """Return the network cut by Torch-Pruning to the most that is within the budget."""
+def peer(importance: Callable[[], Any], network: CifarResNet, budget: int, samples: list[Batch]) -> nn.Module | None:
+    """Return the network cut by Torch-Pruning to the most that is within the budget, None where no share is."""
     import torch_pruning
 
     x = torch.zeros(1, 3, 32, 32)
@@ -163,11 +163,15 @@ def peer(importance: Callable[[], Any], network: CifarResNet, budget: int, sampl
         small.zero_grad()
         return small.eval()
 
-    low, high = 0.0, 1.0
+    low, high, found = 0.0, 1.0, None
     for _ in range(9):
         middle = (low + high) / 2
-        low, high = (middle, high) if macs(at(middle), (x,)) > budget else (low, middle)
-    return at(high)
+        small = at(middle)
+        if macs(small, (x,)) > budget:
+            low = middle
+        else:
+            high, found = middle, small
+    return found
 
 
 def settled(network: nn.Module, samples: list[Batch]) -> nn.Module:

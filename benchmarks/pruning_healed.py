@@ -84,7 +84,9 @@ def cut_networks(
         if way is OURS and ratio == ABLATION_RATIO:
             yield "no distillation", small, WITHOUT_TEACHER
     for name, importance in peers().items():
-        yield name, settled(peer(importance, network, budget, samples), samples), FINETUNE
+        left = peer(importance, network, budget, samples)
+        if left is not None:
+            yield name, settled(left, samples), FINETUNE
     if ratio == ABLATION_RATIO:
         for name, way in ABLATION.items():
             yield name, ours(way, network, budget, samples, evidence), FINETUNE

@@ -59,8 +59,9 @@ def cut_in_all_ways(
         yield name, ours(way, network, budget, samples, evidence)
     for name, importance in peers().items():
         left = peer(importance, network, budget, samples)
-        yield name, settled(left, samples)
-        yield f"{name}, as it leaves it", left
+        if left is not None:
+            yield name, settled(left, samples)
+            yield f"{name}, as it leaves it", left
 
 
 def main() -> None:

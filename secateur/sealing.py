@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from secateur import __version__
-from secateur.artifacts import Summary
+from secateur.artifacts import QUANTIZED, Summary
 from secateur.errors import BackendError
 from secateur.loading import Workload, hash_data, hash_weights
 from secateur.manifest import SBOM, Link, Manifest, Origin, Stage, artefacts, stages, write_manifest
@@ -62,9 +62,12 @@ def _lineage(folder: Path, origin: Origin, steps: tuple[Stage, ...], summary: Su
         Link(what=weights["prune"], sha256=pruned, parents=(began,)),
         Link(what=weights["finetune"], sha256=finetuned, parents=(weights["prune"], began)),
     ]
-    for network, parent in ((ORIGINAL, began), (COMPRESSED, weights["finetune"])):
+    parents = {ORIGINAL: began, COMPRESSED: weights["finetune"]}
+    if summary.quantization is not None:
+        parents[QUANTIZED] = f"{place['export']}/{summary.exports[COMPRESSED].path}"
+    for network, parent in parents.items():
         export = summary.exports[network]
-        exported = f"{place['export']}/{export.path}"
+        exported = f"{place['quantize' if network == QUANTIZED else 'export']}/{export.path}"
         links.append(Link(what=exported, sha256=export.sha256, parents=(parent,), parity=export.parity))
         for engine in summary.engines[network]:
             if engine.path is not None and engine.sha256 is not None:

@@ -1,12 +1,12 @@
 """Verify a finished run: every file is hashed again, and every arrow that the folder allows is proved again."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from secateur.artifacts import EngineResult, ExportResult, Parity, Record, as_tuple
+from secateur.artifacts import QUANTIZED, EngineResult, ExportResult, Parity, Record, as_tuple
 from secateur.backends import BACKENDS
 from secateur.backends.engine_parity import engine_parity
 from secateur.backends.protocol import BuildOptions
@@ -105,7 +105,7 @@ class _Arrows:
         """Prove every arrow."""
         found = [
             self.engine(network, engine)
-            for network in NETWORKS
+            for network in (NETWORKS if self.recipe.quantize is None else (*NETWORKS, QUANTIZED))
             for engine in read(self.place("build"), network, Engines).engines
             if engine.status == "built"
         ]
@@ -125,9 +125,13 @@ class _Arrows:
             options = BuildOptions(
                 batch_size=measured.batch_size, num_threads=measured.num_threads, seed=self.recipe.seed
             )
+            file = self.place("export") / f"{network}.onnx"
+            if network == QUANTIZED and self.recipe.quantize is not None:
+                options = replace(options, tolerance=self.recipe.quantize.tolerance)
+                file = self.place("quantize") / f"{network}.onnx"
             folder = self.place("build") / network / result.backend
             with backend.load(result, folder, num_threads=measured.num_threads) as engine:
-                return engine_parity(result.backend, engine, self.place("export") / f"{network}.onnx", options)
+                return engine_parity(result.backend, engine, file, options)
 
         return self._proved(what, prove)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 SUPPORT = Path(__file__).parent / "support"
-KILLS = int(os.environ.get("SECATEUR_KILLS", "10"))
+KILLS = int(os.environ.get("SECATEUR_KILLS", "3"))
 SEED = os.environ.get("SECATEUR_KILLS_SEED", "0")
 DETERMINISTIC = ("estimate", "prune", "finetune", "evaluate", "export")
 """Steps that write the same bytes whenever they are done; engines and latencies carry seconds."""

@@ -12,10 +12,12 @@ from project import write_project
 import secateur
 from secateur.artifacts import QUANTIZED, Model, Summary
 from secateur.errors import ExportError
+from secateur.manifest import read_manifest
 from secateur.pipeline.export import export
 from secateur.pipeline.quantize.module import FileModule
 from secateur.quantization import unreadable
 from secateur.recipe_template import write_template
+from secateur.verify import verify
 
 SETTINGS = [
     "name=eight-bits", "model=sorter:build", "data.arguments.size=32", "prune.macs=0.6", "prune.rounds=1",
@@ -68,6 +70,22 @@ def test_the_report_tells_of_it(run: tuple[Summary, Path]) -> None:
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     (scores,) = session.run(None, {session.get_inputs()[0].name: np.zeros((2, 3, 32, 32), np.float32)})
     assert scores.shape == (2, 3)
+
+
+def test_the_manifest_follows_it_and_verify_holds_its_engines_to_it(run: tuple[Summary, Path]) -> None:
+    summary, folder = run
+    manifest = read_manifest(folder)
+    numbers = manifest.stage("quantize").numbers
+    assert numbers["top1_quantized"] == summary.evaluations[QUANTIZED].metrics["top1"]
+    assert not any(
+        "quantized" in name for name in {**manifest.stage("evaluate").numbers, **manifest.stage("export").numbers}
+    )
+    links = {link.what.rpartition("/")[2]: link for link in manifest.lineage if "engine" not in link.what}
+    assert links["quantized.onnx"].parents[0].endswith("/compressed.onnx")
+    assert any("/quantized/onnxruntime/" in link.what for link in manifest.lineage)
+    found = verify(folder, beside=folder.parents[1])
+    assert {arrow.state for arrow in found.arrows if arrow.what == "quantized: onnxruntime = ONNX"} == {"holds"}
+    assert not found.differences
 
 
 def test_what_cannot_be_read_is_said() -> None:
