@@ -165,20 +165,18 @@ def finished(folder: Path) -> set[str]:
 LONG = ("finetune.epochs=200", "finetune.learning_rate=0.0001")
 
 
-@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
-def test_a_run_that_is_ended_goes_on(project: Path, summary: Summary, ended_by: signal.Signals) -> None:
-    changes = (f"name={ended_by.name}", *LONG)
+def test_a_run_that_is_interrupted_goes_on(project: Path, summary: Summary) -> None:
+    changes = ("name=interrupted", *LONG)
     process = started(project, *changes)
-    folder = project / "runs" / ended_by.name
+    folder = project / "runs" / "interrupted"
     while not list(folder.glob("partial/finetune-*/checkpoint/*")):
         assert process.poll() is None
         time.sleep(0.2)
-    process.send_signal(ended_by)
+    process.send_signal(signal.SIGINT)
     said = process.communicate()[1]
-    if ended_by == signal.SIGINT:
-        assert process.returncode == 2
-        assert "finished steps are kept, the same command goes on from there" in " ".join(said.split())
-        assert "Traceback" not in said
+    assert process.returncode == 2
+    assert "finished steps are kept, the same command goes on from there" in " ".join(said.split())
+    assert "Traceback" not in said
     assert finished(folder) == {"estimate", "prune"}
     # The same command goes on; the epochs of the checkpoint are not trained again.
     process = started(project, *changes)

@@ -252,7 +252,7 @@ def test_every_block_alone(name, lawful):
     assert structure.pinned[-1].reason
 
 
-@settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     names=st.lists(st.sampled_from(sorted(BLOCKS)), min_size=2, max_size=6),
     width=st.sampled_from([16, 24]),
