@@ -170,6 +170,9 @@ def test_onnx_runtime_never_falls_back(narrow: Exported, tmp_path: Path) -> None
         pytest.raises(BackendError, match=r"a fall-back to .*; wanted CUDAExecutionProvider"),
     ):
         backend._session(narrow.path.read_bytes(), "here", 1)
+    with pytest.warns(UserWarning, match="not in available provider names"):
+        allowed = replace(backend, fallback=True).build(narrow.path, tmp_path, BuildOptions())
+    assert allowed.options["nodes"].endswith(" on CPUExecutionProvider"), "what ran where is told"
 
 
 def test_results_survive_json(narrow: Exported, tmp_path: Path) -> None:
