@@ -17,7 +17,11 @@ from secateur.backends.protocol import Backend, BuildOptions, skipped
 from secateur.errors import BackendError, EqualityError, StorageError
 from secateur.storage import sha256
 
-backends = pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+ON_GPU = {name for name in BACKENDS if "cuda" in name or "tensorrt" in name}
+backends = pytest.mark.parametrize(
+    "backend",
+    [pytest.param(backend, id=name, marks=[pytest.mark.gpu] * (name in ON_GPU)) for name, backend in BACKENDS.items()],
+)
 
 
 def able_to_build(backend: Backend) -> None:
