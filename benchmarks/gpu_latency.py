@@ -80,7 +80,7 @@ def main() -> None:
     wanted.add_argument("--rtx", type=Path, nargs=2, help=argparse.SUPPRESS)
     arguments = wanted.parse_args()
     if arguments.rtx:
-        print(json.dumps(rtx_engine(*arguments.rtx)))
+        print(rtx_engine(TensorRt(package="tensorrt_rtx"), *arguments.rtx).model_dump_json(indent=1))
         return
     found: dict[str, Any] = {"stages": {}, "cells": [], "networks": {}, "machine": None}
     torch.set_num_threads(1)
@@ -104,8 +104,8 @@ def stages(device: str) -> list[tuple[str, list[Backend], list[str]]]:
     cuda = Torch(name="torch_cuda", device="cuda")
     bound = OnnxRuntime(name="onnxruntime_cuda", provider="CUDAExecutionProvider", search="heuristic")
     return [
-        ("torch", [cuda, replace(cuda, name="torch_cuda_graph", mode="cuda_graph")], list(PRECISIONS)),
-        ("onnxruntime", [replace(bound, name="onnxruntime_cuda_graph", cuda_graph=True), bound], ["fp32", "fp16"]),
+        ("torch", [cuda, replace(cuda, name="torch_cuda_graph", mode="cuda_graph")], ["fp16", "fp32", "bf16"]),
+        ("onnxruntime", [replace(bound, name="onnxruntime_cuda_graph", cuda_graph=True), bound], ["fp16", "fp32"]),
         ("tensorrt_rtx", [TensorRt(package="tensorrt_rtx", cuda_graph=True)], ["fp16", "fp32"]),
         ("torch_compile", [replace(cuda, name="torch_cuda_compile", mode="compile")], ["fp16"]),
     ]
@@ -239,8 +239,10 @@ def measure(
     batches = (1, 2) if arguments.small else BATCHES
     rounds = 4 if arguments.small else ROUNDS
     problems = []
-    for network in arguments.networks:
-        for precision in precisions:
+    if isinstance(backends[0], TensorRt):
+        probe(arguments)
+    for precision in precisions:
+        for network in arguments.networks:
             for backend in backends:
                 compiles = getattr(backend, "mode", "") == "compile"
                 if time.monotonic() - STARTED > arguments.seconds - (25 if compiles else 0):
@@ -268,14 +270,7 @@ def load(opened: ExitStack, backend: Backend, key: Key, arguments: argparse.Name
     network, variant, precision = key
     folder = arguments.scratch / f"{network}_{variant}"
     if isinstance(backend, TensorRt):
-        # A compiler that meets a GPU it was not made for may end its process: it is tried in another one first.
-        tried = subprocess.run(
-            [sys.executable, __file__, "--rtx", str(folder / f"{precision}.onnx"), str(folder / "rtx")],
-            capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
-        if tried.returncode != 0:
-            raise RuntimeError(f"exit {tried.returncode}: {tried.stderr.strip()[-300:]}")
-        result = EngineResult.model_validate_json(tried.stdout.strip().splitlines()[-1])
+        result = rtx_engine(backend, folder / f"{precision}.onnx", folder / "rtx")
         return opened.enter_context(backend.load(result, folder / "rtx"))
     name = f"{precision}.pt2" if isinstance(backend, Torch) else f"{precision}.onnx"
     result = EngineResult(
@@ -285,10 +280,22 @@ def load(opened: ExitStack, backend: Backend, key: Key, arguments: argparse.Name
     return opened.enter_context(backend.load(result, folder))
 
 
-def rtx_engine(onnx_file: Path, folder: Path) -> dict[str, Any]:
-    """Build a portable engine of TensorRT for RTX, and prove it, with its outputs, where it runs."""
+def rtx_engine(backend: TensorRt, onnx_file: Path, folder: Path) -> EngineResult:
+    """Build a portable engine of TensorRT for RTX, and prove its outputs where it runs."""
     options = BuildOptions(batch_size=1, max_batch_size=32, tolerance=0.1 if onnx_file.stem == "fp16" else 1e-3)
-    return TensorRt(package="tensorrt_rtx").build(onnx_file, folder, options).model_dump(mode="json")
+    return backend.build(onnx_file, folder, options)
+
+
+def probe(arguments: argparse.Namespace) -> None:
+    """Build, load and run one engine in another process, which a GPU that the compiler was not made for may end."""
+    file = arguments.scratch / f"{arguments.networks[-1]}_aligned" / "fp16.onnx"
+    tried = subprocess.run(
+        [sys.executable, __file__, "--rtx", str(file), str(file.parent / "probe")],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    print(tried.stdout[-1500:], tried.stderr[-1500:], flush=True)
+    if tried.returncode != 0:
+        raise RuntimeError(f"exit {tried.returncode}: {tried.stderr.strip()[-400:]}")
 
 
 def timed_in_turns(
@@ -351,9 +358,11 @@ def reference(
     for variant, engine in engines.items():
         key = (row["network"], variant, row["batch"])
         if key not in REFERENCES:
-            whole = inputs_of(row["network"], row["batch"], "fp32", arguments.small)
             with ExitStack() as opened:
-                REFERENCES[key] = load(opened, eager, (row["network"], variant, "fp32"), arguments).run(whole)
+                whole = load(opened, eager, (row["network"], variant, "fp32"), arguments)
+                for batch in (1, 2) if arguments.small else BATCHES:
+                    drawn = inputs_of(row["network"], batch, "fp32", arguments.small)
+                    REFERENCES[(row["network"], variant, batch)] = whole.run(drawn)
         apart = difference(REFERENCES[key], engine.run(inputs))
         row["relative_difference"][variant] = apart.relative
 

@@ -125,7 +125,7 @@ class BoundOnnxRuntimeEngine(Engine):
         for pinned, array in zip(bound.staged, inputs, strict=True):
             pinned.array[...] = array
         self._events[0].record(stream)
-        for pinned, place in zip(bound.staged, bound.places, strict=True):
+        for pinned, place in zip(bound.staged, bound.places[: len(bound.staged)], strict=True):
             stream.upload(pinned.array, place.pointer)
         self._events[1].record(stream)
         self._run_bound(bound, inputs)

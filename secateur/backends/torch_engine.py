@@ -3,6 +3,7 @@
 import contextlib
 import io
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.export.passes import move_to_device_pass
 
 from secateur.backends.device_time import DeviceTimes
 from secateur.backends.engine_inputs import ExpectedInputs
@@ -29,7 +31,8 @@ MOST_GRAPHS = 8
 def load_program(content: bytes, where: str) -> torch.export.ExportedProgram:
     """Read an exported program, or raise `BackendError`."""
     try:
-        return torch.export.load(io.BytesIO(content))
+        with warnings.catch_warnings(action="ignore"):  # of buffers that could not be written to, which nobody does
+            return torch.export.load(io.BytesIO(content))
     except Exception as error:
         raise BackendError(
             where, f"a file that torch.export does not read ({first_line(error)})", "a whole exported program",
@@ -94,7 +97,10 @@ class TorchEngine(Engine):
         self._name, self._device, self._mode, self._tf32 = name, device, mode, tf32
         self._num_threads = num_threads
         self._spec = program.call_spec.in_spec
-        module: Any = program.module().to(device)
+        if device != "cpu":
+            # Tensors that forward makes itself have the device of the export written into the program.
+            program = move_to_device_pass(program, f"{device}:0")
+        module: Any = program.module()
         self._call: Callable[..., Any] | None = torch.compile(module) if mode == "compile" else module
         self._recorded: dict[tuple[torch.Size, ...], _Recorded] = {}
         self._pinned: dict[int, Tensor] = {}
