@@ -110,7 +110,10 @@ class Parity(Record):
 
 
 class ExportResult(Record):
-    """An ONNX file. ``path`` is relative to the folder it was exported into."""
+    """An ONNX file. ``path`` is relative to the folder it was exported into.
+
+    ``program_sha256`` is that of the exported program beside it, ``.pt2`` in place of ``.onnx``, where there is one.
+    """
 
     path: str
     sha256: str
@@ -120,6 +123,7 @@ class ExportResult(Record):
     output_names: tuple[str, ...]
     input_shapes: tuple[tuple[int, ...], ...]
     dynamic_batch: bool
+    program_sha256: str | None = None
     parity: Parity
 
 

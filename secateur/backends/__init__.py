@@ -4,8 +4,14 @@ from secateur.backends.onnxruntime import OnnxRuntime
 from secateur.backends.openvino import OpenVino
 from secateur.backends.protocol import Backend
 from secateur.backends.tensorrt import TensorRt
+from secateur.backends.torch import Torch
 
 BACKENDS: dict[str, Backend] = {
+    "torch": Torch(),
+    "torch_compile": Torch(name="torch_compile", mode="compile"),
+    "torch_cuda": Torch(name="torch_cuda", device="cuda"),
+    "torch_cuda_compile": Torch(name="torch_cuda_compile", device="cuda", mode="compile"),
+    "torch_cuda_graph": Torch(name="torch_cuda_graph", device="cuda", mode="cuda_graph"),
     "onnxruntime": OnnxRuntime(),
     "onnxruntime_cuda": OnnxRuntime(name="onnxruntime_cuda", provider="CUDAExecutionProvider"),
     "onnxruntime_tensorrt": OnnxRuntime(name="onnxruntime_tensorrt", provider="TensorrtExecutionProvider"),

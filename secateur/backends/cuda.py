@@ -1,5 +1,8 @@
-"""CUDA through cuda.bindings: is there a device, and memory and streams on it."""
+"""CUDA through cuda.bindings: is there a device; memory, streams, events and graphs on it."""
 
+import ctypes
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -118,4 +121,87 @@ class Stream:
 
         if self._open:
             checked(runtime.cudaStreamDestroy(self._stream))
+        self._open = False
+
+
+class PinnedArray:
+    """Host memory that the device reads and writes by itself, seen as an array. Owned: freed by `close`."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        from cuda.bindings import runtime
+
+        size_bytes = math.prod(shape) * dtype.itemsize
+        (pointer,) = checked(runtime.cudaHostAlloc(max(size_bytes, 1), runtime.cudaHostAllocDefault))
+        self._pointer: int | None = int(pointer)
+        content = (ctypes.c_byte * size_bytes).from_address(self._pointer)
+        self.array = np.frombuffer(content, dtype=dtype).reshape(shape)
+
+    def close(self) -> None:
+        """Free the memory; the array must not be used any more."""
+        from cuda.bindings import runtime
+
+        if self._pointer is not None:
+            checked(runtime.cudaFreeHost(self._pointer))
+        self._pointer = None
+
+
+class Event:
+    """A moment on a stream, stamped by the device when it gets there. Owned: destroyed by `close`."""
+
+    def __init__(self) -> None:
+        from cuda.bindings import runtime
+
+        (self._event,) = checked(runtime.cudaEventCreate())
+        self._open = True
+
+    def record(self, stream: Stream) -> None:
+        """Have the device stamp it after what is on the stream so far."""
+        from cuda.bindings import runtime
+
+        checked(runtime.cudaEventRecord(self._event, stream.handle))
+
+    def seconds_since(self, earlier: "Event") -> float:
+        """Return the time from an earlier event to this one, both of which have been reached."""
+        from cuda.bindings import runtime
+
+        (elapsed_ms,) = checked(runtime.cudaEventElapsedTime(earlier._event, self._event))
+        return elapsed_ms / 1000
+
+    def close(self) -> None:
+        """Destroy the event."""
+        from cuda.bindings import runtime
+
+        if self._open:
+            checked(runtime.cudaEventDestroy(self._event))
+        self._open = False
+
+
+class Graph:
+    """What a function puts on a stream, recorded to be launched as one. Owned: destroyed by `close`."""
+
+    def __init__(self, stream: Stream, work: Callable[[], object]) -> None:
+        from cuda.bindings import runtime
+
+        mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        checked(runtime.cudaStreamBeginCapture(stream.handle, mode))
+        try:
+            work()
+        finally:
+            (graph,) = checked(runtime.cudaStreamEndCapture(stream.handle))
+        (self._launchable,) = checked(runtime.cudaGraphInstantiate(graph, 0))
+        checked(runtime.cudaGraphDestroy(graph))
+        self._open = True
+
+    def launch(self, stream: Stream) -> None:
+        """Put the recorded work on a stream."""
+        from cuda.bindings import runtime
+
+        checked(runtime.cudaGraphLaunch(self._launchable, stream.handle))
+
+    def close(self) -> None:
+        """Destroy what was recorded."""
+        from cuda.bindings import runtime
+
+        if self._open:
+            checked(runtime.cudaGraphExecDestroy(self._launchable))
         self._open = False

@@ -1,40 +1,70 @@
 """ONNX Runtime, on the execution provider that is asked for and on no other."""
 
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from secateur.artifacts import EngineResult
-from secateur.backends.cuda import cuda_devices, missing_cuda
+from secateur.backends.cuda import Stream, cuda_devices, missing_cuda
+from secateur.backends.engine_inputs import ExpectedInputs
 from secateur.backends.engine_parity import engine_parity
 from secateur.backends.machine import processor
-from secateur.backends.onnx_file import read_whole
+from secateur.backends.onnx_file import OnnxInput, random_inputs, read_inputs, read_whole
+from secateur.backends.onnxruntime_engine import BoundOnnxRuntimeEngine, OnnxRuntimeEngine, places_of
 from secateur.backends.protocol import BuildOptions, Engine, Missing, engine_file, first_line, require
 from secateur.errors import BackendError
-from secateur.storage import sha256, write
+from secateur.storage import read, sha256, write
 
 Provider = Literal["CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"]
+Optimisation = Literal["none", "basic", "extended", "all"]
+
+CPU = "CPUExecutionProvider"
+LEVELS: dict[str, str] = {
+    "none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxRuntime:
-    """ONNX Runtime with all graph optimisations, operators one after the other.
+    """ONNX Runtime on one execution provider, operators one after the other.
 
-    The engine's file is the ONNX file; it is optimised when a session opens. ``spinning`` lets idle threads of a
-    session wait actively: a little faster alone, but two sessions that are timed in turns would disturb one another.
-    Calls copy inputs from and outputs to the host, on every provider.
+    The provider that is asked for is the one that is used: a session that falls back to another is an error unless
+    ``fallback`` allows it, and single nodes that the provider leaves to the processor are counted in the engine's
+    description. ``optimisation`` is how far the graph is rewritten when a session opens; with ``keep_optimised`` that
+    is done once, and the engine's file is the rewritten graph, which belongs to this machine's processor.
+
+    ``spinning`` lets idle threads of a session wait actively: a little faster alone, but two sessions that are timed in
+    turns would disturb one another. ``arena`` keeps freed memory for the next call.
+
+    On GPUs inputs and outputs are bound to the device's memory and copied through pinned memory on the session's
+    stream; ``cuda_graph`` records the kernels once for each shape and replays them; ``tf32`` allows the 10-bit mantissa
+    of tensor cores in float32 convolutions and products; ``search`` says whether cuDNN's convolutions are chosen by
+    trying them all, which takes seconds for each shape, or foretold.
     """
 
     name: str = "onnxruntime"
-    provider: Provider = "CPUExecutionProvider"
+    provider: Provider = CPU
+    optimisation: Optimisation = "all"
+    keep_optimised: bool = False
     spinning: bool = False
+    arena: bool = True
+    cuda_graph: bool = False
+    tf32: bool = False
+    search: Literal["exhaustive", "heuristic"] = "exhaustive"
+    fallback: bool = False
+
+    def __post_init__(self) -> None:
+        if self.cuda_graph and self.provider == CPU:
+            raise BackendError(
+                self.name, "CUDA graphs on the processor", "a provider on a GPU", "Leave cuda_graph out, or choose "
+                "CUDAExecutionProvider.",
+            )  # fmt: skip
 
     def unavailable(self) -> Missing | None:
         """Say why no session can be opened here, or None."""
-        package = "cpu" if self.provider == "CPUExecutionProvider" else "gpu"
+        package = "cpu" if self.provider == CPU else "gpu"
         try:
             import onnxruntime
         except ImportError as error:
@@ -46,7 +76,7 @@ class OnnxRuntime:
                 remedy="Install onnxruntime-gpu in place of onnxruntime: pip uninstall onnxruntime; "
                 "pip install 'secateur[gpu]'.",
             )
-        return None if self.provider == "CPUExecutionProvider" else missing_cuda()
+        return None if self.provider == CPU else missing_cuda()
 
     def unable_to_run(self) -> Missing | None:
         """Say the same: what builds here runs here."""
@@ -62,27 +92,33 @@ class OnnxRuntime:
 
     def devices(self) -> tuple[str, ...]:
         """Name the processor or the CUDA devices."""
-        return (processor(),) if self.provider == "CPUExecutionProvider" else cuda_devices()
+        return (processor(),) if self.provider == CPU else cuda_devices()
 
     def build(self, onnx_file: Path, folder: Path, options: BuildOptions) -> EngineResult:
-        """Copy the ONNX file, its weights inside, open it and prove the session's outputs."""
-        require(self.name, self.unavailable(), f"ONNX Runtime with {self.provider}")
-        options.progress("open", 0, 2)
+        """Copy the ONNX file, its weights inside, or its optimised graph; open it and prove the session's outputs."""
+        require(self.name, self._unable(), f"ONNX Runtime with {self.provider}")
+        options.progress("open", 0, 3)
+        inputs = read_inputs(onnx_file)
         content = read_whole(onnx_file)
         started = time.perf_counter()
-        with self._session(content, str(onnx_file), options.num_threads) as engine:
+        if self.keep_optimised:
+            content = self._optimised(content, str(onnx_file), options.num_threads)
+        with self._engine(content, inputs, str(onnx_file), options.num_threads) as engine:
             build_s = time.perf_counter() - started
-            options.progress("prove", 1, 2)
+            options.progress("prove", 1, 3)
             parity = engine_parity(f"{self.name} {self.version()}", engine, onnx_file, options)
+            options.progress("place", 2, 3)
+            arrays = random_inputs(inputs, options.batch_size, options.seed, options.sizes)
+            places = places_of(engine.profile(arrays, num_calls=1))
         path = folder / f"{onnx_file.stem}.{self.name}.onnx"
         write(path, content)
-        options.progress("done", 2, 2)
+        options.progress("done", 3, 3)
         return EngineResult(
             backend=self.name,
             backend_version=self.version(),
             status="built",
             device=", ".join(self.devices()),
-            options={"provider": self.provider, "spinning": str(self.spinning), "optimisation": "all"},
+            options={**self._told(), "nodes": places},
             path=path.name,
             sha256=sha256(content),
             size_bytes=len(content),
@@ -92,58 +128,84 @@ class OnnxRuntime:
 
     def load(self, result: EngineResult, folder: Path, *, num_threads: int = 1) -> Engine:
         """Open a session of its own on the engine's file."""
-        require(self.name, self.unable_to_run(), f"ONNX Runtime with {self.provider}")
-        return self._session(engine_file(self, result, folder), str(folder / str(result.path)), num_threads)
+        require(self.name, self._unable(), f"ONNX Runtime with {self.provider}")
+        content = engine_file(self, result, folder)
+        path = folder / str(result.path)
+        return self._engine(content, read_inputs(path), str(path), num_threads)
 
-    def _session(self, content: bytes, where: str, num_threads: int) -> "OnnxRuntimeEngine":
+    def _unable(self) -> Missing | None:
+        """Say what is missing where nothing may stand in for it."""
+        return None if self.fallback else self.unable_to_run()
+
+    def _told(self) -> dict[str, str]:
+        told = {
+            "provider": self.provider, "optimisation": self.optimisation, "spinning": str(self.spinning),
+            "arena": str(self.arena),
+        }  # fmt: skip
+        on_gpu = {"cuda_graph": str(self.cuda_graph), "tf32": str(self.tf32), "search": self.search}
+        return told if self.provider == CPU else {**told, **on_gpu}
+
+    def _engine(self, content: bytes, inputs: tuple[OnnxInput, ...], where: str, num_threads: int) -> Engine:
+        expected = ExpectedInputs(engine=self.name, inputs=inputs)
+
+        def open_session(profile: Path | None, stream: Stream | None) -> Any:
+            return self._session(content, where, num_threads, profile=profile, stream=stream)
+
+        if self.provider == CPU or (self.fallback and self.unable_to_run() is not None):
+            return OnnxRuntimeEngine(open_session, expected)
+        return BoundOnnxRuntimeEngine(open_session, expected, cuda_graph=self.cuda_graph)
+
+    def _optimised(self, content: bytes, where: str, num_threads: int) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="secateur-optimised-") as scratch:
+            path = Path(scratch) / "optimised.onnx"
+            self._session(content, where, num_threads, optimised=path)
+            return read(path)
+
+    def _session(
+        self, content: bytes, where: str, num_threads: int, *, profile: Path | None = None,
+        stream: Stream | None = None, optimised: Path | None = None,
+    ) -> Any:  # fmt: skip
         import onnxruntime
 
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = num_threads
         settings.inter_op_num_threads = 1
         settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        level = "none" if self.keep_optimised and optimised is None else self.optimisation
+        settings.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[level])
         settings.log_severity_level = 3
+        settings.enable_cpu_mem_arena = self.arena
         settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if self.spinning else "0")
-        if self.provider != "CPUExecutionProvider" and hasattr(onnxruntime, "preload_dlls"):
+        if profile is not None:
+            settings.enable_profiling = True
+            settings.profile_file_prefix = str(profile)
+        if optimised is not None:
+            settings.optimized_model_filepath = str(optimised)
+        if self.provider != CPU and hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()
         try:
-            session = onnxruntime.InferenceSession(content, settings, providers=[self.provider])
+            session = onnxruntime.InferenceSession(content, settings, providers=[(self.provider, self._given(stream))])
         except Exception as error:
             raise BackendError(
                 f"{self.name}, {where}", f"a refusal ({first_line(error)})", "a network that ONNX Runtime can open",
                 "Export in another opset, or replace the operator it names.",
             ) from error  # fmt: skip
         opened = session.get_providers()
-        if opened[0] != self.provider:
+        if opened[0] != self.provider and not self.fallback:
             raise BackendError(
                 f"{self.name}, {where}", f"a fall-back to {opened[0]}", self.provider,
                 "Make the provider's libraries (CUDA, cuDNN, TensorRT) of the versions it was built for loadable.",
             )  # fmt: skip
-        return OnnxRuntimeEngine(session, self.name)
+        return session
 
-
-class OnnxRuntimeEngine(Engine):
-    """An open session."""
-
-    def __init__(self, session: Any, name: str) -> None:
-        self._session = session
-        self._name = name
-        self._inputs = [entry.name for entry in session.get_inputs()]
-
-    def run(self, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-        """Run the session; outputs are on the host when it returns."""
-        if self._session is None:
-            raise BackendError(self._name, "a closed engine", "an open one", "Load the engine again.")
-        try:
-            return tuple(self._session.run(None, dict(zip(self._inputs, inputs, strict=True))))
-        except Exception as error:
-            shapes = [f"{array.dtype} {list(array.shape)}" for array in inputs]
-            raise BackendError(
-                self._name, f"a refusal of the inputs {shapes} ({first_line(error)})", f"the inputs {self._inputs}",
-                "Give inputs of the types and shapes of the ONNX file.",
-            ) from error  # fmt: skip
-
-    def close(self) -> None:
-        """Let go of the session, which frees its memory and threads."""
-        self._session = None
+    def _given(self, stream: Stream | None) -> dict[str, str]:
+        """Give the provider its own options."""
+        if self.provider == CPU:
+            return {}
+        given = {} if stream is None else {"user_compute_stream": str(stream.handle)}
+        if self.provider == "TensorrtExecutionProvider":
+            graph = {"trt_cuda_graph_enable": "1"} if self.cuda_graph and stream is not None else {}
+            return {**given, **graph}
+        # A session that is profiled runs on the host's terms: without a stream of ours there is no graph either.
+        graph = {"enable_cuda_graph": "1"} if self.cuda_graph and stream is not None else {}
+        return {**given, **graph, "use_tf32": str(int(self.tf32)), "cudnn_conv_algo_search": self.search.upper()}

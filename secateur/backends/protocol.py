@@ -49,6 +49,22 @@ class BuildOptions:
     progress: Progress = unheard
 
 
+@dataclass(frozen=True, kw_only=True)
+class LayerTime:
+    """What one layer of an engine, after fusion, took in a call, on the mean of the calls that were profiled.
+
+    ``place`` is the device or execution provider that ran it and ``precision`` its arithmetic, where the runtime tells;
+    ``num_calls`` counts how often it ran in one call of the engine, where layers of one kind are told together.
+    """
+
+    name: str
+    operator: str
+    time_s: float
+    place: str = ""
+    precision: str = ""
+    num_calls: int = 1
+
+
 @runtime_checkable
 class Engine(Protocol):
     """A loaded engine that owns its memory and threads until it is closed; a context manager that closes it.
@@ -58,6 +74,13 @@ class Engine(Protocol):
 
     def run(self, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
         """Compute the outputs, in the order of the ONNX file; they are finished when this returns.
+
+        Raises:
+            BackendError: the runtime refuses the inputs.
+        """
+
+    def profile(self, inputs: tuple[np.ndarray, ...], *, num_calls: int = 10) -> tuple[LayerTime, ...]:
+        """Time every layer over some calls, which profiling slows down: their sum is no latency.
 
         Raises:
             BackendError: the runtime refuses the inputs.

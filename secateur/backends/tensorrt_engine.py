@@ -1,21 +1,30 @@
 """A TensorRT engine on the GPU: one context, one stream, buffers that live as long as the engine."""
 
+import threading
 from typing import Any
 
 import numpy as np
 
-from secateur.backends.cuda import DeviceArray, Stream, missing_cuda
-from secateur.backends.protocol import Engine, require
+from secateur.backends.cuda import DeviceArray, Event, Graph, PinnedArray, Stream, missing_cuda
+from secateur.backends.device_time import DeviceTimes
+from secateur.backends.protocol import Engine, LayerTime, require
 from secateur.backends.tensorrt_log import Log
 from secateur.errors import BackendError
 
+Arrays = tuple[np.ndarray, ...]
+
 
 class TensorRtEngine(Engine):
-    """A loaded engine. A call copies inputs to the GPU and outputs back, and waits for them."""
+    """A loaded engine. A call copies through pinned memory to the GPU and back, and waits; threads take turns.
 
-    def __init__(self, trt: Any, log: Log, content: bytes) -> None:
+    With ``cuda_graph`` the kernels of a call are recorded when its shapes have been seen once, and replayed until other
+    shapes come.
+    """
+
+    def __init__(self, trt: Any, log: Log, content: bytes, *, cuda_graph: bool = False) -> None:
         # Without a device, deserialising crashes the process in some releases, so CUDA is asked first.
         require(trt.__name__, missing_cuda(), "a CUDA device")
+        self._trt = trt
         self._name = trt.__name__
         self._log = log
         self._runtime = trt.Runtime(log)
@@ -37,44 +46,164 @@ class TensorRtEngine(Engine):
         self._outputs = [name for name in tensors if not is_input[name]]
         self._dtypes = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))) for name in tensors}
         self._buffers = {name: DeviceArray() for name in tensors}
+        self._pinned: dict[str, PinnedArray] = {}
         self._stream = Stream()
+        self._events = [Event() for _ in range(4)]
+        self._cuda_graph = cuda_graph
+        self._graph: Graph | None = None
+        self._shapes: tuple[tuple[int, ...], ...] = ()
+        self._lock = threading.Lock()
 
-    def run(self, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    def run(self, inputs: Arrays) -> Arrays:
         """Copy in, execute, copy out, wait."""
-        if self._context is None:
-            raise BackendError(self._name, "a closed engine", "an open one", "Load the engine again.")
+        with self._lock:
+            self._call(inputs)
+            return tuple(self._pinned[name].array.copy() for name in self._outputs)
+
+    def timed(self, inputs: Arrays) -> DeviceTimes:
+        """Run once between events on the engine's stream."""
+        with self._lock:
+            self._call(inputs)
+            first, second, third, last = self._events
+            return DeviceTimes(
+                upload_s=second.seconds_since(first), compute_s=third.seconds_since(second),
+                download_s=last.seconds_since(third),
+            )  # fmt: skip
+
+    def run_tensors(self, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
+        """Compute from torch's CUDA tensors into others, of the right types and shapes, without a copy; finished.
+
+        Raises:
+            BackendError: a tensor is not where, what or as large as the engine needs.
+        """
+        with self._lock:
+            self._require_open()
+            self._forget_graph()
+            for name, tensor in zip((*self._inputs, *self._outputs), (*inputs, *outputs), strict=True):
+                wanted, found = self._dtypes[name].name, str(tensor.dtype).removeprefix("torch.")
+                if not (tensor.is_cuda and tensor.is_contiguous() and found == wanted):
+                    raise BackendError(
+                        f"{self._name}, tensor {name!r}", f"{found} on {tensor.device}, strides {tensor.stride()}",
+                        f"a contiguous tensor of {wanted} on the engine's GPU", "Convert and move it before.",
+                    )  # fmt: skip
+                if name in self._inputs and not self._context.set_input_shape(name, tuple(tensor.shape)):
+                    raise self._refusal(tuple(inputs))
+                if name in self._outputs and tuple(self._context.get_tensor_shape(name)) != tuple(tensor.shape):
+                    raise BackendError(
+                        f"{self._name}, tensor {name!r}", f"the shape {list(tensor.shape)}",
+                        f"{list(self._context.get_tensor_shape(name))}", "Give an output of this shape.",
+                    )  # fmt: skip
+                self._context.set_tensor_address(name, tensor.data_ptr())
+            self._shapes = ()
+            self._execute()
+            self._stream.wait()
+
+    def profile(self, inputs: Arrays, *, num_calls: int = 10) -> tuple[LayerTime, ...]:
+        """Time every layer by TensorRT's profiler, which holds calls up between layers; slowest first."""
+        profiler = _profiler(self._trt)
+        with self._lock:
+            self._require_open()
+            self._forget_graph()
+            graph, self._cuda_graph = self._cuda_graph, False
+            try:
+                self._call(inputs)
+                self._context.profiler = profiler
+                for _ in range(num_calls):
+                    self._call(inputs)
+            finally:
+                self._cuda_graph = graph
+            layers = [
+                LayerTime(name=name, operator=name.split("_myl")[0], time_s=spent_s / num_calls, place=self._name)
+                for name, spent_s in profiler.spent_s.items()
+            ]
+        return tuple(sorted(layers, key=lambda layer: -layer.time_s))
+
+    def inspect(self) -> str:
+        """Describe the engine's layers, fused as they run, as TensorRT's own JSON."""
+        self._require_open()
+        inspector = self._engine.create_engine_inspector()
+        return inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
+
+    def close(self) -> None:
+        """Free the buffers, the stream and the engine, in this order."""
+        with self._lock:
+            if self._context is None:
+                return
+            self._forget_graph()
+            for buffer in (*self._buffers.values(), *self._pinned.values(), *self._events):
+                buffer.close()
+            self._stream.close()
+            # The context needs the engine and the engine the runtime.
+            self._context = None
+            self._engine = None
+            self._runtime = None
+
+    def _call(self, inputs: Arrays) -> None:
+        self._require_open()
         if len(inputs) != len(self._inputs):
             raise self._refusal(inputs)
-        contiguous = [np.ascontiguousarray(array) for array in inputs]
-        for name, array in zip(self._inputs, contiguous, strict=True):
-            if array.dtype != self._dtypes[name] or not self._context.set_input_shape(name, array.shape):
-                raise self._refusal(inputs)
-            pointer = self._buffers[name].reserve(array.nbytes)
-            self._stream.upload(array, pointer)
-            self._context.set_tensor_address(name, pointer)
-        outputs = [self._output(name) for name in self._outputs]
+        shapes = tuple(array.shape for array in inputs)
+        if any(array.dtype != self._dtypes[name] for name, array in zip(self._inputs, inputs, strict=True)):
+            raise self._refusal(inputs)
+        seen = shapes == self._shapes
+        if not seen:
+            self._settle(inputs)
+        stream = self._stream
+        for name, array in zip(self._inputs, inputs, strict=True):
+            self._pinned[name].array[...] = array
+        self._events[0].record(stream)
+        for name in self._inputs:
+            stream.upload(self._pinned[name].array, self._buffers[name].pointer)
+        self._events[1].record(stream)
+        if self._cuda_graph and seen and self._graph is None:
+            self._graph = Graph(stream, self._execute)
+        if self._graph is None:
+            self._execute()
+        else:
+            self._graph.launch(stream)
+        self._events[2].record(stream)
+        for name in self._outputs:
+            stream.download(self._buffers[name].pointer, self._pinned[name].array)
+        self._events[3].record(stream)
+        stream.wait()
+
+    def _execute(self) -> None:
         if not self._context.execute_async_v3(self._stream.handle):
             raise BackendError(
                 self._name, f"a failed execution ({self._log.last_error()})", "outputs",
                 "Build the engine again on this machine.",
             )  # fmt: skip
-        for name, array in zip(self._outputs, outputs, strict=True):
-            self._stream.download(self._buffers[name].pointer, array)
-        self._stream.wait()
-        return tuple(outputs)
 
-    def _output(self, name: str) -> np.ndarray:
-        shape = tuple(self._context.get_tensor_shape(name))
-        if any(size < 0 for size in shape):
-            raise BackendError(
-                self._name, f"output {name!r} of the shape {shape}, which depends on the data", "a shape that follows "
-                "from the inputs'", "Give the network outputs of fixed size.",
-            )  # fmt: skip
-        array = np.empty(shape, dtype=self._dtypes[name])
-        self._context.set_tensor_address(name, self._buffers[name].reserve(array.nbytes))
-        return array
+    def _settle(self, inputs: Arrays) -> None:
+        """Tell the context the shapes, and give every tensor a place of its size on the device and on the host."""
+        self._forget_graph()
+        self._shapes = ()
+        for name, array in zip(self._inputs, inputs, strict=True):
+            if not self._context.set_input_shape(name, array.shape):
+                raise self._refusal(inputs)
+        for name in (*self._inputs, *self._outputs):
+            shape = tuple(self._context.get_tensor_shape(name))
+            if any(size < 0 for size in shape):
+                raise BackendError(
+                    self._name, f"output {name!r} of the shape {shape}, which depends on the data",
+                    "a shape that follows from the inputs'", "Give the network outputs of fixed size.",
+                )  # fmt: skip
+            if name in self._pinned:
+                self._pinned.pop(name).close()
+            self._pinned[name] = pinned = PinnedArray(shape, self._dtypes[name])
+            self._context.set_tensor_address(name, self._buffers[name].reserve(pinned.array.nbytes))
+        self._shapes = tuple(array.shape for array in inputs)
 
-    def _refusal(self, inputs: tuple[np.ndarray, ...]) -> BackendError:
+    def _forget_graph(self) -> None:
+        if self._graph is not None:
+            self._graph.close()
+        self._graph = None
+
+    def _require_open(self) -> None:
+        if self._context is None:
+            raise BackendError(self._name, "a closed engine", "an open one", "Load the engine again.")
+
+    def _refusal(self, inputs: tuple[Any, ...]) -> BackendError:
         given = [f"{array.dtype} {list(array.shape)}" for array in inputs]
         wanted = [f"{self._dtypes[name]} {list(self._engine.get_tensor_shape(name))}" for name in self._inputs]
         return BackendError(
@@ -82,14 +211,16 @@ class TensorRtEngine(Engine):
             "Give such inputs, or build with a larger max_batch_size.",
         )  # fmt: skip
 
-    def close(self) -> None:
-        """Free the buffers, the stream and the engine, in this order."""
-        if self._context is None:
-            return
-        for buffer in self._buffers.values():
-            buffer.close()
-        self._stream.close()
-        # The context needs the engine and the engine the runtime.
-        self._context = None
-        self._engine = None
-        self._runtime = None
+
+def _profiler(trt: Any) -> Any:
+    """Make a profiler; its class has the runtime's as its base, so it is made where the runtime is known."""
+
+    class Profiler(trt.IProfiler):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.spent_s: dict[str, float] = {}
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.spent_s[layer_name] = self.spent_s.get(layer_name, 0.0) + ms / 1000
+
+    return Profiler()

@@ -18,7 +18,7 @@ from secateur.artifacts import Exported, ExportResult, Model, as_tuple
 from secateur.errors import ExportError
 from secateur.pipeline.export_proof import ExportProof, Inputs
 from secateur.pipeline.structure.capture import flat_outputs
-from secateur.storage import sha256, written
+from secateur.storage import sha256, write, written
 
 LEAST_OPSET = 18
 """The exporter's operators are written in this opset; lower ones would have to be converted down."""
@@ -38,6 +38,7 @@ def export(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     metadata: Mapping[str, str] = MappingProxyType({}),
+    program: bool = False,
     seed: int = 0,
 ) -> Exported:
     """Write a network as ``folder/name.onnx``, in evaluation mode, and prove it equal to the network.
@@ -58,6 +59,7 @@ def export(
         input_names: names of the graph's inputs; the forward's argument names where absent.
         output_names: names of the graph's outputs; ``output``, or ``output_0`` and so on, where absent.
         metadata: further entries of the file's metadata.
+        program: also write ``folder/name.pt2``, the network as torch.export captures it, for the torch backends.
         seed: of the random inputs.
 
     Raises:
@@ -89,8 +91,11 @@ def export(
         seed=seed,
     )
     path = folder / f"{name}.onnx"
+    captured = _captured(network, example, name, dynamic_batch) if program else None
     with written(path, content) as unproved:
         parity = proof.check(network, unproved, tuple(output_names))
+    if captured is not None:
+        write(path.with_suffix(".pt2"), captured)
     result = ExportResult(
         path=path.name,
         sha256=sha256(content),
@@ -100,6 +105,7 @@ def export(
         output_names=tuple(value.name for value in proto.graph.output),
         input_shapes=tuple(tuple(tensor.shape) for tensor in model.example_inputs),
         dynamic_batch=dynamic_batch,
+        program_sha256=None if captured is None else sha256(captured),
         parity=parity,
     )
     return Exported(path=path, result=result)
@@ -178,6 +184,21 @@ def _convert(
         ) from error  # fmt: skip
     assert program is not None  # only the TorchScript exporter returns nothing
     return program.model_proto
+
+
+def _captured(network: nn.Module, example: Inputs, name: str, dynamic_batch: bool) -> bytes:
+    """Capture the network's own operators, none taken apart, and serialise them with the weights."""
+    shapes = _dynamic_shapes(network, len(example)) if dynamic_batch else None
+    buffer = io.BytesIO()
+    try:
+        with _quiet(), torch.no_grad():
+            torch.export.save(torch.export.export(network, example, dynamic_shapes=shapes), buffer)
+    except Exception as error:
+        raise ExportError(
+            f"export of {name}", _root_message(error), "a network that torch.export captures with this batch size",
+            "Rewrite branches on the values of tensors, or export without program.",
+        ) from error  # fmt: skip
+    return buffer.getvalue()
 
 
 def _dynamic_shapes(network: nn.Module, num_inputs: int) -> tuple[object, ...]:

@@ -89,7 +89,9 @@ def convnet(width: int) -> nn.Module:
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A network of 32 channels, its batch size open."""
     model = Model(module=convnet(32), example_inputs=(torch.randn(2, 3, 24, 24),))
-    return export(model, tmp_path_factory.mktemp("wide"), name="wide", input_names=["image"], output_names=["scores"])
+    return export(
+        model, tmp_path_factory.mktemp("wide"), name="wide", input_names=["image"], output_names=["scores"], program=True
+    )
 
 
 @pytest.fixture(scope="session")
@@ -97,8 +99,9 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The same network as pruning leaves it: 13 channels."""
     model = Model(module=convnet(13), example_inputs=(torch.randn(2, 3, 24, 24),))
     return export(
-        model, tmp_path_factory.mktemp("narrow"), name="narrow", input_names=["image"], output_names=["scores"]
-    )
+        model, tmp_path_factory.mktemp("narrow"), name="narrow", input_names=["image"], output_names=["scores"],
+        program=True,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,11 @@ from secateur.backends.protocol import Backend, BuildOptions, skipped
 from secateur.errors import BackendError, EqualityError, StorageError
 from secateur.storage import sha256
 
-backends = pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+ON_GPU = {name for name in BACKENDS if "cuda" in name or "tensorrt" in name}
+backends = pytest.mark.parametrize(
+    "backend",
+    [pytest.param(backend, id=name, marks=[pytest.mark.gpu] * (name in ON_GPU)) for name, backend in BACKENDS.items()],
+)
 
 
 def able_to_build(backend: Backend) -> None:
@@ -170,6 +174,9 @@ def test_onnx_runtime_never_falls_back(narrow: Exported, tmp_path: Path) -> None
         pytest.raises(BackendError, match=r"a fall-back to .*; wanted CUDAExecutionProvider"),
     ):
         backend._session(narrow.path.read_bytes(), "here", 1)
+    with pytest.warns(UserWarning, match="not in available provider names"):
+        allowed = replace(backend, fallback=True).build(narrow.path, tmp_path, BuildOptions())
+    assert allowed.options["nodes"].endswith(" on CPUExecutionProvider"), "what ran where is told"
 
 
 def test_results_survive_json(narrow: Exported, tmp_path: Path) -> None:

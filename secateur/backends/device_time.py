@@ -1,0 +1,55 @@
+"""Time on the device: events around the upload, the computation and the download of one call, each apart.
+
+Host clocks see launches, copies and waiting as one. Events are stamped by the device itself when it reaches them, so
+that the three parts add up to what the device was busy with, and no kernel is left running when the clock stops.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from secateur.backends.protocol import Engine
+from secateur.errors import BackendError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceTimes:
+    """Seconds that one call took on the device: inputs to it, the computation, outputs back."""
+
+    upload_s: float
+    compute_s: float
+    download_s: float
+
+    @property
+    def total_s(self) -> float:
+        """All three parts, as they follow one another on one stream."""
+        return self.upload_s + self.compute_s + self.download_s
+
+
+@runtime_checkable
+class DeviceTimed(Protocol):
+    """An engine that can tell the parts of a call apart."""
+
+    def timed(self, inputs: tuple[np.ndarray, ...]) -> DeviceTimes:
+        """Run once and return how long the device took for each part; finished when this returns.
+
+        Raises:
+            BackendError: the runtime refuses the inputs, or the engine runs on no device.
+        """
+
+
+def device_times(engine: Engine, inputs: tuple[np.ndarray, ...], count: int) -> Float[np.ndarray, "calls 3"]:
+    """Time calls one by one and return the seconds of upload, computation and download of each.
+
+    Raises:
+        BackendError: the engine cannot tell them apart.
+    """
+    if not isinstance(engine, DeviceTimed):
+        raise BackendError(
+            type(engine).__name__, "an engine that runs on the host", "an engine on a CUDA device",
+            "Time it with `secateur.measure`.",
+        )  # fmt: skip
+    calls = [engine.timed(inputs) for _ in range(count)]
+    return np.array([(call.upload_s, call.compute_s, call.download_s) for call in calls]).reshape(count, 3)
