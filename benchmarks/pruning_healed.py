@@ -1,211 +1,384 @@
-"""Cut trained CIFAR-10 networks to a half, a quarter and a tenth, train all of them equally, and compare.
+"""Cut trained networks to a half, a quarter and a tenth, train all of them equally, and compare.
 
-Each way of `cifar_ways` that is compared makes its networks of the same calibration images; all settle, and then take
-the same few steps of the same fine-tuning, with distillation from the uncut network, on the same batches in the same
-order. A way that cannot reach a budget, as in steps of eight channels, has no row there. Every seed draws the
-calibration images and the batches anew. The ablation takes away or exchanges one part of ``ours`` at a time. Accuracy
-is that on ``--test`` images of the test set. The networks of the first seed are kept as ONNX files in ``--files``, and
-with ``--latency`` these are timed by ONNX Runtime, one thread and one image, in rounds over all files, when nothing
-else runs. Writes results/pruning_healed.json and .png.
+Each way of `pruning_ways` that is compared makes its networks of the same calibration pictures; all settle, and then
+take the same steps of the same fine-tuning (`healing`), with distillation from the uncut network, on the same pictures
+in the same order. Every seed draws calibration pictures and steps anew. The learning rate is the one of three with
+which networks of uniform width end best: the choice is the baseline's. The ablation takes away or exchanges one part of
+``ours`` at a time. A way that cannot reach a budget says so in its row. Accuracy is that on CIFAR-10's test set; of the
+ImageNet pictures each seed tests on another third and learns from the others, and nobody sees more.
+
+Rows are made by ``--workers`` processes that share a device, the most telling first, and written one by one to
+``rows.jsonl`` in ``--out``: what is not done after ``--seconds`` is left, and a rerun goes on from there. The networks
+of the first seed are kept beside them, in half precision, and packed into ``networks.tar``. `pruning_latency` times
+them, and writes results/pruning_healed.json and .png.
 
     pip install torch-pruning==1.6.1
-    python benchmarks/pruning_healed.py --weights cifar10_resnet_akamaster --data cifar10 --files /tmp/healed
-    python benchmarks/pruning_healed.py --latency --files /tmp/healed
+    python benchmarks/pruning_healed.py --weights models/cifar10_resnet_akamaster --cifar10 cifar10 --out /tmp/healed
+    python benchmarks/pruning_healed.py --weights models --imagenet imagenet_val1300 --out /tmp/healed
 """
 
 import argparse
 import json
 import math
+import multiprocessing
+import os
 import re
-import statistics
+import tarfile
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from cifar_ways import NETWORKS, TASK, Evidences, Ours, accuracy, ours, peer, peers, settled
-from networks import macs
-from torch import nn
+from healing import Healing
+from pictures_on_device import DevicePictures, Draws, decode_cifar10, decode_imagenet
+from pruning_ways import DEFAULT, SUBJECTS, Evidences, Ours, accuracy, ours, peer, peers, settled
+from torch import Tensor, nn
 
-from secateur.artifacts import Batch, Data, Model
-from secateur.backends.machine import machine_facts
-from secateur.calibration.batches import batches
+from secateur.artifacts import Batch, Model
 from secateur.errors import BudgetError
-from secateur.pipeline.export import export
-from secateur.pipeline.finetune import DistillationWeights, Finetune
-from secateur.workloads.classification import CifarResNet, cifar10
+from secateur.pipeline.structure.storage import save_model
 
-RESULTS = Path(__file__).parent / "results" / "pruning_healed.json"
-RATIOS = (2.0, 4.0, 10.0)
-OURS = Ours(compensation="least-squares")
+RATIOS = (4.0, 10.0, 2.0)
+"""Uncut by cut multiply-adds, the most telling first."""
 COMPARED = {
-    "ours": OURS,
-    "ours, widths in eights": replace(OURS, multiple=8),
+    "ours": DEFAULT,
     "uniform width, l2": Ours(signal="l2", allocator="uniform"),
+    "ours, widths in eights": replace(DEFAULT, multiple=8),
+    "ours, inside blocks only": replace(DEFAULT, inner=True),
 }
+LATER = ("ours, widths in eights", "ours, inside blocks only")
 ABLATION_RATIO = 4.0
 ABLATION = {
-    "joint signal": replace(OURS, signal="joint"),
-    "obs signal": replace(OURS, signal="obs"),
-    "l2 signal": replace(OURS, signal="l2"),
-    "no cost term": replace(OURS, allocator="ranked"),
-    "no compensation": Ours(),
-    "four rounds": replace(OURS, rounds=4),
-    "effective filters as floors": replace(OURS, floors=True),
+    "effective filters as floors": replace(DEFAULT, floors=True),
+    "four rounds": replace(DEFAULT, rounds=4),
+    "no compensation": replace(DEFAULT, compensation="none"),
+    "no cost term": replace(DEFAULT, allocator="ranked"),
+    "joint signal": replace(DEFAULT, signal="joint"),
+    "obs signal": replace(DEFAULT, signal="obs"),
+    "l2 signal": replace(DEFAULT, signal="l2"),
+    "no distillation": DEFAULT,
 }
-FINETUNE = Finetune(
-    learning_rate=0.002, batch_size=128, temperature=4.0, validation_share=0.0,
-    weights=DistillationWeights(task=0.1, output=0.9, feature=0.0),
-)  # fmt: skip
-WITHOUT_TEACHER = replace(FINETUNE, weights=DistillationWeights(task=1.0, output=0.0, feature=0.0))
-"""The same with labels alone."""
+RATES = {"resnet20": (0.003, 0.01, 0.03), "resnet56": (0.003, 0.01, 0.03), "mobilenet_v2": (1e-4, 3e-4, 1e-3)}
+"""Peak learning rates to choose from, with networks of uniform width at ``TUNED`` budgets."""
+TUNED = (4.0, 10.0)
+LARGEST_TAR = 15 << 20
 
 
-def file_name(network: str, way: str, ratio: float) -> str:
-    """Return what the ONNX file of a network is called, without its ending."""
-    return re.sub(r"[^a-z0-9.]+", "-", f"{network}-{way}-{ratio:g}".lower())
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A row to be made; with a ``rate`` only the accuracy that this learning rate leads to is of interest."""
+
+    network: str
+    way: str
+    ratio: float
+    seed: int
+    rate: float | None = None
+
+    @property
+    def file(self) -> str:
+        """What the network is called on disk."""
+        return re.sub(r"[^a-z0-9.]+", "-", f"{self.network}-{self.way}-{self.ratio:g}".lower())
 
 
-def cut_networks(
-    network: CifarResNet, ratio: float, samples: list[Batch], evidence: Evidences
-) -> Iterator[tuple[str, nn.Module, Finetune]]:
-    """Yield the name of each way, what it makes of the network, and the fine-tuning that follows."""
-    budget = math.floor(macs(network, (torch.zeros(1, 3, 32, 32),)) / ratio)
-    for name, way in COMPARED.items():
+def jobs(networks: list[str], seeds: int) -> list[Job]:
+    """Return all rows, the most telling first."""
+    found = [
+        Job(network=network, way="uniform width, l2", ratio=ratio, seed=0, rate=rate)
+        for network in networks
+        for rate in RATES[network]
+        for ratio in TUNED
+    ]
+    found += [Job(network=network, way="uncut", ratio=1.0, seed=seed) for network in networks for seed in range(seeds)]
+    first = ["ours", *peers(), "uniform width, l2"]
+    parts = [(first, RATIOS[:2]), (first, RATIOS[2:]), (list(ABLATION), (ABLATION_RATIO,)), (list(LATER), RATIOS)]
+    for ways, ratios in parts:
+        found += [
+            Job(network=network, way=way, ratio=ratio, seed=seed)
+            for seed in range(seeds)
+            for way in ways
+            for ratio in ratios
+            for network in networks
+            if not (way == "ours, inside blocks only" and network == "mobilenet_v2")
+        ]
+    return sorted(found, key=lambda job: job.network == "mobilenet_v2")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Work:
+    """What one process needs for its rows, made when it is first asked for."""
+
+    arguments: argparse.Namespace
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where everything lies."""
+        return torch.device(self.arguments.device)
+
+    @lru_cache(maxsize=4)  # noqa: B019 (lives as long as the process)
+    def pictures(self, kind: str, seed: int) -> tuple[DevicePictures, DevicePictures]:
+        """Return training and test pictures, once the first process has decoded them."""
+        path = self.arguments.out / f"{kind}.npz"
+        while not path.exists():
+            time.sleep(0.2)
+        held = np.load(path)
+        if kind == "cifar10":
+            train, test = ((held[f"{part}_pixels"], held[f"{part}_labels"]) for part in ("train", "test"))
+            num_test, margin = self.arguments.test, 4
+        else:
+            third = len(held["labels"]) // 3
+            turned = np.roll(np.arange(len(held["labels"])), -seed * third)
+            (test, train), num_test, margin = (
+                ((held["pixels"][i], held["labels"][i]) for i in np.split(turned, [third])), None, 16,
+            )  # fmt: skip
+        return (
+            DevicePictures.of(*train, margin, self.device),
+            DevicePictures.of(test[0][:num_test], test[1][:num_test], margin, self.device),
+        )
+
+    def parts(self, network: str, seed: int) -> tuple[DevicePictures, DevicePictures]:
+        """Return a network's training and test pictures."""
+        return self.pictures("imagenet", seed) if network == "mobilenet_v2" else self.pictures("cifar10", 0)
+
+    @cache  # noqa: B019
+    def network(self, name: str) -> nn.Module:
+        """Return the uncut network."""
+        return SUBJECTS[name].build(self.arguments.weights).to(self.device)
+
+    @cache  # noqa: B019
+    def samples(self, network: str, seed: int) -> list[Batch]:
+        """Return the calibration pictures."""
+        return self.parts(network, seed)[0].batches(32, limit=self.arguments.calibration, seed=seed)
+
+    @cache  # noqa: B019
+    def evidence(self, network: str, seed: int) -> Evidences:
+        """Return what our signals look at."""
+        return Evidences(SUBJECTS[network], self.network(network), self.samples(network, seed), seed)
+
+    def trial(self, job: Job) -> Path:
+        """Return where the accuracy of a learning rate is written."""
+        return self.arguments.out / f"rate-{job.file}-{job.rate:g}"
+
+    @cache  # noqa: B019
+    def rate(self, network: str) -> float:
+        """Return the best learning rate, once all have been tried."""
+
+        def trials(rate: float) -> list[Path]:
+            return [self.trial(Job(network=network, way="uniform width, l2", ratio=ratio, seed=0, rate=rate))
+                    for ratio in TUNED]  # fmt: skip
+
+        found = {rate: trials(rate) for rate in RATES[network]}
+        while not all(path.exists() for paths in found.values() for path in paths):
+            time.sleep(0.2)
+        return max(found, key=lambda rate: sum(float(path.read_text()) for path in found[rate]))
+
+    def healing(self, network: str) -> Healing:
+        """Return the fine-tuning of a network, its learning rate aside."""
+        arguments = self.arguments
+        small = network == "mobilenet_v2"
+        batch_size = 64 if small else arguments.batch_size
+        epochs = arguments.imagenet_epochs if small else arguments.epochs
+        return Healing(
+            num_steps=max(1, epochs * (len(self.parts(network, 0)[0]) // batch_size)), batch_size=batch_size,
+            learning_rate=RATES[network][0], graphs=arguments.graphs,
+        )  # fmt: skip
+
+    @lru_cache(maxsize=4)  # noqa: B019
+    def lessons(self, network: str, seed: int) -> tuple[Draws, Tensor]:
+        """Return what all ways learn from; the first process that wants the teacher's outputs computes them."""
+        healing, (train, _) = self.healing(network), self.parts(network, seed)
+        draws, path = healing.draws(train, seed), self.arguments.out / f"taught-{network}-{seed}.pt"
         try:
-            small = ours(way, network, budget, samples, evidence)
+            os.close(os.open(path.with_suffix(".started"), os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            while not path.exists():
+                time.sleep(0.1)
+        else:
+            partial = path.with_name(path.name + ".part")
+            torch.save(healing.teach(self.network(network), train, draws).cpu(), partial)
+            partial.replace(path)
+        return draws, torch.load(path, weights_only=True).to(self.device)
+
+    def row(self, job: Job) -> dict[str, Any]:
+        """Cut, train and measure one network."""
+        subject, uncut = SUBJECTS[job.network], self.network(job.network)
+        test = self.parts(job.network, job.seed)[1].batches(500 if subject.side < 100 else 100)
+        facts = _facts(job)
+        torch.backends.cudnn.allow_tf32 = False
+        start = time.perf_counter()
+        if job.way == "uncut":
+            self.keep(job, uncut)
+            return facts | {"macs": subject.macs(uncut), "accuracy": accuracy(uncut, test), "num_test": _num(test)}
+        budget = math.floor(subject.macs(uncut) / job.ratio)
+        small = self.cut(job, budget)
+        if small is None:
+            return facts | {"unreachable": f"no network within {budget:,} multiply-adds"}
+        facts |= {"macs": subject.macs(small), "parameters": sum(p.numel() for p in small.parameters())}
+        facts |= {"accuracy_before": accuracy(small, test), "cut_s": time.perf_counter() - start}
+        draws, taught = self.lessons(job.network, job.seed)
+        healing = replace(self.healing(job.network), learning_rate=job.rate or self.rate(job.network))
+        if job.way == "no distillation":
+            healing = replace(healing, soft=0.0)
+        start = time.perf_counter()
+        torch.backends.cudnn.allow_tf32 = True
+        healing(small, subject.task, self.parts(job.network, job.seed)[0], draws, taught)
+        torch.backends.cudnn.allow_tf32 = False
+        facts |= {"accuracy": accuracy(small, test), "finetune_s": time.perf_counter() - start}
+        if job.rate is None:
+            self.keep(job, small)
+        return facts | {
+            "num_test": _num(test), "steps": healing.num_steps, "batch_size": healing.batch_size,
+            "learning_rate": healing.learning_rate,
+        }  # fmt: skip
+
+    def cut(self, job: Job, budget: int) -> nn.Module | None:
+        """Return the network cut in the way of the job; None where it cannot get so small."""
+        subject, uncut, samples = SUBJECTS[job.network], self.network(job.network), self.samples(job.network, job.seed)
+        if job.way in peers():
+            left = peer(peers()[job.way], subject, uncut, budget, samples)
+            return left if left is None else settled(left, subject, samples)
+        way = {**COMPARED, **ABLATION}[job.way]
+        try:
+            return ours(way, uncut, budget, samples, self.evidence(job.network, job.seed))
         except BudgetError as error:
-            print(f"{name} at 1/{ratio:g}: {error}", flush=True)
-            continue
-        yield name, small, FINETUNE
-        if way is OURS and ratio == ABLATION_RATIO:
-            yield "no distillation", small, WITHOUT_TEACHER
-    for name, importance in peers().items():
-        left = peer(importance, network, budget, samples)
-        if left is not None:
-            yield name, settled(left, samples), FINETUNE
-    if ratio == ABLATION_RATIO:
-        for name, way in ABLATION.items():
-            yield name, ours(way, network, budget, samples, evidence), FINETUNE
+            print(f"{job}: {error}", flush=True)
+            return None
+
+    def keep(self, job: Job, network: nn.Module) -> None:
+        """Write a network of the first seed to disk, where it is to be timed."""
+        if job.seed == 0 and job.way not in ABLATION:
+            halved = Model(module=network, example_inputs=SUBJECTS[job.network].example()).clone()
+            save_model(replace(halved, module=halved.module.cpu().half()), self.arguments.out / "networks" / job.file)
 
 
-def measure(name: str, weights: Path, data: Data, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Cut one network in all ways, train, and tell what came of it, one way after the other."""
-    build, file = NETWORKS[name]
-    network = build(weights / file).eval()
-    test = list(batches(data.test, 250, limit=arguments.test, seed=0))
-    example = (torch.zeros(1, 3, 32, 32),)
-    whole = macs(network, example)
-    facts = {"network": name, "seed": 0, "ratio": 1.0}
-    export(Model(module=network, example_inputs=example), arguments.files, name=file_name(name, "uncut", 1))
-    yield {**facts, "way": "uncut", "macs": whole, "accuracy": accuracy(network, test)}
-    teacher = Model(module=network, example_inputs=example)
-    for seed in range(arguments.seeds):
-        samples = list(batches(data.calibration, 32, limit=512, seed=seed))
-        evidence = Evidences(network, samples, seed)
-        for ratio in RATIOS:
-            for way, small, finetune in cut_networks(network, ratio, samples, evidence):
-                before, start = accuracy(small, test), time.perf_counter()
-                student = Model(module=small, example_inputs=example)
-                short = replace(finetune, num_steps=arguments.steps, seed=seed)
-                healed, _ = short(student, teacher, TASK, data)
-                if seed == 0:
-                    export(healed, arguments.files, name=file_name(name, way, ratio))
-                yield {
-                    "network": name, "way": way, "ratio": ratio, "seed": seed, "macs": macs(small, example),
-                    "accuracy_before": before, "accuracy": accuracy(healed.module, test),
-                    "finetune_s": time.perf_counter() - start,
-                }  # fmt: skip
+def _facts(job: Job) -> dict[str, Any]:
+    """Return what tells a row from the others."""
+    return {name: value for name, value in vars(job).items() if value is not None}
 
 
-def latencies(folder: Path, num_rounds: int = 15, round_s: float = 0.4) -> dict[str, float]:
-    """Return the median milliseconds of each file in ONNX Runtime, of rounds over all files in changing order."""
-    import numpy as np
-    import onnxruntime
+def _num(test: list[Batch]) -> int:
+    return sum(len(targets) for _, targets in test)
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    image = {"x": np.zeros((1, 3, 32, 32), dtype=np.float32)}
-    sessions = {f.stem: onnxruntime.InferenceSession(f, options, providers=["CPUExecutionProvider"])
-                for f in sorted(folder.glob("*.onnx"))}  # fmt: skip
-    found: dict[str, list[float]] = {name: [] for name in sessions}
-    generator = np.random.default_rng(0)
-    for _ in range(num_rounds):
-        for name in generator.permutation(list(sessions)):
-            session, samples = sessions[name], list[float]()
-            feed = {session.get_inputs()[0].name: image["x"]}
-            end = time.perf_counter() + round_s
-            while time.perf_counter() < end:
-                start = time.perf_counter()
-                session.run(None, feed)
-                samples.append(time.perf_counter() - start)
-            found[name].append(1e3 * statistics.median(samples))
-    return {name: statistics.median(values) for name, values in found.items()}
+
+def work(arguments: argparse.Namespace, todo: list[Job], taken: Any, end: float) -> None:
+    """Make rows until none is left or the time is up."""
+    torch.set_num_threads(1)
+    own = Work(arguments=arguments)
+    while time.time() < end:
+        with taken.get_lock():
+            number, taken.value = taken.value, taken.value + 1
+        if number >= len(todo):
+            return
+        job, start = todo[number], time.perf_counter()
+        try:
+            row = own.row(job)
+        except Exception as error:  # one row less must not end the others
+            row = _facts(job) | {"failed": f"{type(error).__name__}: {error}"}
+        row["row_s"] = time.perf_counter() - start
+        if job.rate is not None:
+            _write(own.trial(job), str(row.get("accuracy", 0.0)))
+        with (arguments.out / "rows.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(row, flush=True)
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows that were made."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def decode(arguments: argparse.Namespace) -> None:
+    """Decode the pictures that are wanted, for all processes."""
+    for kind, folder, decoded in (
+        ("cifar10", arguments.cifar10, decode_cifar10), ("imagenet", arguments.imagenet, decode_imagenet),
+    ):  # fmt: skip
+        path = arguments.out / f"{kind}.npz"
+        if folder and not path.exists():
+            partial = path.with_suffix(".part.npz")
+            np.savez(partial, **decoded(folder, arguments.num))
+            partial.replace(path)
+
+
+def pack(folder: Path, todo: list[Job]) -> None:
+    """Pack the kept networks, the most telling first, as far as they fit."""
+    left = LARGEST_TAR
+    with tarfile.open(folder / "networks.tar", "w") as tar:
+        for job in todo:
+            path = folder / "networks" / job.file
+            size = sum(file.stat().st_size + 1024 for file in path.glob("*.*"))
+            if job.seed == 0 and 0 < size <= left:
+                tar.add(path, arcname=path.name)
+                left -= size
 
 
 def main() -> None:
-    """Measure, write, and draw."""
+    """Make the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--files", type=Path, required=True)
-    parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
-    parser.add_argument("--test", type=int, default=5000)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--cifar10", type=Path)
+    parser.add_argument("--imagenet", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200, help="of fine-tuning, 128 images each")
-    parser.add_argument("--latency", action="store_true", help="time the files that are there")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--imagenet-epochs", type=int, default=10)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--calibration", type=int, default=512)
+    parser.add_argument("--test", type=int, default=10_000)
+    parser.add_argument("--num", type=int, help="pictures of each part, all where absent")
+    parser.add_argument("--networks", nargs="*", default=list(SUBJECTS))
+    parser.add_argument("--ways", nargs="*", help="all where absent")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--graphs", action="store_true", help="record a step on the GPU and play it")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=math.inf)
     arguments = parser.parse_args()
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
-    if arguments.latency:
-        found |= {"latency_ms": latencies(arguments.files), "latency_machine": machine_facts().model_dump()}
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    else:
-        rows = [row for row in found["rows"] if row["network"] not in arguments.networks]
-        data = cifar10(arguments.data)
-        for name in arguments.networks:
-            for row in measure(name, arguments.weights, data, arguments):
-                rows.append(row)
-                print(row, flush=True)
-                found |= {
-                    "rows": rows, "num_test": arguments.test, "num_calibration": 512, "steps": arguments.steps,
-                    "torch": torch.__version__, "torch_pruning": version("torch-pruning"),
-                }  # fmt: skip
-                RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    draw(found)
+    end = time.time() + arguments.seconds
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    names = [n for n in arguments.networks if (arguments.imagenet if n == "mobilenet_v2" else arguments.cifar10)]
+    done = {_place(row) for row in read_rows(arguments.out / "rows.jsonl") if "failed" not in row}
+    everything = jobs(names, arguments.seeds)
+    todo = [
+        job for job in everything
+        if _place(vars(job)) not in done and (job.rate is not None or job.way in (arguments.ways or [job.way]))
+    ]  # fmt: skip
+    for started in arguments.out.glob("taught-*"):
+        started.unlink()  # of other settings, or left by a run that was stopped
+    context = multiprocessing.get_context("spawn")
+    taken = context.Value("i", 0)
+    processes = [context.Process(target=work, args=(arguments, todo, taken, end)) for _ in range(arguments.workers)]
+    for process in processes:
+        process.start()
+    decode(arguments)
+    for process in processes:
+        process.join(None if math.isinf(end) else max(0.0, end - time.time()))
+    for process in processes:
+        process.kill()
+        process.join()
+    pack(arguments.out, everything)
+    facts = {
+        "epochs": arguments.epochs, "imagenet_epochs": arguments.imagenet_epochs, "device": _device(arguments.device),
+        "num_calibration": arguments.calibration, "torch": torch.__version__, "torch_pruning": version("torch-pruning"),
+    }  # fmt: skip
+    (arguments.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
+    print(f"{len(read_rows(arguments.out / 'rows.jsonl'))} of {len(everything)} rows", flush=True)
 
 
-def draw(found: dict[str, Any]) -> None:
-    """Draw accuracy against multiply-adds and, where they were timed, against milliseconds."""
-    import matplotlib.pyplot as plt
+def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what tells a row from the others."""
+    return row["network"], row["way"], row["ratio"], row["seed"], row.get("rate")
 
-    rows, times = found["rows"], found.get("latency_ms", {})
-    names = list(dict.fromkeys(row["network"] for row in rows))
-    figure, panels = plt.subplots(len(names), 2, figsize=(10, 4 * len(names)), squeeze=False)
-    for (left, right), name in zip(panels, names, strict=True):
-        own = [row for row in rows if row["network"] == name]
-        for way in (*COMPARED, *peers()):
-            points = []
-            for ratio in RATIOS:
-                same = [row for row in own if row["way"] == way and row["ratio"] == ratio]
-                if same:
-                    mean = sum(row["accuracy"] for row in same) / len(same)
-                    points.append((1 / ratio, times.get(file_name(name, way, ratio)), mean))
-            if points:
-                left.plot([p[0] for p in points], [p[2] for p in points], marker="o", label=way)
-            timed = [p for p in points if p[1] is not None]
-            if timed:
-                right.plot([p[1] for p in timed], [p[2] for p in timed], marker="o", label=way)
-        left.set(title=f"{name}, after {found['steps']} steps", xlabel="share of multiply-adds", ylabel="accuracy")
-        right.set(title="ONNX Runtime, one thread", xlabel="ms an image")
-        for panel in (left, right):
-            panel.set_xscale("log")
-            panel.grid(alpha=0.3)
-    panels[0][0].legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(RESULTS.with_suffix(".png"), dpi=110)
+
+def _device(name: str) -> str:
+    return torch.cuda.get_device_name() if name == "cuda" else name
 
 
 if __name__ == "__main__":

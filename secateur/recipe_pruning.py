@@ -86,7 +86,7 @@ class PruneSettings(Section):
     re-scaled (obs), to first order (taylor) or with its mean left in place (mean-replacement); how often it is positive
     (apoz), the rank of its maps (hrank), whether others can rebuild what reads it (i-spasp); its filter's norm (l1, l2)
     or distance to other filters, its scale in batch norm; chance. Or input, pointwise, reduction and scaling."""
-    compensation: Literal["none", "gates", "least-squares"] = "none"
+    compensation: Literal["none", "gates", "least-squares"] = "least-squares"
     """How what stays makes up for what goes, kept where it lowers the loss: readers at other scales (gates), every
     layer fitted to the uncut network's outputs (least-squares)."""
     samples: Annotated[int, Field(ge=2)] = 256

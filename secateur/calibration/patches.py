@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
@@ -53,18 +54,28 @@ class Application:
 
     def patches(self, part: slice) -> Float[Tensor, "rows groups entries"]:
         """Return what the weight multiplies to give each output of these samples, their places in order."""
+        windows = self._windows(part)
+        return windows.reshape(-1, self.groups, self.weight[0].numel())
+
+    def patches_at(self, part: slice, rows: Int64[Tensor, " chosen"]) -> Float[Tensor, "chosen groups entries"]:
+        """Return these rows of `patches`, without making the others."""
+        windows = self._windows(part)
+        sizes = windows.shape[: 1 + self.rank] if self.rank else windows.shape[:-1]
+        chosen = windows[torch.unravel_index(rows.to(windows.device), sizes)]
+        return chosen.reshape(-1, self.groups, self.weight[0].numel())
+
+    def _windows(self, part: slice) -> Tensor:
+        """Return a view [samples, *places, channels, *kernel] of the inputs of a convolution, of a linear layer them."""
         inputs = self.inputs[part]
         if self.rank == 0:
-            return inputs.reshape(-1, 1, inputs.shape[-1])
+            return inputs
         inputs = functional.pad(inputs, self._margins())
         for axis, (size, dilation, stride) in enumerate(
             zip(self.weight.shape[2:], self.dilation, self.stride, strict=True), start=2
         ):
             reach = dilation * (size - 1) + 1
             inputs = inputs.unfold(axis, reach, stride)[..., ::dilation]
-        # [samples, channels, *places, *kernel] -> [samples, *places, channels, *kernel]
-        rows = inputs.movedim(1, 1 + self.rank)
-        return rows.reshape(-1, self.groups, self.weight[0].numel())
+        return inputs.movedim(1, 1 + self.rank)  # [samples, channels, *places, *kernel] before
 
     def _margins(self) -> list[int]:
         """Return the zeros before and after each axis, the last axis first, as `functional.pad` wants them."""

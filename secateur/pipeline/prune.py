@@ -70,7 +70,7 @@ class Prune:
     multiple: int = 1
     protect: tuple[str, ...] = ()
     branches: bool = False
-    compensation: str = "none"
+    compensation: str = "least-squares"
     batch_norm: bool = True
     tolerance: float = 1e-4
     seed: int = 0

@@ -144,7 +144,7 @@ def test_three_rounds_meet_the_budget_exactly_cut_and_well() -> None:
 
 def test_kept_indices_compose_over_rounds_to_the_original_channels() -> None:
     model = trained()
-    pruned, result = Prune(keep=0.3, rounds=2, batch_norm=False)(model, TASK, DATA)
+    pruned, result = Prune(keep=0.3, rounds=2, compensation="none", batch_norm=False)(model, TASK, DATA)
     structure = trace(model.module, model.example_inputs)
     assert set(pruned.kept) == {name for name, w in result.widths_after.items() if w < result.widths_before[name]}
     assert all(indices.dtype == torch.int64 for indices in pruned.kept.values())
@@ -153,10 +153,27 @@ def test_kept_indices_compose_over_rounds_to_the_original_channels() -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in pruned.module.state_dict().items())
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("signal", ["fisher", "obs", "taylor", "apoz", "hrank", "i-spasp", "geometric-median"])
+@pytest.mark.parametrize("compensation", ["none", "gates", "least-squares"])
+def test_a_network_on_a_gpu_is_pruned_there_as_on_the_cpu(signal: str, compensation: str) -> None:
+    prune = Prune(keep=0.4, rounds=1, labels="true", signal=signal, compensation=compensation)
+    on_cpu = trained()
+    inputs = tuple(tensor.cuda() for tensor in on_cpu.example_inputs)
+    on_gpu = replace(on_cpu.clone(), example_inputs=inputs)
+    on_gpu.module.cuda()
+    found, result = prune(on_gpu, TASK, DATA)
+    wanted = prune(on_cpu, TASK, DATA)[1]
+    assert {tensor.device.type for tensor in found.module.state_dict().values()} == {"cuda"}
+    assert result.widths_after == wanted.widths_after
+    assert result.rounds[0].loss_after_cut == pytest.approx(wanted.rounds[0].loss_after_cut, rel=1e-2, abs=1e-3)
+
+
 def test_pruning_a_pruned_network_goes_on_counting_from_the_original() -> None:
     model = trained()
-    once, _ = Prune(keep=0.6, rounds=1, batch_norm=False)(model, TASK, DATA)
-    twice, result = Prune(keep=0.5, rounds=1, batch_norm=False)(once, TASK, DATA)
+    once, _ = Prune(keep=0.6, rounds=1, compensation="none", batch_norm=False)(model, TASK, DATA)
+    twice, result = Prune(keep=0.5, rounds=1, compensation="none", batch_norm=False)(once, TASK, DATA)
     assert result.macs_after <= 0.5 * trace(once.module, once.example_inputs).macs()
     at_once = cut(model.module, trace(model.module, model.example_inputs), twice.kept).state_dict()
     assert all(torch.equal(tensor, at_once[name]) for name, tensor in twice.module.state_dict().items())

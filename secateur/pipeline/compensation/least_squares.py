@@ -130,10 +130,11 @@ class LeastSquares:
         per_sample = len(wanted) // num_samples
         step = max(1, CHUNK // (per_sample * application.groups * num_entries))
         for start in range(0, num_samples, step):
-            patches = application.patches(slice(start, start + step))
-            results = wanted[start * per_sample :][: len(patches)].reshape(len(patches), application.groups, -1)
-            drawn = torch.randperm(len(patches), generator=generator)[: math.ceil(share * len(patches))]
-            yield patches[drawn.to(patches.device)].double(), results[drawn.to(results.device)].double()
+            num_rows = min(step, num_samples - start) * per_sample
+            results = wanted[start * per_sample :][:num_rows].reshape(num_rows, application.groups, -1)
+            drawn = torch.randperm(num_rows, generator=generator)[: math.ceil(share * num_rows)]
+            patches = application.patches_at(slice(start, start + step), drawn)
+            yield patches.double(), results[drawn.to(results.device)].double()
 
 
 def _first(samples: Sequence[Batch], num: int) -> tuple[Tensor, ...]:
