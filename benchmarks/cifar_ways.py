@@ -19,7 +19,7 @@ from torch import nn
 
 from secateur.artifacts import Batch
 from secateur.calibration.batch_norm import reestimate_batch_norm
-from secateur.calibration.batches import mean_loss
+from secateur.calibration.batches import Loss, mean_loss
 from secateur.calibration.labels import label_loss
 from secateur.pipeline.allocation import ALLOCATORS
 from secateur.pipeline.compensation import Removal
@@ -174,11 +174,11 @@ def peer(importance: Callable[[], Any], network: CifarResNet, budget: int, sampl
     return found
 
 
-def settled(network: nn.Module, samples: list[Batch]) -> nn.Module:
+def settled(network: nn.Module, samples: list[Batch], loss: Loss = TASK.loss) -> nn.Module:
     """Return a network of the peer's with the better of its old and its re-estimated batch statistics."""
     trial = copy.deepcopy(network)
     reestimate_batch_norm(trial, samples)
-    return min((network, trial), key=lambda module: mean_loss(module, TASK.loss, samples))
+    return min((network, trial), key=lambda module: mean_loss(module, loss, samples))
 
 
 def accuracy(network: nn.Module, test: list[Batch]) -> float:
