@@ -8,7 +8,7 @@ that lowers the loss.
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,9 @@ from secateur.pipeline.compensation import Removal
 from secateur.pipeline.settling import Settle
 from secateur.pipeline.signals import collect_evidence, saliency, signal_of
 from secateur.pipeline.structure import trace
+from secateur.pipeline.structure.copying import tensors
+from secateur.pipeline.structure.resize import resized
+from secateur.workloads.gaze.backbones import BACKBONES
 from secateur.workloads.gaze.task import task
 
 TASK = task()
@@ -138,6 +141,24 @@ def budgets_of(network: nn.Module, size: tuple[int, int], ratios: Sequence[float
 def shapes_of(network: nn.Module) -> dict[str, list[int]]:
     """Return the shapes of a network's tensors by name, from which one of equal latency can be built again."""
     return {name: list(tensor.shape) for name, tensor in network.state_dict().items() if tensor.ndim}
+
+
+def rebuilt(name: str, shapes: Mapping[str, Sequence[int]], state: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Return a cut network of `BACKBONES` in evaluation mode: its shapes, and its weights where they were kept.
+
+    Without them it has those of a fresh network, which takes as long.
+    """
+    whole = BACKBONES[name](log_prior=torch.zeros(*shapes["log_prior"]))
+    own = tensors(whole)
+    network = resized(whole, {key: own[key].detach()[tuple(slice(n) for n in shapes[key])].clone() for key in shapes})
+    if state is not None:
+        network.load_state_dict(single_precision(state))
+    return network.eval()
+
+
+def single_precision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors in single precision where they are not whole numbers."""
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 def half_precision(network: nn.Module) -> dict[str, Tensor]:

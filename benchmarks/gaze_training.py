@@ -34,18 +34,23 @@ class Limit:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Settings of a training; ``warmup`` is in steps. Returns its record; the network is trained in place."""
+    """Settings of a training in place; ``warmup`` is in steps.
+
+    With ``tuned``, which pays off in long trainings, cuDNN tries its algorithms for every layer.
+    """
 
     limit: Limit
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
     warmup: int = 20
+    tuned: bool = False
     precision: torch.dtype = torch.bfloat16
 
     def __call__(
         self, network: nn.Module, loss: Callable[[], Tensor], groups: list[dict[str, object]] | None = None
     ) -> dict[str, float]:
-        """Minimise ``loss()``, which draws its own batches, over the network's parameters or given groups of them."""
+        """Minimise ``loss()``, which draws its own batches, over all or given groups of parameters; return the record."""
+        torch.backends.cudnn.benchmark = self.tuned
         device = next(network.parameters()).device
         network.train().to(memory_format=torch.channels_last)
         optimiser = torch.optim.AdamW(
@@ -69,6 +74,7 @@ class Fit:
             if step % 8 == 0 and device.type == "cuda":
                 torch.cuda.synchronize(device)
         network.eval()
+        torch.backends.cudnn.benchmark = False
         return {"steps": step, "seconds": time.perf_counter() - started, "loss": float(recent)}
 
 

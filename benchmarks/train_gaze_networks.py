@@ -14,7 +14,9 @@ network sees its pictures or fixations in any stage.
 3. Students are cut in every way of `gaze_curve` to falling budgets, each followed by the same number of steps.
 
 Everything runs on a GPU where there is one. What has a result so far is always whole in OUT: gaze_networks.json, scores
-of every picture in gaze_scores.npz, and the students' weights. A run goes on from the networks in ``--resume``.
+of every picture in gaze_scores.npz, and the students' weights. A run goes on from what is in the folders of
+``--resume``, so that parts of the work can run side by side: first what trains, then ways of cutting in processes of
+their own, then ``--networks --teachers 0 --gpu-latency`` with all folders, which puts them together.
 """
 
 import argparse
@@ -23,13 +25,14 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gaze_curve import budgets_of, half_precision, loss_on, multiply_adds, shapes_of, ways
+from gaze_curve import budgets_of, half_precision, loss_on, multiply_adds, shapes_of, single_precision, ways
+from gaze_gpu import latencies
 from gaze_pool import Pool, Views, draw_views, half, log_densities, read_pool, scores, whole_pictures
 from gaze_training import Fit, Limit, distil, distil_features, fixation_term, mobile_teacher
 from safetensors.torch import load_file, save_file
@@ -46,12 +49,22 @@ def main() -> None:
     """Train, cut, score and write."""
     arguments = parse()
     torch.manual_seed(arguments.seed)
-    torch.backends.cudnn.benchmark = True
     run = Run(arguments=arguments, device=torch.device(arguments.device))
+    if arguments.networks:
+        train(run)
+    if arguments.gpu_latency and run.device.type == "cuda":
+        run.note("gpu latency, ms", latencies(run.results, run.size))
+    run.note(f"seconds of {arguments.out.name}", time.perf_counter() - run.started)
+    run.write_weights()
+
+
+def train(run: "Run") -> None:
+    """Go through all stages."""
+    arguments = run.arguments
     run.note("read", {"pictures": len(run.pool.pictures), "parts": {n: len(p) for n, p in run.pool.parts.items()}})
     teachers = [run.mobile(number) for number in range(arguments.teachers)]
-    views = run.taught(teachers, run.views)
     run.score("mobilenetv2 ensemble", teachers, half(run.size))
+    views = run.taught(teachers, run.views)
     for name in arguments.networks:
         network = run.network(name, teachers[0], views)
         if name == VGG19 and run.validation_loss([network], run.size) < run.validation_loss(teachers, half(run.size)):
@@ -59,8 +72,6 @@ def main() -> None:
             run.note("teacher of all", VGG19)
         if name in arguments.curve:
             run.curve(name, network, views)
-    run.note("seconds", time.perf_counter() - run.started)
-    run.write_weights()
 
 
 def parse() -> argparse.Namespace:
@@ -69,20 +80,22 @@ def parse() -> argparse.Namespace:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--unlabelled", type=Path, help="a folder of pictures without fixations")
-    parser.add_argument("--resume", type=Path, help="the OUT of an earlier run")
+    parser.add_argument("--resume", nargs="*", type=Path, default=[], help="the OUT of earlier runs")
+    parser.add_argument("--without", nargs="*", default=[], help="networks whose weights are not written")
+    parser.add_argument("--gpu-latency", action="store_true", help="time all networks on the GPU, when nothing else runs")
     parser.add_argument("--held-out", default="scene500")
     parser.add_argument("--networks", nargs="*", default=[VGG19, "fastgaze-vgg11", "densegaze"], choices=BACKBONES)
     parser.add_argument("--curve", nargs="*", default=["fastgaze-vgg11"], help="the networks that are cut")
     parser.add_argument("--ways", nargs="*", default=list(ways()), choices=list(ways()))
     parser.add_argument("--ratios", nargs="*", type=float, default=[2, 5, 10, 20, 30])
-    parser.add_argument("--seconds-per-stage", type=float, default=25.0, help="two stages a network")
+    parser.add_argument("--seconds-per-stage", type=float, default=20.0, help="two stages a network")
     parser.add_argument("--total-seconds", type=float, default=500.0, help="no further cut begins after these")
     parser.add_argument("--teachers", type=int, default=3)
     parser.add_argument("--teacher-steps", type=int, default=400)
     parser.add_argument("--teacher-batch-size", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=150, help="of distillation after each cut")
+    parser.add_argument("--steps", type=int, default=120, help="of distillation after each cut")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--crops", type=int, default=6, help="random parts a picture")
     parser.add_argument("--samples", type=int, default=128, help="pictures that cuts are decided on")
     parser.add_argument("--height", type=int, default=DEEP_INPUT_SIZE[0], help="the width is four thirds of it")
@@ -104,24 +117,33 @@ class Run:
     weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Read the pictures and what an earlier run left."""
+        """Read what earlier runs left."""
         given = self.arguments
         given.out.mkdir(parents=True, exist_ok=True)
         self.size = given.height, given.height * 4 // 3
-        self.pool: Pool = read_pool(given.data, given.held_out, given.unlabelled, self.size, self.device, given.limit)
-        self.views: Views = draw_views(self.pool, given.crops, torch.Generator().manual_seed(given.seed))
-        if given.resume is not None:
-            self.results = json.loads((given.resume / "gaze_networks.json").read_text())
-            self.per_picture = dict(np.load(given.resume / "gaze_scores.npz"))
-            for file in sorted(given.resume.glob("gaze_weights_*.safetensors")):
+        for folder in given.resume:
+            self.results |= json.loads((folder / "gaze_networks.json").read_text())
+            self.per_picture |= np.load(folder / "gaze_scores.npz")
+            for file in sorted(folder.glob("gaze_weights_*.safetensors")):
                 for key, tensor in load_file(file).items():
-                    network, _, name = key.partition("/")
+                    network, _, name = key.rpartition("/")
                     self.weights.setdefault(network, {})[name] = tensor
         cuda = self.device.type == "cuda"
         self.results |= {
-            "settings": {name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items()},
+            f"settings of {given.out.name}": vars(given),
             "device": torch.cuda.get_device_name(self.device) if cuda else "cpu", "torch": torch.__version__,
         }  # fmt: skip
+
+    @cached_property
+    def pool(self) -> Pool:
+        """All pictures, on the device."""
+        given = self.arguments
+        return read_pool(given.data, given.held_out, given.unlabelled, self.size, self.device, given.limit)
+
+    @cached_property
+    def views(self) -> Views:
+        """The views that networks train on."""
+        return draw_views(self.pool, self.arguments.crops, torch.Generator().manual_seed(self.arguments.seed))
 
     def note(self, name: str, fact: Any) -> None:
         """Keep a fact, say it and write the results so far."""
@@ -129,7 +151,7 @@ class Run:
         print(f"{time.perf_counter() - self.started:7.1f} s  {name}: {fact}", flush=True)
         path = self.arguments.out / "gaze_networks.json"
         partial_path = path.with_suffix(".part")
-        partial_path.write_text(json.dumps(self.results, indent=1) + "\n")
+        partial_path.write_text(json.dumps(self.results, indent=1, default=str) + "\n")
         partial_path.replace(path)
         np.savez_compressed(self.arguments.out / "gaze_scores.npz", **self.per_picture)
 
@@ -180,20 +202,18 @@ class Run:
         if name in self.weights:
             return self._restored(name, network)
         network.to(self.device)
-        fit = Fit(limit=Limit(seconds=given.seconds_per_stage), learning_rate=given.learning_rate)
+        fit = Fit(limit=Limit(seconds=given.seconds_per_stage), learning_rate=given.learning_rate, tuned=True)
         first = distil_features(network, teacher, self.pool, views, self.size, 2 * given.batch_size, fit)
         half_way = self.score(f"{name}, half resolution", [network], self.size, trained=first)
         second = distil(network, self.pool, views, self.size, given.batch_size, fit)
         facts = {"macs": multiply_adds(network, self.size), "shapes": shapes_of(network)}
         self.score(name, [network], self.size, trained=[first, second], half_way=half_way, **facts)
-        if name != VGG19:
-            self.weights[name] = half_precision(network)
-            self.write_weights()
+        self.weights[name] = half_precision(network)
+        self.write_weights()
         return network
 
     def _restored(self, name: str, network: nn.Module) -> nn.Module:
-        state = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in self.weights[name].items()}
-        network.load_state_dict(state)
+        network.load_state_dict(single_precision(self.weights[name]))
         return network.to(self.device).eval()
 
     def curve(self, name: str, network: nn.Module, views: Views) -> None:
@@ -206,7 +226,8 @@ class Run:
             picture=chosen, mirrored=torch.zeros_like(chosen, dtype=torch.bool),
             box=torch.tensor([0.0, 0.0, 1.0, 1.0], device=self.device).expand(len(chosen), 4),
         )  # fmt: skip
-        pairs = zip(calibration.pixels(self.pool, self.size).split(16), calibration.counts(self.pool).split(16), strict=True)
+        pixels, counts = calibration.pixels(self.pool, self.size), calibration.counts(self.pool)
+        pairs = zip(pixels.split(16), counts.split(16), strict=True)
         samples = [(pixels.contiguous(), counts) for pixels, counts in pairs if len(pixels) == min(16, len(chosen))]
         budgets = budgets_of(network, self.size, given.ratios)
         for way, cut in ((way, cut) for way, cut in ways().items() if way in given.ways):
@@ -233,7 +254,7 @@ class Run:
         torch.manual_seed(given.seed)
         small = cut(network, budget, samples, self.size).requires_grad_(True)
         seconds, after_cut = time.perf_counter() - started, loss_on(small, samples)
-        fit = Fit(limit=Limit(steps=given.steps), learning_rate=given.learning_rate / 2)
+        fit = Fit(limit=Limit(steps=given.steps), learning_rate=given.learning_rate)
         trained = distil(small, self.pool, views, self.size, given.batch_size, fit)
         small.to(memory_format=torch.contiguous_format)
         facts = {"macs": multiply_adds(small, self.size), "budget": budget, "shapes": shapes_of(small)}
@@ -252,7 +273,8 @@ class Run:
     def write_weights(self) -> None:
         """Write all kept weights to files of at most `LARGEST_FILE` bytes."""
         number, size, part = 0, 0, dict[str, Tensor]()
-        entries = [(f"{name}/{key}", t) for name, state in self.weights.items() for key, t in state.items()]
+        kept = {name: state for name, state in self.weights.items() if name not in self.arguments.without}
+        entries = [(f"{name}/{key}", t) for name, state in kept.items() for key, t in state.items()]
         for key, tensor in [*entries, ("", torch.zeros(0))]:
             if part and (not key or size + tensor.nbytes > LARGEST_FILE):
                 save_file(part, self.arguments.out / f"gaze_weights_{number}.safetensors")
