@@ -8,12 +8,13 @@ out=$2
 shift 2
 here=$(dirname "$0")
 work=$(mktemp -d)
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}"
 mkdir -p "$out"
 
 part() {
     name=$1
     shift
-    python "$here/train_gaze_networks.py" "$data" --out "$work/$name" "$@" >"$out/$name.log" 2>&1 ||
+    "${PYTHON:-python}" "$here/train_gaze_networks.py" "$data" --out "$work/$name" "$@" >"$out/$name.log" 2>&1 ||
         echo "$name failed: $(tail -n 1 "$out/$name.log")"
     echo "$name has ended after $(($(date +%s) - started)) s"
 }

@@ -114,9 +114,12 @@ class Views:
         zeros = torch.zeros_like(top)
         across = torch.stack([sign * width, zeros, 2 * left + width - 1], 1)
         down = torch.stack([zeros, height, 2 * top + height - 1], 1)
-        where = functional.affine_grid(torch.stack([across, down], 1), [len(self), 3, *size], align_corners=False)
-        whole = pool.pictures[self.picture].float() / 255
-        return functional.grid_sample(whole, where, mode="bilinear", padding_mode="border", align_corners=False)
+        shape = [len(self), 3, *size]
+        # Half precision would move the places that pixels are read at.
+        with torch.autocast(self.box.device.type, enabled=False):
+            where = functional.affine_grid(torch.stack([across, down], 1), shape, align_corners=False)
+            whole = pool.pictures[self.picture].float() / 255
+            return functional.grid_sample(whole, where, mode="bilinear", padding_mode="border", align_corners=False)
 
     def counts(self, pool: Pool) -> Tensor:
         """Return the fixation counts of whole pictures, zeros for other views."""

@@ -49,7 +49,7 @@ class Fit:
     def __call__(
         self, network: nn.Module, loss: Callable[[], Tensor], groups: list[dict[str, object]] | None = None
     ) -> dict[str, float]:
-        """Minimise ``loss()``, which draws its own batches, over all or given groups of parameters; return the record."""
+        """Minimise ``loss()``, which draws its own batches, over all or some groups of parameters; return a record."""
         torch.backends.cudnn.benchmark = self.tuned
         device = next(network.parameters()).device
         network.train().to(memory_format=torch.channels_last)

@@ -8,9 +8,9 @@ network sees its pictures or fixations in any stage.
 1. MobileNetV2's gaze network is trained from ImageNet weights on the other two sets' fixations, a few times over with
    other seeds; the mean of their densities is the teacher.
 2. The VGG-19, VGG-11 and DenseNet-121 networks, whose backbones have no trained weights, learn its features and
-   density at half resolution, then fixations (0.1) and the ensemble's density (0.9) at full resolution, on the pictures,
-   on random parts of them, and on PICTURES without fixations where there are any. If VGG-19's network comes out better
-   than the ensemble on the validation pictures, those after it learn from it instead.
+   density at half resolution, then fixations (0.1) and the ensemble's density (0.9) at full resolution, on the
+   pictures, on random parts of them, and on PICTURES without fixations where there are any. If VGG-19's network comes
+   out better than the ensemble on the validation pictures, those after it learn from it instead.
 3. Students are cut in every way of `gaze_curve` to falling budgets, each followed by the same number of steps.
 
 Everything runs on a GPU where there is one. What has a result so far is always whole in OUT: gaze_networks.json, scores
@@ -82,7 +82,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--unlabelled", type=Path, help="a folder of pictures without fixations")
     parser.add_argument("--resume", nargs="*", type=Path, default=[], help="the OUT of earlier runs")
     parser.add_argument("--without", nargs="*", default=[], help="networks whose weights are not written")
-    parser.add_argument("--gpu-latency", action="store_true", help="time all networks on the GPU, when nothing else runs")
+    parser.add_argument("--gpu-latency", action="store_true", help="time all networks on the GPU")
     parser.add_argument("--held-out", default="scene500")
     parser.add_argument("--networks", nargs="*", default=[VGG19, "fastgaze-vgg11", "densegaze"], choices=BACKBONES)
     parser.add_argument("--curve", nargs="*", default=["fastgaze-vgg11"], help="the networks that are cut")
