@@ -5,9 +5,9 @@
 
 TRAINED is the OUT of train_gaze_networks.py. Both write into results/gaze.json and draw results/gaze.png.
 
-``--accuracy`` compares every network with VGG-19's picture by picture of the held-out set, by a bootstrap over pictures,
-runs ours in ONNX Runtime, in single precision and in eight bits, and scores what needs no training: the centre bias,
-spectral residual, attention-center where ai-edge-litert is installed, and other people.
+``--accuracy`` compares every network with VGG-19's picture by picture of the held-out set, by a bootstrap, runs ours in
+ONNX Runtime, in single precision and in eight bits, and scores what needs no training: the centre bias, spectral
+residual, attention-center where ai-edge-litert is installed, and other people.
 
 ``--latency`` times all networks in ONNX Runtime, batch 1, one thread and all cores, in rounds over all files in
 changing order, when nothing else runs; then ours against VGG-19 in pairs. Networks whose weights were not kept

@@ -1,4 +1,4 @@
-"""What gaze networks are measured against: nothing but the place, classical saliency, a published peer, other people."""
+"""What gaze networks are measured against: classical saliency, a published peer, and other people."""
 
 import time
 from collections.abc import Callable

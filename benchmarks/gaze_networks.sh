@@ -24,19 +24,22 @@ part trained "$@" --networks deepgaze-vgg19 fastgaze-vgg11 --curve
 student="--resume $work/trained --networks deepgaze-vgg19 fastgaze-vgg11"
 # shellcheck disable=SC2086
 {
-    part ours "$@" $student --ways "ours" "Fisher, automatic beta" &
-    part fisher "$@" $student --ways "Fisher with FLOPs" "Fisher, beta = 0" "uniform width" &
-    part peers "$@" $student --ways "Torch-Pruning, GroupTaylor" "Torch-Pruning, GroupMagnitude" &
-    part dense "$@" --resume "$work/trained" --networks deepgaze-vgg19 densegaze --curve densegaze --ratios 2 4 8 \
-        --ways "ours" "uniform width" &
+    part ours "$@" $student --ways "ours" "uniform width" &
+    part fisher "$@" $student --ways "Fisher, automatic beta" "Fisher with FLOPs" &
+    part peers "$@" $student --ways "Torch-Pruning, GroupMagnitude" "Fisher, beta = 0" &
+    part dense "$@" --resume "$work/trained" --networks deepgaze-vgg19 densegaze fastgaze-vgg11 \
+        --ways "Torch-Pruning, GroupTaylor" &
     wait
 }
+part dense-cut "$@" --resume "$work/dense" --networks deepgaze-vgg19 densegaze --curve densegaze --ratios 2 4 8 \
+    --ways "ours" "uniform width" --total-seconds 60
 folders=""
-for name in trained ours fisher peers dense; do
+for name in trained ours fisher peers dense dense-cut; do
     [ -f "$work/$name/gaze_networks.json" ] && folders="$folders $work/$name"
 done
 # shellcheck disable=SC2086
 part together "$@" --resume $folders --networks --curve --teachers 0 --gpu-latency --without deepgaze-vgg19
 cp "$work"/together/* "$out"
-(cd "$out" && cat trained.log ours.log fisher.log peers.log dense.log together.log | cut -c 1-2000 >training.log &&
-    rm trained.log ours.log fisher.log peers.log dense.log together.log)
+cd "$out" && for name in trained ours fisher peers dense dense-cut together; do
+    cut -c 1-2000 "$name.log" >>training.log && rm "$name.log"
+done

@@ -93,7 +93,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--teachers", type=int, default=3)
     parser.add_argument("--teacher-steps", type=int, default=400)
     parser.add_argument("--teacher-batch-size", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=120, help="of distillation after each cut")
+    parser.add_argument("--steps", type=int, default=100, help="of distillation after each cut")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--crops", type=int, default=6, help="random parts a picture")
@@ -230,20 +230,20 @@ class Run:
         pairs = zip(pixels.split(16), counts.split(16), strict=True)
         samples = [(pixels.contiguous(), counts) for pixels, counts in pairs if len(pixels) == min(16, len(chosen))]
         budgets = budgets_of(network, self.size, given.ratios)
-        for way, cut in ((way, cut) for way, cut in ways().items() if way in given.ways):
-            current = network
-            for ratio, budget in zip(given.ratios, budgets, strict=True):
+        left = {way: (cut, network) for way, cut in ways().items() if way in given.ways}
+        for ratio, budget in zip(given.ratios, budgets, strict=True):
+            for way, (cut, current) in list(left.items()):
                 row = f"{name}, {way}, 1/{ratio:g}"
                 if time.perf_counter() - self.started > given.total_seconds:
                     self.note(row, {"skipped": f"after {given.total_seconds:g} s"})
-                    break
-                attempt = partial(self._cut, row, cut, current, budget, samples, views)
-                found = self._tried(row, attempt)
+                    continue
+                found = self._tried(row, partial(self._cut, row, cut, current, budget, samples, views))
                 if found is None:
-                    break
-                current = found
+                    del left[way]
+                    continue
+                left[way] = cut, found
                 if way == "ours" and ratio >= 5:
-                    self.weights[row] = half_precision(current)
+                    self.weights[row] = half_precision(found)
         self.write_weights()
 
     def _cut(
