@@ -73,7 +73,7 @@ def main() -> None:
         scores = {measure: facts[f"held-out, {measure}"] for measure in MEASURES}
         found["networks"][row] = found["networks"].get(row, {}) | kept | scores
     if arguments.accuracy:
-        held_out = trained["settings of trained"]["held_out"]
+        held_out = trained["held_out"]
         pool = read_pool(arguments.data, held_out, None, size, torch.device("cpu"), arguments.limit)
         compared(found, trained, arguments.trained)
         for row, path in quantised(files, pool, size, arguments.files):

@@ -130,7 +130,7 @@ class Run:
                     self.weights.setdefault(network, {})[name] = tensor
         cuda = self.device.type == "cuda"
         self.results |= {
-            f"settings of {given.out.name}": vars(given),
+            f"settings of {given.out.name}": vars(given), "held_out": given.held_out,
             "device": torch.cuda.get_device_name(self.device) if cuda else "cpu", "torch": torch.__version__,
         }  # fmt: skip
 
