@@ -204,7 +204,7 @@ class Run:
         network.to(self.device)
         fit = Fit(limit=Limit(seconds=given.seconds_per_stage), learning_rate=given.learning_rate, tuned=True)
         first = distil_features(network, teacher, self.pool, views, self.size, 2 * given.batch_size, fit)
-        half_way = self.score(f"{name}, half resolution", [network], self.size, trained=first)
+        half_way = self.score(f"{name}, half resolution", [network], half(self.size), trained=first)
         second = distil(network, self.pool, views, self.size, given.batch_size, fit)
         facts = {"macs": multiply_adds(network, self.size), "shapes": shapes_of(network)}
         self.score(name, [network], self.size, trained=[first, second], half_way=half_way, **facts)
