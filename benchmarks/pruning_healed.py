@@ -239,7 +239,7 @@ class Work:
         subject, uncut, samples = SUBJECTS[job.network], self.network(job.network), self.samples(job.network, job.seed)
         if job.way in peers():
             left = peer(peers()[job.way], subject, uncut, budget, samples)
-            return left if left is None else settled(left, subject, samples)
+            return left if left is None else settled(left, samples, subject.task.loss)
         way = {**COMPARED, **ABLATION}[job.way]
         try:
             return ours(way, uncut, budget, samples, self.evidence(job.network, job.seed))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from secateur.artifacts import Batch, Task
 from secateur.calibration.batch_norm import reestimate_batch_norm
-from secateur.calibration.batches import device_of, mean_loss
+from secateur.calibration.batches import Loss, device_of, mean_loss
 from secateur.calibration.labels import label_loss
 from secateur.pipeline.allocation import ALLOCATORS
 from secateur.pipeline.compensation import Removal
@@ -238,11 +238,11 @@ def num_places(network: nn.Module, picture: Tensor) -> dict[str, int]:
     return found
 
 
-def settled(network: nn.Module, subject: Subject, samples: list[Batch]) -> nn.Module:
+def settled(network: nn.Module, samples: list[Batch], loss: Loss) -> nn.Module:
     """Return a network of the peer's with the better of its old and its re-estimated batch statistics."""
     trial = copy.deepcopy(network)
     reestimate_batch_norm(trial, samples)
-    return min((network, trial), key=lambda module: mean_loss(module, subject.task.loss, samples))
+    return min((network, trial), key=lambda module: mean_loss(module, loss, samples))
 
 
 def accuracy(network: nn.Module, test: list[Batch]) -> float:

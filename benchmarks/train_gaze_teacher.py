@@ -127,7 +127,7 @@ def unfold_batch_norm(network: GazeNetwork, pictures: Tensor) -> None:
     network.eval()
     stages = (network.stride8, network.stride16, network.stride32)
     layers = [layer for stage in stages for layer in stage.modules() if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d))]
-    before = [stage_outputs.clone() for stage_outputs in features(network, pictures[:4])]
+    before = [stage_outputs.clone() for stage_outputs in network.features(pictures[:4])]
     for convolution, norm in zip(layers[::2], layers[1::2], strict=True):
         scale = convolution.weight.flatten(1).norm(dim=1).clamp_min(1e-6)
         convolution.weight /= scale.view(-1, 1, 1, 1)
@@ -143,18 +143,12 @@ def unfold_batch_norm(network: GazeNetwork, pictures: Tensor) -> None:
         norm.bias.copy_(shift + factor * mean)
 
     hooks = [layer.register_forward_pre_hook(restate) for layer in layers[1::2]]
-    features(network, pictures)
+    network.features(pictures)
     for hook in hooks:
         hook.remove()
-    pairs = zip(features(network, pictures[:4]), before, strict=True)
+    pairs = zip(network.features(pictures[:4]), before, strict=True)
     worst = max(float((after - old).abs().max() / old.abs().max()) for after, old in pairs)
     print(f"unfolding changed the features by {worst:.1e} of their largest value", flush=True)
-
-
-def features(network: GazeNetwork, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    fine = network.stride8((pictures - network.mean) / network.deviation)
-    middle = network.stride16(fine)
-    return fine, middle, network.stride32(middle)
 
 
 def train(network: GazeNetwork, mixed: ConcatDataset, validation: dict, arguments: argparse.Namespace) -> list[dict]:

@@ -81,13 +81,20 @@ class GazeNetwork(nn.Module):
 
     def forward(self, pictures: Float[Tensor, "batch 3 192 256"]) -> Float[Tensor, "batch 48 64"]:
         """Return the log-density of the next fixation, in nats; every map's exponential sums to 1."""
+        return self.from_features(*self.features(pictures))
+
+    def features(self, pictures: Float[Tensor, "batch 3 192 256"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the readout reads, at strides 8, 16 and 32."""
         fine = self.stride8((pictures - self.mean) / self.deviation)
         middle = self.stride16(fine)
-        coarse = self.stride32(middle)
+        return fine, middle, self.stride32(middle)
+
+    def from_features(self, fine: Tensor, middle: Tensor, coarse: Tensor) -> Float[Tensor, "batch 48 64"]:
+        """Return the log-density that the readout makes of features."""
         hidden = self.read8(fine) + _upsample(self.read16(middle) + _upsample(self.read32(coarse)))
         saliency = self.blur(_upsample(self.readout(hidden)))
         logits = saliency.squeeze(1) + self.prior_weight * self.log_prior
-        return torch.log_softmax(logits.flatten(1), dim=1).view(-1, *GRID_SIZE)
+        return torch.log_softmax(logits.flatten(1), dim=1).view_as(logits)
 
 
 def _upsample(maps: Tensor) -> Tensor:

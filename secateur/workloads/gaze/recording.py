@@ -98,11 +98,11 @@ class Pictures:
         return self.decoded[index]
 
 
-def read_picture(path: Path) -> UInt8[Tensor, "3 height width"]:
-    """Read one picture as RGB, stretched to the network's input size."""
+def read_picture(path: Path, size: tuple[int, int] = INPUT_SIZE) -> UInt8[Tensor, "3 height width"]:
+    """Read one picture as RGB, stretched to a height and width."""
     try:
         with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB").resize(INPUT_SIZE[::-1], Image.Resampling.BILINEAR))
+            pixels = np.array(image.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR))
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
