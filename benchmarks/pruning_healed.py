@@ -64,7 +64,7 @@ ABLATION = {
 }
 RATES = {"resnet20": (0.003, 0.01, 0.03), "resnet56": (0.003, 0.01, 0.03), "mobilenet_v2": (1e-4, 3e-4, 1e-3)}
 """Peak learning rates to choose from, with networks of uniform width at ``TUNED`` budgets."""
-TUNED = (4.0, 10.0)
+TUNED = {"resnet20": (4.0, 10.0), "resnet56": (4.0, 10.0), "mobilenet_v2": (2.0,)}
 LARGEST_TAR = 15 << 20
 
 
@@ -90,7 +90,7 @@ def jobs(networks: list[str], seeds: int) -> list[Job]:
         Job(network=network, way="uniform width, l2", ratio=ratio, seed=0, rate=rate)
         for network in networks
         for rate in RATES[network]
-        for ratio in TUNED
+        for ratio in TUNED[network]
     ]
     found += [Job(network=network, way="uncut", ratio=1.0, seed=seed) for network in networks for seed in range(seeds)]
     first = ["ours", *peers(), "uniform width, l2"]
@@ -102,7 +102,7 @@ def jobs(networks: list[str], seeds: int) -> list[Job]:
             for way in ways
             for ratio in ratios
             for network in networks
-            if not (way == "ours, inside blocks only" and network == "mobilenet_v2")
+            if network != "mobilenet_v2" or way in first
         ]
     return sorted(found, key=lambda job: job.network == "mobilenet_v2")
 
@@ -168,7 +168,7 @@ class Work:
 
         def trials(rate: float) -> list[Path]:
             return [self.trial(Job(network=network, way="uniform width, l2", ratio=ratio, seed=0, rate=rate))
-                    for ratio in TUNED]  # fmt: skip
+                    for ratio in TUNED[network]]  # fmt: skip
 
         found = {rate: trials(rate) for rate in RATES[network]}
         while not all(path.exists() for paths in found.values() for path in paths):
@@ -198,7 +198,11 @@ class Work:
                 time.sleep(0.1)
         else:
             partial = path.with_name(path.name + ".part")
-            torch.save(healing.teach(self.network(network), train, draws).cpu(), partial)
+            try:
+                torch.save(healing.teach(self.network(network), train, draws).cpu(), partial)
+            except Exception:
+                path.with_suffix(".started").unlink()  # another process may try
+                raise
             partial.replace(path)
         return draws, torch.load(path, weights_only=True).to(self.device)
 
@@ -354,7 +358,9 @@ def main() -> None:
         started.unlink()  # of other settings, or left by a run that was stopped
     context = multiprocessing.get_context("spawn")
     taken = context.Value("i", 0)
-    processes = [context.Process(target=work, args=(arguments, todo, taken, end)) for _ in range(arguments.workers)]
+    processes = [
+        context.Process(target=work, args=(arguments, todo, taken, end), daemon=True) for _ in range(arguments.workers)
+    ]
     for process in processes:
         process.start()
     decode(arguments)
