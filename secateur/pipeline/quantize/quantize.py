@@ -1,7 +1,7 @@
 """Post-training quantisation: an ONNX file in, the same network with eight-bit weights and activations out."""
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +27,10 @@ from secateur.pipeline.quantize.lint import lint
 from secateur.pipeline.quantize.placement import TARGETS, Placement, place
 from secateur.pipeline.quantize.rewrite import layer_weights, rewritten
 from secateur.pipeline.quantize.running import Running, Samples, arrays, digest
+from secateur.pipeline.quantize.weights import Weights
 from secateur.storage import sha256, write
 
-WEIGHT_BITS = (7, 8)
+WEIGHT_BITS = range(2, 9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,20 +84,25 @@ class Quantize:
         original = Graph(proto=_read(path))
         target = TARGETS[self.target]
         graph = original
-        for correction in self.corrections:
-            before = CORRECTIONS[correction].before
-            graph = graph if before is None else before(graph)
+        corrections = [correction for name, correction in CORRECTIONS.items() if name in self.corrections]
+        for correction in corrections:
+            graph = graph if correction.before is None else correction.before(graph)
         placement = place(graph, target, self.skip)
         seen = _seen(graph, placement, samples)
         ranges = {scale: CALIBRATORS[self.calibrator](values, target.grid) for scale, values in seen.items()}
         steps = {scale: target.grid.steps(chosen) for scale, chosen in ranges.items()}
-        quantized = self._written(graph, placement, steps)
-        for correction in self.corrections:
-            after = CORRECTIONS[correction].after
-            if after is not None:
-                graph = after(graph, quantized, placement.layers, samples)
+        weights = self._weights(graph, placement, steps)
+
+        def written(layers: Mapping[str, Weights]) -> onnx.ModelProto:
+            return rewritten(graph, placement, steps, target, layers)
+
+        for correction in corrections:
+            if correction.rounding is not None:
+                weights = correction.rounding(graph, placement.layers, weights, written, samples)
+            if correction.after is not None:
+                graph = correction.after(graph, written(weights), placement.layers, samples)
                 placement = place(graph, target, self.skip)
-                quantized = self._written(graph, placement, steps)
+        quantized = written(weights)
         onnx.checker.check_model(quantized, full_check=True)
         num_samples, samples_sha256 = digest(original.proto, samples)
         parity, signal_to_noise = _compared(original.proto, quantized, samples)
@@ -114,7 +120,7 @@ class Quantize:
                 )
                 for tensor, scale in placement.scales.items()
             },
-            layers=tuple(self._layer(graph, placement, steps, node) for node in placement.layers),
+            layers=tuple(_layer(graph, node, weights[node.output[0]]) for node in placement.layers),
             left=placement.left,
             unfused=lint(quantized, self.target),
             signal_to_noise_db=signal_to_noise,
@@ -126,24 +132,25 @@ class Quantize:
             exported=Exported(path=written, result=_described(quantized, written, content, parity)), result=result
         )
 
-    def _written(self, graph: Graph, placement: Placement, steps: dict[str, Steps]) -> onnx.ModelProto:
-        target = TARGETS[self.target]
-        return rewritten(graph, placement, steps, target, weight_bits=self.weight_bits)
-
-    def _layer(
-        self, graph: Graph, placement: Placement, steps: dict[str, Steps], node: onnx.NodeProto
-    ) -> QuantizedLayer:
-        values = graph.array(node.input[1]).astype(np.float64)
-        weights = layer_weights(graph, node, steps[placement.scales[node.input[0]]].scale, self.weight_bits)
-        size = float(np.linalg.norm(values))
-        error = float(np.linalg.norm(values - weights.values))
-        return QuantizedLayer(name=node.name, operator=node.op_type, weight_error=error / size if size else 0.0)
+    def _weights(self, graph: Graph, placement: Placement, steps: Mapping[str, Steps]) -> dict[str, Weights]:
+        """Round every layer's weights to the nearest integers, by what the layer writes."""
+        return {
+            node.output[0]: layer_weights(graph, node, steps[placement.scales[node.input[0]]].scale, self.weight_bits)
+            for node in placement.layers
+        }
 
 
 def quantize(source: Exported | Path, samples: Samples, settings: Quantize | None = None) -> Quantized:
     """Write a quantised file beside an ONNX file, ``<name>_int8.onnx``; see `Quantize` for arguments and errors."""
     path = source.path if isinstance(source, Exported) else source
     return (settings or Quantize())(path, samples, path.parent, name=f"{path.stem}_int8")
+
+
+def _layer(graph: Graph, node: onnx.NodeProto, weights: Weights) -> QuantizedLayer:
+    values = graph.array(node.input[1]).astype(np.float64)
+    size = float(np.linalg.norm(values))
+    error = float(np.linalg.norm(values - weights.values))
+    return QuantizedLayer(name=node.name, operator=node.op_type, weight_error=error / size if size else 0.0)
 
 
 def _require(field: str, name: str, table: Collection[str]) -> None:
