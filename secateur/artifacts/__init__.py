@@ -6,6 +6,7 @@ Tensor-carrying artefacts are frozen dataclasses; results that end up in JSON ar
 from secateur.artifacts.channels import Group, Pinned, Reader, Root, Slice
 from secateur.artifacts.layers import LatencyGrid, Layer, LayerShape
 from secateur.artifacts.networks import Batch, Data, Metric, Model, Task, as_tuple
+from secateur.artifacts.packing import PackedTensor, PackResult
 from secateur.artifacts.quantization import (
     QUANTIZED,
     QuantizedActivation,
@@ -68,6 +69,8 @@ __all__ = [
     "Machine",
     "Metric",
     "Model",
+    "PackResult",
+    "PackedTensor",
     "Parity",
     "Pinned",
     "PruneResult",

@@ -18,7 +18,7 @@ DAMPING = 0.01
 """Share of the mean second moment that is added to every entry's own: samples do not tell all."""
 ENTRIES_AT_A_TIME = 2**25
 """Entries of the layers' matrices that are held at once, 256 MiB; one layer may be larger."""
-LAYERS_AT_A_TIME = 8
+LAYERS_AT_A_TIME = 16
 """Layers that are rounded in one pass over the samples: the later of them see the earlier as they were before it."""
 
 

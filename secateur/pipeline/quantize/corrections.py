@@ -13,7 +13,13 @@ from secateur.pipeline.quantize.running import Samples
 from secateur.pipeline.quantize.weights import Weights
 
 Rounding = Callable[
-    [Graph, Sequence[onnx.NodeProto], Mapping[str, Weights], Callable[[Mapping[str, Weights]], onnx.ModelProto], Samples],
+    [
+        Graph,
+        Sequence[onnx.NodeProto],
+        Mapping[str, Weights],
+        Callable[[Mapping[str, Weights]], onnx.ModelProto],
+        Samples,
+    ],
     dict[str, Weights],
 ]
 After = Callable[[Graph, onnx.ModelProto, tuple[onnx.NodeProto, ...], Samples], Graph]

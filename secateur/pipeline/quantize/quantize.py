@@ -93,16 +93,16 @@ class Quantize:
         steps = {scale: target.grid.steps(chosen) for scale, chosen in ranges.items()}
         weights = self._weights(graph, placement, steps)
 
-        def written(layers: Mapping[str, Weights]) -> onnx.ModelProto:
+        def rounded(layers: Mapping[str, Weights]) -> onnx.ModelProto:
             return rewritten(graph, placement, steps, target, layers)
 
         for correction in corrections:
             if correction.rounding is not None:
-                weights = correction.rounding(graph, placement.layers, weights, written, samples)
+                weights = correction.rounding(graph, placement.layers, weights, rounded, samples)
             if correction.after is not None:
-                graph = correction.after(graph, written(weights), placement.layers, samples)
+                graph = correction.after(graph, rounded(weights), placement.layers, samples)
                 placement = place(graph, target, self.skip)
-        quantized = written(weights)
+        quantized = rounded(weights)
         onnx.checker.check_model(quantized, full_check=True)
         num_samples, samples_sha256 = digest(original.proto, samples)
         parity, signal_to_noise = _compared(original.proto, quantized, samples)

@@ -1,7 +1,5 @@
 """What layers multiply their weights with, as sums over the calibration samples that say all about their error."""
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 import onnx
 import torch
@@ -11,7 +9,6 @@ from torch.nn import functional
 
 from secateur.calibration.patches import Application
 from secateur.pipeline.quantize.graph import Graph, attribute, channel_axis
-from secateur.pipeline.quantize.running import Running, Samples, arrays
 
 ROWS_AT_A_TIME = 2**14
 """Rows of patches that are held at once."""
