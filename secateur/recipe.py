@@ -157,15 +157,16 @@ class QuantizeSettings(Section):
     calibrator: Literal["min-max", "moving-average", "percentile", "mse", "entropy"] = "mse"
     """How much of an activation's range is kept: all of it, the batches' average, all but the largest 0.01 %, what has
     the least mean square error, what has the least Kullback-Leibler divergence."""
-    corrections: list[Literal["equalisation", "bias"]] = ["bias"]
-    """What is done to the float32 weights before: channels of adjacent layers take scales that suit both; biases take
-    back what rounding shifts the mean by."""
+    corrections: list[Literal["equalisation", "adaround", "bias"]] = ["bias"]
+    """What is done for the weights, in this order: channels of adjacent layers take scales that suit both; weights are
+    rounded up or down as suits their layer's output; biases take back what rounding shifts the mean by."""
     samples: Annotated[int, Field(ge=1)] = 256
     """Calibration samples, none of which the test set has."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Samples a call of the calibration; a file without an open batch size takes its own."""
-    weight_bits: Literal["auto", 7, 8] = "auto"
-    """Bits of weights; auto is 7 for processors that sum products in 16 bits (no VNNI) and 8 for all others."""
+    weight_bits: Literal["auto"] | Annotated[int, Field(ge=2, le=8)] = "auto"
+    """Bits of weights; auto is 7 for processors that sum products in 16 bits (no VNNI) and 8 for all others. Fewer are
+    kept in eight, so that every runtime reads them, and take less room packed."""
     skip: list[str] = []
     """Layers, by module or node name, that stay in float32."""
     tolerance: Annotated[float, Field(gt=0)] = 0.1

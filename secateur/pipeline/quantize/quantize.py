@@ -48,7 +48,8 @@ class Quantize:
     ``target`` says for which runtimes tensors are rounded, see `TARGETS`: "tensorrt" rounds activations to int8 around
     zero, which every runtime can read, "cpu" to uint8 with a zero point, in the places that ONNX Runtime and OpenVINO
     want them. ``weight_bits`` is 7 where a processor without VNNI sums pairs of products in 16 bits, which 8-bit
-    weights overflow. ``skip`` names layers, or modules of them, that stay in float32.
+    weights overflow; weights of fewer bits are kept in int8 too, and take less room packed. ``skip`` names layers, or
+    modules of them, that stay in float32.
     """
 
     target: str = "tensorrt"
@@ -63,7 +64,7 @@ class Quantize:
         for name in self.corrections:
             _require("corrections", name, CORRECTIONS)
         if self.weight_bits not in WEIGHT_BITS:
-            raise ExportError("quantisation, weight_bits", str(self.weight_bits), "7 or 8", "Choose one of these.")
+            raise ExportError("quantisation, weight_bits", str(self.weight_bits), "2 to 8", "Choose one of these.")
 
     def __call__(self, source: Exported | Path, samples: Samples, folder: Path, *, name: str) -> Quantized:
         """Write ``folder/name.onnx``.

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,7 +23,7 @@ class Reading:
 
     def __init__(self, graph: Graph, node: onnx.NodeProto) -> None:
         self._node = node
-        self._axis, self._groups = channel_axis(node), int(attribute(node, "group", 1))
+        self._axis, self._groups = channel_axis(node), int(attribute(node, "group", 1.0))
         values = graph.array(node.input[1])
         self._weight = torch.tensor(values).movedim(self._axis, 0)
         self._matrix = self.rows(values)
@@ -52,7 +52,7 @@ class Reading:
         own = torch.einsum("god,gde,goe->go", rows, self.gram, rows)
         return (own - 2 * torch.einsum("god,gdo->go", rows, self.cross) + self.power).flatten()
 
-    def rows(self, values: Float[np.ndarray, "..."]) -> Float[Tensor, "groups outputs entries"]:
+    def rows(self, values: Shaped[np.ndarray, "..."]) -> Float[Tensor, "groups outputs entries"]:
         """Lay weights of the layer's shape out as the matrices that multiply its rows, float64."""
         weight = torch.tensor(values).movedim(self._axis, 0).double()
         return weight.reshape(self._groups, len(weight) // self._groups, -1)
@@ -64,7 +64,7 @@ class Reading:
     def _application(self, inputs: np.ndarray) -> Application:
         given, node = torch.from_numpy(inputs), self._node
         if node.op_type != "Conv":
-            given = given.mT if attribute(node, "transA", 0) else given
+            given = given.mT if attribute(node, "transA", 0.0) else given
             return Application(
                 inputs=given.reshape(-1, given.shape[-1]), weight=self._weight, bias=None, stride=(), padding=(),
                 dilation=(), groups=1,
