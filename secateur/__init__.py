@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from secateur.errors import SecateurError
     from secateur.pipeline.export import export
     from secateur.pipeline.packing import Pack, pack, unpack
+    from secateur.pipeline.quantize.half import Halve
+    from secateur.pipeline.quantize.mixed import Mixed
     from secateur.pipeline.quantize.quantize import Quantize, quantize
     from secateur.pipeline.structure import Plan, cut, cut_optimizer, load, mask, regrow, save, trace
     from secateur.recipe import Recipe
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Data": "secateur.artifacts",
+    "Halve": "secateur.pipeline.quantize.half",
     "Metric": "secateur.artifacts",
+    "Mixed": "secateur.pipeline.quantize.mixed",
     "Model": "secateur.artifacts",
     "Pack": "secateur.pipeline.packing",
     "Plan": "secateur.pipeline.structure",
@@ -48,7 +52,9 @@ _HOMES = {
 
 __all__ = [
     "Data",
+    "Halve",
     "Metric",
+    "Mixed",
     "Model",
     "Pack",
     "Plan",

@@ -9,6 +9,8 @@ from secateur.artifacts.networks import Batch, Data, Metric, Model, Task, as_tup
 from secateur.artifacts.packing import PackedTensor, PackResult
 from secateur.artifacts.quantization import (
     QUANTIZED,
+    HalveResult,
+    LayerPrecision,
     QuantizedActivation,
     QuantizedLayer,
     QuantizeResult,
@@ -61,10 +63,12 @@ __all__ = [
     "GateResult",
     "Group",
     "GroupRedundancy",
+    "HalveResult",
     "Interval",
     "LatencyGrid",
     "LatencySummary",
     "Layer",
+    "LayerPrecision",
     "LayerShape",
     "Machine",
     "Metric",

@@ -20,9 +20,10 @@ from secateur.calibration.ranges import Seen, Tensors, collect_ranges
 from secateur.equality import difference
 from secateur.errors import ExportError
 from secateur.pipeline.quantize.calibrators import CALIBRATORS
-from secateur.pipeline.quantize.corrections import CORRECTIONS
+from secateur.pipeline.quantize.corrections import CORRECTIONS, Correction
 from secateur.pipeline.quantize.graph import Graph
-from secateur.pipeline.quantize.grid import Steps
+from secateur.pipeline.quantize.grid import Range, Steps
+from secateur.pipeline.quantize.half import halved
 from secateur.pipeline.quantize.lint import lint
 from secateur.pipeline.quantize.placement import TARGETS, Placement, place
 from secateur.pipeline.quantize.rewrite import layer_weights, rewritten
@@ -42,6 +43,18 @@ class Quantized:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calibrated:
+    """A graph with what its samples said: where it is rounded, by which steps, and its weights' nearest integers."""
+
+    graph: Graph
+    target: str
+    placement: Placement
+    ranges: Mapping[str, Range]
+    steps: Mapping[str, Steps]
+    weights: Mapping[str, Weights]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Quantize:
     """Post-training quantisation of an ONNX file.
 
@@ -49,7 +62,7 @@ class Quantize:
     zero, which every runtime can read, "cpu" to uint8 with a zero point, in the places that ONNX Runtime and OpenVINO
     want them. ``weight_bits`` is 7 where a processor without VNNI sums pairs of products in 16 bits, which 8-bit
     weights overflow; weights of fewer bits are kept in int8 too, and take less room packed. ``skip`` names layers, or
-    modules of them, that stay in float32.
+    modules of them, that stay in float32, ``half`` those that are computed in float16.
     """
 
     target: str = "tensorrt"
@@ -57,6 +70,7 @@ class Quantize:
     corrections: Sequence[str] = ("bias",)
     weight_bits: int = 8
     skip: Sequence[str] = ()
+    half: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         _require("target", self.target, TARGETS)
@@ -81,29 +95,24 @@ class Quantize:
             StorageError: the file cannot be written.
             BackendError: ONNX Runtime is absent.
         """
-        path = source.path if isinstance(source, Exported) else source
-        original = Graph(proto=_read(path))
+        calibrated = self.calibrate(source, samples)
+        original = Graph(proto=_read(source.path if isinstance(source, Exported) else source))
+        graph, placement = calibrated.graph, calibrated.placement
+        ranges, steps, weights = calibrated.ranges, calibrated.steps, dict(calibrated.weights)
         target = TARGETS[self.target]
-        graph = original
-        corrections = [correction for name, correction in CORRECTIONS.items() if name in self.corrections]
-        for correction in corrections:
-            graph = graph if correction.before is None else correction.before(graph)
-        placement = place(graph, target, self.skip)
-        seen = _seen(graph, placement, samples)
-        ranges = {scale: CALIBRATORS[self.calibrator](values, target.grid) for scale, values in seen.items()}
-        steps = {scale: target.grid.steps(chosen) for scale, chosen in ranges.items()}
-        weights = self._weights(graph, placement, steps)
 
         def rounded(layers: Mapping[str, Weights]) -> onnx.ModelProto:
             return rewritten(graph, placement, steps, target, layers)
 
-        for correction in corrections:
+        for correction in self._corrections:
             if correction.rounding is not None:
                 weights = correction.rounding(graph, placement.layers, weights, rounded, samples)
             if correction.after is not None:
                 graph = correction.after(graph, rounded(weights), placement.layers, samples)
-                placement = place(graph, target, self.skip)
+                placement = place(graph, target, self.skip, self.half)
         quantized = rounded(weights)
+        if self.half:
+            quantized = _with_halves(graph, quantized, self.half)
         onnx.checker.check_model(quantized, full_check=True)
         num_samples, samples_sha256 = digest(original.proto, samples)
         parity, signal_to_noise = _compared(original.proto, quantized, samples)
@@ -133,12 +142,27 @@ class Quantize:
             exported=Exported(path=written, result=_described(quantized, written, content, parity)), result=result
         )
 
-    def _weights(self, graph: Graph, placement: Placement, steps: Mapping[str, Steps]) -> dict[str, Weights]:
-        """Round every layer's weights to the nearest integers, by what the layer writes."""
-        return {
+    def calibrate(self, source: Exported | Path, samples: Samples) -> Calibrated:
+        """Look at the samples; errors are those of the call."""
+        graph = Graph(proto=_read(source.path if isinstance(source, Exported) else source))
+        for correction in self._corrections:
+            graph = graph if correction.before is None else correction.before(graph)
+        target = TARGETS[self.target]
+        placement = place(graph, target, self.skip, self.half)
+        seen = _seen(graph, placement, samples)
+        ranges = {scale: CALIBRATORS[self.calibrator](values, target.grid) for scale, values in seen.items()}
+        steps = {scale: target.grid.steps(chosen) for scale, chosen in ranges.items()}
+        weights = {
             node.output[0]: layer_weights(graph, node, steps[placement.scales[node.input[0]]].scale, self.weight_bits)
             for node in placement.layers
         }
+        return Calibrated(
+            graph=graph, target=self.target, placement=placement, ranges=ranges, steps=steps, weights=weights
+        )
+
+    @property
+    def _corrections(self) -> list[Correction]:
+        return [correction for name, correction in CORRECTIONS.items() if name in self.corrections]
 
 
 def quantize(source: Exported | Path, samples: Samples, settings: Quantize | None = None) -> Quantized:
@@ -170,6 +194,14 @@ def _read(path: Path) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(proto)
 
 
+def _with_halves(graph: Graph, quantized: onnx.ModelProto, half: Sequence[str]) -> onnx.ModelProto:
+    """Compute the layers of these names in float16."""
+    chosen = [
+        node.output[0] for node in graph.proto.graph.node if graph.is_layer(node) and set(half) & set(graph.names(node))
+    ]
+    return halved(Graph(proto=onnx.shape_inference.infer_shapes(quantized)), chosen, "float16")
+
+
 def _seen(graph: Graph, placement: Placement, samples: Samples) -> dict[str, Seen]:
     """Collect the values of all tensors that share a scale, under its name."""
     running = Running(graph.proto, [name for names in placement.sources.values() for name in names])
@@ -179,7 +211,7 @@ def _seen(graph: Graph, placement: Placement, samples: Samples) -> dict[str, See
             values = running(inputs)
             yield {scale: tuple(values[name] for name in names) for scale, names in placement.sources.items()}
 
-    return collect_ranges(passes)
+    return collect_ranges(passes) if placement.sources else {}
 
 
 def _compared(
