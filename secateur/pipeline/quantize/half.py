@@ -89,19 +89,19 @@ class Halve:
 
 
 class Errors:
-    """How far a changed graph's outputs are from the original's, over calibration samples."""
+    """How far a changed graph's outputs are from the original's, over calibration samples; only outputs are held."""
 
     def __init__(self, graph: Graph, samples: Samples) -> None:
         self._outputs = [value.name for value in graph.proto.graph.output]
         running = Running(graph.proto, self._outputs)
-        self._inputs = list(arrays(graph.proto, samples))
-        self._wanted = [running(inputs) for inputs in self._inputs]
+        self._proto, self._samples = graph.proto, samples
+        self._wanted = [running(inputs) for inputs in arrays(graph.proto, samples)]
         self.power = sum(float(np.square(w[n].astype(np.float64)).sum()) for w in self._wanted for n in self._outputs)
 
     def of(self, proto: onnx.ModelProto) -> float:
         """Return the root mean square of the outputs' change over that of the outputs; infinite for NaN."""
         running, total = Running(proto, self._outputs), 0.0
-        for inputs, wanted in zip(self._inputs, self._wanted, strict=True):
+        for inputs, wanted in zip(arrays(self._proto, self._samples), self._wanted, strict=True):
             found = running(inputs)
             total += sum(float(np.square(found[n].astype(np.float64) - wanted[n]).sum()) for n in self._outputs)
         error = (total / self.power) ** 0.5 if self.power else total**0.5

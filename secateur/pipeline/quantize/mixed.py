@@ -99,20 +99,11 @@ class Mixed:
 
     def _noises(self, calibrated: Calibrated, samples: Samples) -> np.ndarray:
         """Return the noise over the signal of every layer and precision, [layer, precision]."""
-        graph, errors = calibrated.graph, Errors(calibrated.graph, samples)
-        found = []
-        for node in calibrated.placement.layers:
-            output, given = node.output[0], node.input[0]
-            alone = Placement(layers=(node,), scales={given: given}, sources={}, left={})
-            steps = {given: calibrated.steps[calibrated.placement.scales[given]]}
-            protos: dict[str, Callable[[], onnx.ModelProto]] = {
-                "float16": lambda output=output: halved(graph, [output], "float16", emulate=True),
-                "int8": lambda alone=alone, steps=steps, output=output: rewritten(
-                    graph, alone, steps, TARGETS[calibrated.target], {output: calibrated.weights[output]}
-                ),
-            }
-            found.append([errors.of(protos[p]()) ** 2 if p in protos else 0.0 for p in self.precisions])
-        return np.array(found)
+        errors = Errors(calibrated.graph, samples)
+        return np.array([
+            [0.0 if p == "float32" else errors.of(_alone(calibrated, node, p)) ** 2 for p in self.precisions]
+            for node in calibrated.placement.layers
+        ])  # fmt: skip
 
     def _costs(
         self, graph: Graph, node: onnx.NodeProto, latencies: Mapping[str, Mapping[str, float]] | None
@@ -134,10 +125,8 @@ class Mixed:
         if self.signal_to_noise_db is not None:
             price, worth, capacity = noise, cost, 10 ** (-self.signal_to_noise_db / 10)
         else:
-            whole = (
-                cost[:, self.precisions.index("float32")].sum() if "float32" in self.precisions else cost.max(1).sum()
-            )
-            price, worth, capacity = cost, noise, float(self.bytes or self.latency or 0) * float(whole)
+            fraction = self.bytes if self.bytes is not None else self.latency
+            price, worth, capacity = cost, noise, float(fraction or 0.0) * whole
         worth = np.where(np.isfinite(worth), worth, 1e30)
         least = price.min(1).sum()
         if least > capacity:
@@ -145,12 +134,25 @@ class Mixed:
                 "mixed precision", f"at least {least:.4g} with the cheapest precisions", f"at most {capacity:.4g}",
                 "Allow more precisions, or a wider budget.",
             )  # fmt: skip
+        best = worth.argmin(1)
+        if np.take_along_axis(price, best[:, None], 1).sum() <= capacity:
+            return [int(option) for option in best]
         # Prices in whole numbers, rounded up, so that what is chosen is within the budget.
         unit = max(capacity, 1e-300) / RESOLUTION
         bounded = np.minimum(np.ceil(price / unit), 4.0 * RESOLUTION * len(price)).astype(np.int64)
         if bounded.min(1).sum() > RESOLUTION:
             return [int(option) for option in price.argmin(1)]
         return solve_knapsack(list(bounded), list(-worth / worth.max(initial=1e-300)), RESOLUTION, RESOLUTION)
+
+
+def _alone(calibrated: Calibrated, node: onnx.NodeProto, precision: str) -> onnx.ModelProto:
+    """Return the graph with one layer rounded, its input and its weights."""
+    graph, output, given = calibrated.graph, node.output[0], node.input[0]
+    if precision == "float16":
+        return halved(graph, [output], "float16", emulate=True)
+    alone = Placement(layers=(node,), scales={given: given}, sources={}, left={})
+    steps = {given: calibrated.steps[calibrated.placement.scales[given]]}
+    return rewritten(graph, alone, steps, TARGETS[calibrated.target], {output: calibrated.weights[output]})
 
 
 def _decibels(ratio: float) -> float:

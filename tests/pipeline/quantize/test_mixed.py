@@ -162,7 +162,7 @@ def test_layers_are_timed_in_every_precision(name: str, target: str, case: Calla
     timed = LayerPrecisions(
         backend=BACKENDS["onnxruntime"],
         stopwatch=Stopwatch(
-            duration_s=0.001, least_calls=2, warm_up=WarmUp(least_s=0, most_s=0.001, window_s=0.001, agreement=1.0)
+            duration_s=0.001, least_calls=2, warm_up=WarmUp(least_s=0.0, most_s=0.001, window_s=0.001, agreement=1.0)
         ),
     )  # fmt: skip
     found = timed(calibrated, list(PRECISIONS))
