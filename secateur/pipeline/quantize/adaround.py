@@ -15,7 +15,10 @@ from secateur.pipeline.quantize.running import Running, Samples, arrays
 from secateur.pipeline.quantize.weights import Weights
 
 DAMPING = 0.01
-"""Share of the mean second moment that is added to every entry's own: samples do not tell all."""
+"""Least share of the mean second moment that is added to every entry's own; entries / rows where that is more.
+
+Few rows do not tell how entries go together, and what suits them suits no others: there each weight counts by itself.
+"""
 ENTRIES_AT_A_TIME = 2**25
 """Entries of the layers' matrices that are held at once, 256 MiB; one layer may be larger."""
 LAYERS_AT_A_TIME = 16
@@ -93,7 +96,7 @@ def _fitted(weights: Weights, values: Float[np.ndarray, "..."], reading: Reading
         if mean <= 0 or not np.isfinite(mean):
             parts.append(nearest[g])
             continue
-        damping = DAMPING * mean
+        damping = max(DAMPING, len(gram) / reading.num_rows) * mean
         damped = gram + damping * torch.eye(len(gram), dtype=gram.dtype)
         linear = reading.cross[g].mT / step[g]
         pulled = linear + damping * wanted[g]

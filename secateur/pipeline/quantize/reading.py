@@ -18,7 +18,8 @@ class Reading:
     """Sums of one layer over rows x' that reach it in the rounded network and rows x that do in the exact one.
 
     With y = W x, channel by channel, ``gram`` is the sum of x' x'^T, float64 [groups, entries, entries], ``cross`` that
-    of x' y^T [groups, entries, outputs] and ``power`` that of y^2 [groups, outputs].
+    of x' y^T [groups, entries, outputs] and ``power`` that of y^2 [groups, outputs]; ``num_rows`` is how many rows were
+    summed.
     """
 
     def __init__(self, graph: Graph, node: onnx.NodeProto) -> None:
@@ -28,6 +29,7 @@ class Reading:
         self._weight = torch.tensor(values).movedim(self._axis, 0)
         self._matrix = self.rows(values)
         groups, outputs, entries = self._matrix.shape
+        self.num_rows = 0
         self.gram = torch.zeros(groups, entries, entries, dtype=torch.float64)
         self.cross = torch.zeros(groups, entries, outputs, dtype=torch.float64)
         self.power = torch.zeros(groups, outputs, dtype=torch.float64)
@@ -41,6 +43,7 @@ class Reading:
         for start in range(0, num_samples, at_a_time):
             part = slice(start, start + at_a_time)
             x, reference = (side.patches(part).movedim(1, 0) for side in both)
+            self.num_rows += x.shape[1]
             y = reference.double() @ self._matrix.mT
             self.gram += (x.mT @ x).double()
             self.cross += x.mT.double() @ y

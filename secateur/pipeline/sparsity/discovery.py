@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from secateur.artifacts import Data, Model, Task, as_tuple
 from secateur.calibration.batches import batches, device_of, per_sample, to_device
 from secateur.calibration.observe import observing
 from secateur.errors import TrainingError
-from secateur.pipeline.sparsity.two_of_four import OF, STAY, two_of_four
+from secateur.pipeline.sparsity.two_of_four import STAY, fours_of, two_of_four
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Discovery:
     seed: int = 0
 
     def __call__(
-        self, model: Model, task: Task, data: Data, weights: Mapping[str, nn.Parameter]
+        self, model: Model, task: Task, data: Data, weights: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the masks and the weights w c, both by name; the network stays as it was.
 
@@ -74,8 +74,5 @@ class Discovery:
         raise AssertionError("a data set has samples")
 
     def _is_found(self, indicators: Mapping[str, Tensor]) -> bool:
-        over = [
-            (c.detach().abs() > self.threshold).movedim(1, -1).unflatten(-1, (-1, OF)).sum(-1).flatten() > STAY
-            for c in indicators.values()
-        ]
+        over = [fours_of(c.detach().abs() > self.threshold).sum(-1).flatten() > STAY for c in indicators.values()]
         return float(torch.cat(over).float().mean()) <= self.rest

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
@@ -19,13 +19,19 @@ def two_of_four(scores: Float[Tensor, "outputs inputs *kernel"]) -> Bool[Tensor,
     Exactly two stay, the first ones where scores are equal (Mishra et al. 2021, arXiv 2104.08378). The number of inputs
     is a multiple of four.
     """
-    fours = scores.movedim(1, -1).unflatten(-1, (-1, OF))
+    fours = fours_of(scores)
     order = fours.argsort(dim=-1, descending=True, stable=True)
     mask = torch.zeros_like(fours, dtype=torch.bool).scatter(-1, order[..., :STAY], True)
     return mask.flatten(-2).movedim(-1, 1)
 
 
-def sparse_layers(module: nn.Module, keep: Sequence[str] = ()) -> tuple[dict[str, nn.Parameter], dict[str, str]]:
+def fours_of(weight: Shaped[Tensor, "outputs inputs *kernel"]) -> Shaped[Tensor, "outputs *kernel quarters four"]:
+    """Put every four neighbours along the inputs onto an axis of their own."""
+    moved = weight.movedim(1, -1)
+    return moved.reshape(*moved.shape[:-1], -1, OF)
+
+
+def sparse_layers(module: nn.Module, keep: Sequence[str] = ()) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the weights that can take the pattern, by name, and why others cannot.
 
     Args:
@@ -40,7 +46,7 @@ def sparse_layers(module: nn.Module, keep: Sequence[str] = ()) -> tuple[dict[str
         raise LoadError(
             "sparsity, keep", f"{unknown}", f"paths of modules, as {list(paths)[1:5]}", "Name modules of the network."
         )
-    found: dict[str, nn.Parameter] = {}
+    found: dict[str, Tensor] = {}
     dense: dict[str, str] = {}
     seen: set[int] = set()
     for path, layer in paths.items():

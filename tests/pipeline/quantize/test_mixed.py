@@ -168,7 +168,7 @@ def test_layers_are_timed_in_every_precision(name: str, target: str, case: Calla
     found = timed(calibrated, list(PRECISIONS))
     assert list(found) == [node.name for node in calibrated.placement.layers]
     assert all(set(own) == set(PRECISIONS) and min(own.values()) >= 0 for own in found.values())
-    _, table = Mixed(signal_to_noise_db=15)(made.exported, made.batches, quantize, timed)
+    _, table = Mixed(signal_to_noise_db=15.0)(made.exported, made.batches, quantize, timed)
     assert [row.name for row in table] == list(found)
 
 
