@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
@@ -19,16 +19,11 @@ def two_of_four(scores: Float[Tensor, "outputs inputs *kernel"]) -> Bool[Tensor,
     Exactly two stay, the first ones where scores are equal (Mishra et al. 2021, arXiv 2104.08378). The number of inputs
     is a multiple of four.
     """
-    fours = fours_of(scores)
+    moved = scores.movedim(1, -1)
+    fours = moved.reshape(*moved.shape[:-1], -1, OF)
     order = fours.argsort(dim=-1, descending=True, stable=True)
     mask = torch.zeros_like(fours, dtype=torch.bool).scatter(-1, order[..., :STAY], True)
     return mask.flatten(-2).movedim(-1, 1)
-
-
-def fours_of(weight: Shaped[Tensor, "outputs inputs *kernel"]) -> Shaped[Tensor, "outputs *kernel quarters four"]:
-    """Put every four neighbours along the inputs onto an axis of their own."""
-    moved = weight.movedim(1, -1)
-    return moved.reshape(*moved.shape[:-1], -1, OF)
 
 
 def sparse_layers(module: nn.Module, keep: Sequence[str] = ()) -> tuple[dict[str, Tensor], dict[str, str]]:

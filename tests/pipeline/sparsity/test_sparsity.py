@@ -86,7 +86,7 @@ def test_two_of_every_four_stay_and_none_is_worth_less(
     assert bool((kept >= gone).all())
 
 
-def test_layers_that_cannot_be_sparse_are_told(model: Model) -> None:
+def test_layers_that_cannot_be_sparse_are_told(model: Model, data: Data) -> None:
     found, dense = sparse_layers(model.module)
     assert list(found) == ["body.weight", "head.weight"]
     assert dense == {"stem.weight": "3 inputs, no multiple of 4", "deep.weight": "a convolution in 8 groups"}
@@ -94,7 +94,7 @@ def test_layers_that_cannot_be_sparse_are_told(model: Model) -> None:
     with pytest.raises(LoadError, match=r"\['nothing'\]"):
         sparse_layers(model.module, ["nothing"])
     with pytest.raises(LoadError, match="no layer that can be sparse"):
-        Sparsify(keep=("head", "body"))(model, TASK, Data(train=[0], test=[0]))
+        Sparsify(keep=("head", "body"))(model, TASK, data)
 
 
 @pytest.mark.parametrize("method", ["magnitude", "discovery"])
