@@ -82,7 +82,9 @@ class Engine(nn.Module):
         else:
             import openvino
 
-            compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": threads})
+            compiled = openvino.Core().compile_model(
+                path, "CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+            )
             self._run = lambda inputs: compiled(inputs)[0]
 
     def forward(self, inputs: Tensor) -> Tensor:
