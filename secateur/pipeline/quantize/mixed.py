@@ -92,7 +92,10 @@ class Mixed:
         )  # fmt: skip
         if not any(row.precision != "float32" for row in table):
             raise BudgetError(
-                "mixed precision", "a budget that every layer in float32 keeps", "one that asks for less", "Narrow it."
+                "mixed precision",
+                "every layer in float32 within the budget, and no other choice better",
+                "a budget that asks for less, or layers that cost less in another precision",
+                "Narrow it, or leave the network in float32.",
             )
         by = {p: tuple(row.name for row in table if row.precision == p) for p in PRECISIONS}
         return replace(quantize, skip=(*quantize.skip, *by["float32"]), half=by["float16"]), table

@@ -144,7 +144,7 @@ def test_latency_decides_where_it_is_measured(uneven: Case) -> None:
         Mixed(latency=0.5)(uneven.exported, uneven.batches, Quantize())
     with pytest.raises(ExportError, match=r"no latency in \['float16', 'int8'\]"):
         Mixed(latency=0.5)(uneven.exported, uneven.batches, Quantize(), lambda *_: {n: {"float32": 1.0} for n in names})
-    with pytest.raises(BudgetError, match="every layer in float32 keeps"):
+    with pytest.raises(BudgetError, match="every layer in float32 within the budget"):
         Mixed(bytes=1.0)(uneven.exported, uneven.batches, Quantize())
     with pytest.raises(BudgetError, match="2 budgets"):
         Mixed(latency=0.5, bytes=0.5)
@@ -168,8 +168,6 @@ def test_layers_are_timed_in_every_precision(name: str, target: str, case: Calla
     found = timed(calibrated, list(PRECISIONS))
     assert list(found) == [node.name for node in calibrated.placement.layers]
     assert all(set(own) == set(PRECISIONS) and min(own.values()) >= 0 for own in found.values())
-    _, table = Mixed(signal_to_noise_db=15.0)(made.exported, made.batches, quantize, timed)
-    assert [row.name for row in table] == list(found)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
