@@ -1,20 +1,24 @@
-"""Quantise trained CIFAR-10 networks to eight bits, by ours and by the peers, and write accuracy and latency.
+"""Pruning alone, quantisation alone, and both, by ours and by the peers: accuracy, size, latency.
 
-Ours by calibrator and correction, for processors (uint8 activations) and for TensorRT (int8, symmetric); ONNX Runtime's
-``quantize_static`` in Q/DQ format, by its calibrators; NNCF where ``--nncf-python`` names an interpreter that has it.
-All start from one float32 file and see the same calibration images. Accuracy is that of ONNX Runtime's CPU engine on
-``--test`` images of the test set (``engine``), and of the file computed as it is written (``file``): they differ where
-the processor sums products in 16 bits, which 8-bit weights overflow. Latency is one image on one thread, paired with
-the float32 file. Writes results/quantisation.json.
+The networks of `pruned`, whole and pruned, are quantised for processors by ours, by ONNX Runtime's ``quantize_static``
+(Q/DQ, one scale a channel) and, where ``--nncf`` names a folder into which it was installed, by NNCF. All start from
+one float32 file and see the same calibration samples; where the processor sums products in 16 bits, ours and ONNX
+Runtime's weights have 7 bits. With ``--accuracy`` the files are written into ``--files`` and judged by ONNX Runtime's
+and OpenVINO's engines on ``--test`` samples of the test set; differences are paired, with intervals by bootstrap over
+the samples. ``--latency`` times the files that are there, one sample on one thread, paired, and wants a machine on
+which nothing else runs. Both write into results/quantisation.json and may be run one after the other.
 
-    python -m venv nncf && nncf/bin/pip install nncf onnx
-    python benchmarks/quantisation.py --weights cifar10_resnet_akamaster --data cifar10 --nncf-python nncf/bin/python
+    pip install --target nncf nncf onnx
+    python benchmarks/quantisation.py --accuracy --files /tmp/quantised --nncf nncf \
+        --weights cifar10_resnet_akamaster --data cifar10
+    python benchmarks/quantisation.py --latency --files /tmp/quantised
 """
 
 import argparse
 import json
+import os
 import subprocess
-import tempfile
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -26,28 +30,35 @@ import onnxruntime
 import torch
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from pruned import SUBJECTS, pruned
+from torch import Tensor, nn
+from torch.utils.data import Subset
 
-from secateur import Quantize, bench
-from secateur.artifacts import Model
+from secateur import Quantize, bench, pack
+from secateur.artifacts import Data, Model, Task
 from secateur.backends.compare import Compare
 from secateur.backends.machine import machine_facts, sums_products_in_16_bits
-from secateur.calibration.batches import batches
+from secateur.calibration.batches import evaluate
 from secateur.calibration.samples import CalibrationSamples, draw_samples
 from secateur.pipeline.export import export
-from secateur.pipeline.quantize import CALIBRATORS
-from secateur.workloads.classification import cifar10, resnet20, resnet56
+from secateur.report.bootstrap import bootstrap_means, percentile_interval
 
 RESULTS = Path(__file__).parent / "results" / "quantisation.json"
 NNCF = Path(__file__).parent / "quantise_with_nncf.py"
-NETWORKS = {"resnet20": (resnet20, "resnet20-12fca82f.th"), "resnet56": (resnet56, "resnet56-4bfd9763.th")}
-CORRECTIONS: tuple[tuple[str, ...], ...] = ((), ("bias",), ("equalisation",), ("equalisation", "bias"))
-METHODS = {"min-max": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy,
-           "percentile": CalibrationMethod.Percentile}  # fmt: skip
-Images = list[tuple[np.ndarray, np.ndarray]]
+FLOAT, OURS = "float32", "secateur"
+WAYS: dict[str, dict[str, Any]] = {
+    OURS: {"corrections": ("bias",)},
+    "secateur, no correction": {"corrections": ()},
+    "secateur, adaround": {"corrections": ("adaround", "bias")},
+    "secateur, min-max": {"corrections": ("bias",), "calibrator": "min-max"},
+}
+TIMED = (OURS, "onnxruntime", "nncf")
+"""The ways that are timed; where values lie on their grids makes no engine faster."""
+BACKENDS = ("onnxruntime", "openvino")
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Calibration images as ONNX Runtime's tools want them."""
+    """Calibration samples as ONNX Runtime's tools want them."""
 
     def __init__(self, samples: CalibrationSamples, name: str) -> None:
         self._batches = iter([{name: inputs.numpy()} for inputs in samples])
@@ -57,125 +68,171 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
         return next(self._batches, None)
 
 
-def ours(source: Path, samples: CalibrationSamples, folder: Path) -> Iterator[tuple[dict[str, Any], Path]]:
-    """Quantise in all ways of ours: every calibrator, and every correction with the default calibrator."""
-    for target in ("cpu", "tensorrt"):
-        for bits in (8, 7) if target == "cpu" else (8,):
-            ways = [(name, ()) for name in CALIBRATORS] + [("mse", c) for c in CORRECTIONS if c]
-            for calibrator, corrections in ways:
-                settings = Quantize(target=target, calibrator=calibrator, corrections=corrections, weight_bits=bits)
-                found = settings(source, samples, folder, name="ours")
-                way = {"by": "secateur", "target": target, "calibrator": calibrator, "weight_bits": bits,
-                       "corrections": "+".join(corrections) or "none",
-                       "signal_to_noise_db": found.result.signal_to_noise_db}  # fmt: skip
-                yield way, found.exported.path
+class Engine(nn.Module):
+    """A file in one of the runtimes, with all its optimisations, called as a network."""
+
+    def __init__(self, path: Path, backend: str, threads: int) -> None:
+        super().__init__()
+        if backend == "onnxruntime":
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads, options.log_severity_level = threads, 3
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            name = session.get_inputs()[0].name
+            self._run = lambda inputs: session.run(None, {name: inputs})[0]
+        else:
+            import openvino
+
+            compiled = openvino.Core().compile_model(
+                path, "CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+            )
+            self._run = lambda inputs: compiled(inputs)[0]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the first output."""
+        return torch.from_numpy(np.array(self._run(inputs.numpy())))
 
 
-def onnxruntimes(source: Path, samples: CalibrationSamples, folder: Path) -> Iterator[tuple[dict[str, Any], Path]]:
-    """Quantise with ONNX Runtime's own tool, as its documentation advises for processors."""
-    prepared, target = folder / "prepared.onnx", folder / "onnxruntime.onnx"
+def quantised(
+    source: Path, samples: CalibrationSamples, stem: str, arguments: argparse.Namespace
+) -> Iterator[tuple[str, str, Path]]:
+    """Write a file by every way; yield what it is called, by which version, and where it is."""
+    folder, bits = arguments.files, 7 if sums_products_in_16_bits() else 8
+    for name, settings in WAYS.items():
+        file = f"{stem}-{name.replace(', ', '-').replace(' ', '-')}"
+        found = Quantize(target="cpu", weight_bits=bits, **settings)(source, samples, folder, name=file)
+        yield name, version("secateur"), found.exported.path
+    prepared, target = folder / f"{stem}-prepared.onnx", folder / f"{stem}-onnxruntime.onnx"
     quant_pre_process(str(source), str(prepared))
-    name = onnx.load(source).graph.input[0].name
-    for calibrator, method in METHODS.items():
-        for bits in (8, 7):
-            quantize_static(
-                str(prepared), str(target), Reader(samples, name), quant_format=QuantFormat.QDQ, per_channel=True,
-                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, reduce_range=bits == 7,
-                calibrate_method=method,
-            )  # fmt: skip
-            way = {"by": f"onnxruntime {version('onnxruntime')}", "target": "cpu", "calibrator": calibrator,
-                   "weight_bits": bits, "corrections": "none"}  # fmt: skip
-            yield way, target
+    quantize_static(
+        str(prepared), str(target), Reader(samples, onnx.load(source).graph.input[0].name),
+        quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        reduce_range=bits == 7, calibrate_method=CalibrationMethod.MinMax,
+    )  # fmt: skip
+    prepared.unlink()
+    yield "onnxruntime", version("onnxruntime"), target
+    if arguments.nncf:
+        images, target = folder / "images.npy", folder / f"{stem}-nncf.onnx"
+        np.save(images, np.concatenate([inputs.numpy() for inputs in samples]))
+        done = subprocess.run(
+            [sys.executable, str(NNCF), str(source), str(images), str(target)], check=True, capture_output=True,
+            text=True, env={**os.environ, "PYTHONPATH": str(arguments.nncf)},
+        )  # fmt: skip
+        images.unlink()
+        yield "nncf", done.stdout.strip().splitlines()[-1], target
 
 
-def nncfs(
-    python: str, source: Path, samples: CalibrationSamples, folder: Path
-) -> Iterator[tuple[dict[str, Any], Path]]:
-    """Quantise with NNCF, in its own environment."""
-    images, target = folder / "images.npy", folder / "nncf.onnx"
-    np.save(images, np.concatenate([inputs.numpy() for inputs in samples]))
-    done = subprocess.run(
-        [python, str(NNCF), str(source), str(images), str(target)], check=True, capture_output=True, text=True
-    )
-    way = {"by": f"nncf {done.stdout.strip().splitlines()[-1]}", "target": "cpu", "calibrator": "its default",
-           "weight_bits": 8, "corrections": "its default"}  # fmt: skip
-    yield way, target
-
-
-def accuracy(path: Path, images: Images, *, optimised: bool) -> float:
-    """Return the share of images that a file tells right."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    if not optimised:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    right = [session.run(None, {name: inputs})[0].argmax(1) == targets for inputs, targets in images]
-    return float(np.concatenate(right).mean())
-
-
-def latencies(source: Path, path: Path, max_s: float) -> dict[str, Any]:
-    """Compare a file with the float32 one, on both runtimes for processors."""
+def judged(path: Path, task: Task, data: Data, arguments: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Return the primary metric of every test sample, by runtime."""
+    test = Subset(data.test, range(min(arguments.test, len(data.test))))  # type: ignore[arg-type]
     found = {}
-    for backend in ("onnxruntime", "openvino"):
-        result = bench(source, path, backend=backend, compare=Compare(max_s=max_s), tolerance=1.0)
-        found[backend] = {"float_s": result.baseline.p50_s, "quantised_s": result.candidate.p50_s,
-                          "speedup": result.speedup.model_dump(), "outcome": result.outcome}  # fmt: skip
+    for backend in BACKENDS:
+        evaluation = evaluate(Engine(path, backend, arguments.threads), task, test, 50)
+        found[backend] = np.array(evaluation.per_sample[task.primary])
     return found
 
 
-def measure(name: str, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yield a row for every way to quantise a network, the float32 file first."""
-    build, file = NETWORKS[name]
-    data = cifar10(arguments.data)
-    module = build(arguments.weights / file).eval()
-    images = [(x.numpy(), y.numpy()) for x, y in batches(data.test, 250, limit=arguments.test)]
-    assert data.calibration is not None
-    samples = draw_samples(data.calibration, data.test, num_samples=arguments.samples, batch_size=32, seed=0)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        example = torch.from_numpy(images[0][0][:2])
-        source = export(Model(module=module, example_inputs=(example,)), folder, name="float").path
-        base = {"network": name, "by": "float32", "engine": accuracy(source, images, optimised=True)}
-        yield {**base, "size_bytes": source.stat().st_size}
-        ways = [ours(source, samples, folder), onnxruntimes(source, samples, folder)]
-        if arguments.nncf_python:
-            ways.append(nncfs(arguments.nncf_python, source, samples, folder))
-        for found in ways:
-            for way, path in found:
-                row = {"network": name, **way, "size_bytes": path.stat().st_size,
-                       "engine": accuracy(path, images, optimised=True),
-                       "file": accuracy(path, images, optimised=False)}  # fmt: skip
-                usual = way["calibrator"] in ("mse", "min-max", "its default") and way["corrections"] != "equalisation"
-                if arguments.max_s and way["target"] == "cpu" and usual:
-                    row["latency"] = latencies(source, path, arguments.max_s)
-                yield row
+def difference(minuend: np.ndarray, subtrahend: np.ndarray) -> dict[str, float]:
+    """Return the mean of paired differences with its 95 % interval."""
+    apart = minuend - subtrahend
+    draws = bootstrap_means(apart[:, None], 2000, 0)[:, 0]
+    return percentile_interval(float(apart.mean()), draws).model_dump()
+
+
+def accuracies(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Write a network's files and judge them, the float32 file of each state first."""
+    subject = SUBJECTS[name]
+    task, data = subject.task(), subject.data(arguments.data)
+    samples = draw_samples(
+        data.train if data.calibration is None else data.calibration, data.test,
+        num_samples=arguments.samples, batch_size=16, seed=0,
+    )  # fmt: skip
+    states: dict[str, Model] = {
+        "whole": subject.whole(arguments.weights),
+        "pruned": pruned(name, arguments.weights, data, arguments.files, arguments.steps),
+    }
+    rows: list[dict[str, Any]] = []
+    whole: dict[str, np.ndarray] = {}
+    for state, model in states.items():
+        stem = f"{name}-{state}"
+        source = export(model, arguments.files, name=f"{stem}-{FLOAT}", tolerance=1e-3).path
+        base, ours = judged(source, task, data, arguments), {}
+        whole = whole or base
+        files = [(FLOAT, "", source), *quantised(source, samples, stem, arguments)]
+        for way, by_version, path in files:
+            found = base if way == FLOAT else judged(path, task, data, arguments)
+            ours = found if way == OURS else ours
+            archive = pack(path, arguments.files / f"{path.stem}.pack")
+            rows.append({
+                "network": name, "state": state, "by": way, "version": by_version, "file": path.name,
+                "metric": task.primary, "size_bytes": path.stat().st_size, "packed_bytes": archive.archive_bytes,
+                "quality": {backend: float(values.mean()) for backend, values in found.items()},
+                "lost": {b: difference(base[b], found[b]) for b in BACKENDS},
+                "lost_of_whole": {b: difference(whole[b], found[b]) for b in BACKENDS},
+                **({"behind_ours": {b: difference(ours[b], found[b]) for b in BACKENDS}} if ours else {}),
+            })  # fmt: skip
+            print(rows[-1], flush=True)
+    return rows
+
+
+def latencies(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Time every file against the float32 file of its state, and float32 files of pruned networks against the whole."""
+    floats = {(row["network"], row["state"]): row["file"] for row in rows if row["by"] == FLOAT}
+    for row in rows:
+        state, is_float = row["state"], row["by"] == FLOAT
+        if row["network"] not in arguments.networks or (is_float and state == "whole"):
+            continue
+        if not is_float and row["by"] not in TIMED:
+            continue
+        baseline = floats[row["network"], "whole" if is_float else state]
+        for backend in BACKENDS:
+            result = bench(
+                arguments.files / baseline, arguments.files / row["file"], backend=backend, tolerance=1.0,
+                compare=Compare(max_s=arguments.max_s),
+            )  # fmt: skip
+            yield {
+                "file": row["file"], "baseline": baseline, "backend": backend,
+                "baseline_s": result.baseline.p50_s, "candidate_s": result.candidate.p50_s,
+                "speedup": result.speedup.model_dump(), "outcome": result.outcome,
+            }  # fmt: skip
 
 
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--accuracy", action="store_true", help="write and judge the files")
+    parser.add_argument("--latency", action="store_true", help="time the files that are there")
+    parser.add_argument("--files", type=Path, required=True)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--nncf", type=Path, help="the folder that NNCF was installed into")
+    parser.add_argument("--networks", nargs="*", default=list(SUBJECTS))
     parser.add_argument("--test", type=int, default=10_000)
     parser.add_argument("--samples", type=int, default=256)
-    parser.add_argument("--max-s", type=float, default=30.0, help="seconds a latency comparison; 0 leaves them out")
-    parser.add_argument("--nncf-python", default="", help="a Python interpreter that has nncf")
+    parser.add_argument("--steps", type=int, default=200, help="of fine-tuning after pruning")
+    parser.add_argument("--threads", type=int, default=1, help="of the engines that are judged")
+    parser.add_argument("--max-s", type=float, default=20.0, help="seconds a latency comparison")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    if RESULTS.exists():
-        rows = [row for row in json.loads(RESULTS.read_text())["rows"] if row["network"] not in arguments.networks]
-    for name in arguments.networks:
-        for row in measure(name, arguments):
-            rows.append(row)
-            print(row, flush=True)
-            content = {
-                "rows": rows, "num_test": arguments.test, "num_calibration": arguments.samples,
-                "sums_products_in_16_bits": sums_products_in_16_bits(), "machine": machine_facts().model_dump(),
+    arguments.files.mkdir(parents=True, exist_ok=True)
+    found = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"rows": [], "latency": []}
+    if arguments.accuracy:
+        for name in arguments.networks:
+            rows = accuracies(name, arguments)
+            files = {row["file"] for row in rows}
+            found["rows"] = [row for row in found["rows"] if row["network"] != name] + rows
+            found["latency"] = [row for row in found["latency"] if row["file"] not in files]
+            found |= {
+                "num_test": arguments.test, "num_calibration": arguments.samples, "steps": arguments.steps,
+                "sums_products_in_16_bits": sums_products_in_16_bits(), "openvino": version("openvino"),
             }  # fmt: skip
-            RESULTS.write_text(json.dumps(content, indent=1) + "\n")
+            arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+    if arguments.latency:
+        for row in latencies(found["rows"], arguments):
+            same = (row["file"], row["backend"])
+            found["latency"] = [r for r in found["latency"] if (r["file"], r["backend"]) != same] + [row]
+            found["latency_machine"] = machine_facts().model_dump()
+            arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

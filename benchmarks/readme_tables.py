@@ -9,6 +9,8 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 MARKERS = re.compile(r"(<!-- results -->\n).*(<!-- /results -->)", re.DOTALL)
 METRICS = {"auc": "AUC", "top1": "top-1"}
+RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+NAMES = {"resnet56": "ResNet-56", "gaze": "gaze network"}
 SETS = {"osie": "OSIE", "eyecrowd": "EyeCrowd", "scene500": "Scene500", "rendered": "rendered scenes"}
 
 
@@ -49,7 +51,78 @@ def tables() -> str:
             f"| {title} | {row['num_pictures']:.0f} | {row['auc']:.3f} | {row['nss']:.2f} "
             f"| {row[f'{prefix}_auc']:.3f} | {row[f'{prefix}_nss']:.2f} |"
         )
-    return "\n".join([*lines, "", *structure(), "", *pruning_quality(), "", *pruning_healed()]) + "\n"
+    return "\n".join([*lines, "", *structure(), "", *pruning_quality(), "", *pruning_healed(), *precision()]) + "\n"
+
+
+def precision() -> list[str]:
+    """Return the tables of quantisation and packing, as far as they were measured."""
+    lines: list[str] = []
+    for name, told in (("quantisation", quantisation), ("packing", packing)):
+        results = ROOT / "benchmarks" / "results" / f"{name}.json"
+        if results.exists():
+            lines += ["", *told(json.loads(results.read_text()))]
+    return lines
+
+
+def quantisation(found: dict[str, Any]) -> list[str]:
+    """Return the table of pruning alone, quantisation alone and both; speed-ups are there where they were timed."""
+    timed = {(row["file"], row["backend"]): row for row in found["latency"]}
+    lines = [
+        "Eight bits after training, ours and the peers' from the same float32 files and calibration samples"
+        f" (`benchmarks/quantisation.py`, up to {found['num_test']:,} test samples). Lost: what the primary metric, in"
+        " per cent, is below the float32 network of the same state, with 95 % intervals. Speed-up: over"
+        " that network, and of pruned float32 networks over the whole one; one thread, one sample.",
+        "",
+        "| network | precision by | size, packed | " + " | ".join(
+            f"{title}: lost | speed-up" for title in RUNTIMES.values()) + " |",
+        "|---|---|---|" + "---|---|" * len(RUNTIMES),
+    ]  # fmt: skip
+    for row in found["rows"]:
+        cells = []
+        for runtime in RUNTIMES:
+            lost = row["lost"][runtime]
+            at_all = f"{100 * row['quality'][runtime]:.1f} % kept"
+            percent = [100 * lost[key] for key in ("value", "low", "high")]
+            cells.append(at_all if row["by"] == "float32" else "{:.2f} ({:.2f} to {:.2f})".format(*percent))
+            latency = timed.get((row["file"], runtime))
+            cells.append("" if latency is None else f"{latency['speedup']['value']:.2f}")
+        sizes = f"{row['size_bytes'] / 1e3:,.0f} kB, {row['packed_bytes'] / 1e3:,.0f} kB"
+        named = f"{NAMES[row['network']]}, {row['state']}"
+        by = row["by"] if row["by"].startswith(("secateur", "float")) else f"{row['by']} {row['version']}"
+        lines.append(f"| {named} | {by} | {sizes} | {' | '.join(cells)} |")
+    return lines
+
+
+def packing(found: dict[str, Any]) -> list[str]:
+    """Return the tables of sizes, and of products on the coded form."""
+    lines = [
+        "Packed files (`benchmarks/packing.py`): kilobytes, what zstd makes of the same file, what no code of single"
+        " values can do without for its tensors, and the metric of the unpacked file in per cent, without training.",
+        "",
+        "| network | weights | archive | zstd -19 | entropy | of the uncut weights | metric |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {NAMES[row['network']]}, {row['state']} | {row['way']} | {row['archive_bytes'] / 1e3:,.0f} "
+        f"| {row['zstd_bytes']['file'] / 1e3:,.0f} | {row['entropy_bytes'] / 1e3:,.0f} "
+        f"| {row['ratio_of_weights']:.1%} | {100 * row['quality']:.1f} |"
+        for row in found["rows"]
+    ]
+    shape = " x ".join(str(length) for length in found["product_shape"])
+    lines += [
+        "",
+        f"A product of a {shape} matrix of 33 values with a vector, in milliseconds, and what the matrix takes:",
+        "",
+        "| zeros | dense | sparse (CSR) | ham | sham |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['zeros']:.0%} | " + " | ".join(
+            f"{1e3 * row[f'{form}_s']:.2f} ms, {row[f'{form}_bytes'] / 1e3:,.0f} kB"
+            for form in ("dense", "csr", "ham", "sham")) + " |"
+        for row in found["products"]
+    ]  # fmt: skip
+    return lines
 
 
 def structure() -> list[str]:

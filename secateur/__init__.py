@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from secateur.chain import estimate, run
     from secateur.errors import SecateurError
     from secateur.pipeline.export import export
+    from secateur.pipeline.packing import Pack, pack, unpack
+    from secateur.pipeline.quantize.half import Halve
+    from secateur.pipeline.quantize.mixed import Mixed
     from secateur.pipeline.quantize.quantize import Quantize, quantize
     from secateur.pipeline.structure import Plan, cut, cut_optimizer, load, mask, regrow, save, trace
     from secateur.recipe import Recipe
@@ -19,8 +22,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Data": "secateur.artifacts",
+    "Halve": "secateur.pipeline.quantize.half",
     "Metric": "secateur.artifacts",
+    "Mixed": "secateur.pipeline.quantize.mixed",
     "Model": "secateur.artifacts",
+    "Pack": "secateur.pipeline.packing",
     "Plan": "secateur.pipeline.structure",
     "Quantize": "secateur.pipeline.quantize.quantize",
     "Recipe": "secateur.recipe",
@@ -34,18 +40,23 @@ _HOMES = {
     "load": "secateur.pipeline.structure",
     "mask": "secateur.pipeline.structure",
     "measure": "secateur.backends.measure",
+    "pack": "secateur.pipeline.packing",
     "quantize": "secateur.pipeline.quantize.quantize",
     "read_recipe": "secateur.recipe_file",
     "regrow": "secateur.pipeline.structure",
     "run": "secateur.chain",
     "save": "secateur.pipeline.structure",
     "trace": "secateur.pipeline.structure",
+    "unpack": "secateur.pipeline.packing",
 }
 
 __all__ = [
     "Data",
+    "Halve",
     "Metric",
+    "Mixed",
     "Model",
+    "Pack",
     "Plan",
     "Quantize",
     "Recipe",
@@ -59,12 +70,14 @@ __all__ = [
     "load",
     "mask",
     "measure",
+    "pack",
     "quantize",
     "read_recipe",
     "regrow",
     "run",
     "save",
     "trace",
+    "unpack",
 ]
 
 

@@ -1,17 +1,22 @@
 """The step of a run that quantises the compressed network and measures what is left of its metrics."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from secateur.artifacts import QUANTIZED, Model
+from secateur.backends import BACKENDS
 from secateur.backends.machine import sums_products_in_16_bits
 from secateur.backends.protocol import Missing
 from secateur.calibration.batches import evaluate
 from secateur.calibration.samples import draw_samples
+from secateur.layer_precision import LayerPrecisions
 from secateur.listening import Listener
 from secateur.loading import Workload
-from secateur.pipeline.quantize import Quantize
+from secateur.pipeline.quantize import Mixed, Quantize
 from secateur.pipeline.quantize.module import FileModule
+from secateur.pipeline.quantize.quantize import Calibrated
 from secateur.recipe import QuantizeSettings, Recipe
 from secateur.report.gates import COMPRESSED
 from secateur.steps import EVALUATION_BATCH_SIZE, write
@@ -44,6 +49,14 @@ class Quantization:
             skip=tuple(settings.skip),
         )  # fmt: skip
 
+    def _latencies(self, calibrated: Calibrated, precisions: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Time the layers on the runtime that is timed."""
+        measured = self.recipe.measure
+        timed = LayerPrecisions(
+            backend=BACKENDS[measured.backend], batch_size=measured.batch_size, num_threads=measured.num_threads
+        )
+        return timed(calibrated, precisions, self.listener.progress)
+
     def facts(self) -> dict[str, str | int]:
         """Return what the result depends on beside the recipe's section."""
         return {"target": self.quantize.target, "weight_bits": self.quantize.weight_bits}
@@ -59,7 +72,18 @@ class Quantization:
         self.listener.message(
             f"calibrating on {len(samples.indices)} samples ({samples.num_shared} of the test set left out)"
         )
-        found = self.quantize(exported / f"{COMPRESSED}.onnx", samples, folder, name=QUANTIZED)
+        source, quantize = exported / f"{COMPRESSED}.onnx", self.quantize
+        if settings.mixed is not None:
+            wanted = settings.mixed
+            by_bytes = wanted.bytes is not None or wanted.cost == "bytes"
+            mixed = Mixed(
+                bytes=wanted.bytes, latency=wanted.latency, signal_to_noise_db=wanted.signal_to_noise_db,
+                precisions=tuple(wanted.precisions),
+            )  # fmt: skip
+            quantize, table = mixed(source, samples, quantize, None if by_bytes else self._latencies)
+            counts = Counter(row.precision for row in table)
+            self.listener.message(", ".join(f"{counts[name]} layers in {name}" for name in wanted.precisions))
+        found = quantize(source, samples, folder, name=QUANTIZED)
         ratios = ", ".join(f"{name} {ratio:.1f} dB" for name, ratio in found.result.signal_to_noise_db.items())
         self.listener.message(f"{len(found.result.layers)} layers in eight bits; signal to noise: {ratios}")
         for entry in found.result.unfused:

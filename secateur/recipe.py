@@ -146,6 +146,31 @@ class ExportSettings(Section):
     """Largest difference between the network and its ONNX file, relative to the output's largest value."""
 
 
+class MixedSettings(Section):
+    """Mixed precision: what may stay of the cost, or what must stay of the outputs; each layer's share is measured."""
+
+    bytes: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Fraction of the layers' float32 weight bytes that may stay; the outputs' noise is then least."""
+    latency: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Fraction of the layers' float32 latency, timed on measure.backend, that may stay; the noise is then least."""
+    signal_to_noise_db: float | None = None
+    """Signal to noise that the outputs must keep on the calibration samples; the cost is then least."""
+    cost: Literal["auto", "bytes", "latency"] = "auto"
+    """What a layer costs: auto is what the budget is in, and latency where that is a signal to noise."""
+    precisions: Annotated[list[Literal["float32", "float16", "int8"]], Field(min_length=1)] = [
+        "float32", "float16", "int8",
+    ]  # fmt: skip
+    """What a layer may be computed in."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "MixedSettings":
+        if sum(value is not None for value in (self.bytes, self.latency, self.signal_to_noise_db)) != 1:
+            raise ValueError("give one of bytes, latency and signal_to_noise_db")
+        if (self.bytes is not None and self.cost == "latency") or (self.latency is not None and self.cost == "bytes"):
+            raise ValueError("the cost is what the budget is in: leave cost out")
+        return self
+
+
 class QuantizeSettings(Section):
     """Quantisation of the compressed network to eight bits after training: one more file that is built and timed."""
 
@@ -157,17 +182,20 @@ class QuantizeSettings(Section):
     calibrator: Literal["min-max", "moving-average", "percentile", "mse", "entropy"] = "mse"
     """How much of an activation's range is kept: all of it, the batches' average, all but the largest 0.01 %, what has
     the least mean square error, what has the least Kullback-Leibler divergence."""
-    corrections: list[Literal["equalisation", "bias"]] = ["bias"]
-    """What is done to the float32 weights before: channels of adjacent layers take scales that suit both; biases take
-    back what rounding shifts the mean by."""
+    corrections: list[Literal["equalisation", "adaround", "bias"]] = ["bias"]
+    """What is done for the weights, in this order: channels of adjacent layers take scales that suit both; weights are
+    rounded up or down as suits their layer's output; biases take back what rounding shifts the mean by."""
     samples: Annotated[int, Field(ge=1)] = 256
     """Calibration samples, none of which the test set has."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Samples a call of the calibration; a file without an open batch size takes its own."""
-    weight_bits: Literal["auto", 7, 8] = "auto"
-    """Bits of weights; auto is 7 for processors that sum products in 16 bits (no VNNI) and 8 for all others."""
+    weight_bits: Literal["auto"] | Annotated[int, Field(ge=2, le=8)] = "auto"
+    """Bits of weights; auto is 7 for processors that sum products in 16 bits (no VNNI) and 8 for all others. Fewer are
+    kept in eight, so that every runtime reads them, and take less room packed."""
     skip: list[str] = []
     """Layers, by module or node name, that stay in float32."""
+    mixed: MixedSettings | None = None
+    """A precision for every layer in place of eight bits for all; absent for these."""
     tolerance: Annotated[float, Field(gt=0)] = 0.1
     """Largest difference of an engine's outputs to the quantised file's, relative to their largest value: integers on
     the border between two are rounded either way."""

@@ -19,7 +19,7 @@ ORDER = [
     {"recipe_pruning"},
     {"recipe"},
     {"listening", "loading", "recipe_file", "recipe_template", "runs", "sbom"},
-    {"manifest", "steps", "terminal"},
+    {"layer_precision", "manifest", "steps", "terminal"},
     {"judging", "quantization", "sealing"},
     {"deployment"},
     {"chain", "comparing", "verify"},

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from project import write_project
+from pydantic import ValidationError
 
 import secateur
 from secateur.artifacts import QUANTIZED, Model, Summary
@@ -16,6 +18,7 @@ from secateur.manifest import read_manifest
 from secateur.pipeline.export import export
 from secateur.pipeline.quantize.module import FileModule
 from secateur.quantization import unreadable
+from secateur.recipe import MixedSettings
 from secateur.recipe_template import write_template
 from secateur.verify import verify
 
@@ -94,6 +97,20 @@ def test_what_cannot_be_read_is_said() -> None:
     assert "uint8 with a zero point" in missing.found
     assert unreadable("tensorrt", "tensorrt") is None
     assert unreadable("openvino", "cpu") is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ({}, "one of bytes, latency and signal_to_noise_db"),
+        ({"bytes": 0.5, "latency": 0.5}, "one of bytes, latency and signal_to_noise_db"),
+        ({"bytes": 0.5, "cost": "latency"}, "leave cost out"),
+        ({"latency": 0.5, "precisions": []}, "at least 1 item"),
+    ],
+)
+def test_mixed_precision_takes_one_budget(wanted: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        MixedSettings(**wanted)
 
 
 class Twins(torch.nn.Module):

@@ -6,8 +6,11 @@ Tensor-carrying artefacts are frozen dataclasses; results that end up in JSON ar
 from secateur.artifacts.channels import Group, Pinned, Reader, Root, Slice
 from secateur.artifacts.layers import LatencyGrid, Layer, LayerShape
 from secateur.artifacts.networks import Batch, Data, Metric, Model, Task, as_tuple
+from secateur.artifacts.packing import PackedTensor, PackResult
 from secateur.artifacts.quantization import (
     QUANTIZED,
+    HalveResult,
+    LayerPrecision,
     QuantizedActivation,
     QuantizedLayer,
     QuantizeResult,
@@ -60,14 +63,18 @@ __all__ = [
     "GateResult",
     "Group",
     "GroupRedundancy",
+    "HalveResult",
     "Interval",
     "LatencyGrid",
     "LatencySummary",
     "Layer",
+    "LayerPrecision",
     "LayerShape",
     "Machine",
     "Metric",
     "Model",
+    "PackResult",
+    "PackedTensor",
     "Parity",
     "Pinned",
     "PruneResult",

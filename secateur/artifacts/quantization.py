@@ -56,3 +56,28 @@ class QuantizeResult(Record):
     left: dict[str, str]
     unfused: tuple[Unfused, ...]
     signal_to_noise_db: dict[str, float] = Field(default_factory=dict)
+
+
+class HalveResult(Record):
+    """A file in half precision: how many nodes are, which stay in float32 and what each alone would have cost.
+
+    Errors are root mean squares of the outputs' change over that of the outputs: with all nodes converted, and of what
+    was written.
+    """
+
+    path: str
+    dtype: str
+    size_bytes: int
+    num_converted: int
+    kept: dict[str, float]
+    error_of_all: float
+    error: float
+
+
+class LayerPrecision(Record):
+    """The precision that was chosen for a layer, and of each one the outputs' signal over its noise, and its cost."""
+
+    name: str
+    precision: str
+    noise_db: dict[str, float]
+    cost: dict[str, float]

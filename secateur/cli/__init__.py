@@ -15,6 +15,7 @@ from secateur.cli.compressing import check, estimate, run, sweep
 from secateur.cli.gazing import gaze
 from secateur.cli.judging import compare, gate, verify
 from secateur.cli.options import err, show
+from secateur.cli.packing import pack, unpack
 from secateur.cli.surroundings import bench, doctor, init, schema
 from secateur.errors import SecateurError
 
@@ -31,6 +32,8 @@ VERBS: dict[Callable[..., Any], str] = {
     verify: "secateur verify runs/my-network",
     compare: "secateur compare runs/my-network runs/other --json",
     bench: "secateur bench original.onnx compressed.onnx --backend openvino --threads 2",
+    pack: "secateur pack compressed.onnx --sharing k-means --levels 32",
+    unpack: "secateur unpack compressed.onnx.pack --out compressed.onnx",
     gaze: "secateur gaze film.mp4 --engine gaze.onnx --out seen.mp4",
     doctor: "secateur doctor --json",
     init: "secateur init recipe.yaml",

@@ -117,6 +117,7 @@ class Finetune:
         importance: Mapping[str, Tensor] | None = None,
         fisher: Mapping[str, Tensor] | None = None,
         other_teachers: Sequence[Model] = (),
+        masks: Mapping[str, Tensor] | None = None,
         checkpoint_folder: Path | None = None,
         progress: Progress | None = None,
     ) -> tuple[Model, FinetuneResult]:
@@ -126,6 +127,7 @@ class Finetune:
         own structure; without them features are not compared. ``importance`` gives each group's channels, as they were
         before any cut, their worth (Fisher saliency); ``fisher`` gives each of the teacher's parameters its Fisher
         information, which the weight of the ``parameter`` term needs. ``other_teachers`` are distilled from as well.
+        Where ``masks``, by the student's parameters, are False, weights are zero after every step.
         With a ``checkpoint_folder`` a rerun goes on where the last one stopped.
 
         In processes that ``torchrun`` started, all of which make the same call, the training is that of one process
@@ -162,6 +164,7 @@ class Finetune:
                     autocast=accelerator.autocast,
                 ),
                 targets=self.targets,
+                masks={name: mask.to(accelerator.device) for name, mask in (masks or {}).items()},
                 average=WeightAverage.of(pupil, self.averaging) if self.averaging is not None else None,
                 part=chosen,
                 validation=held_out,
@@ -175,7 +178,8 @@ class Finetune:
                         task,
                         data,
                         {f"importance.{name}": values for name, values in (importance or {}).items()}
-                        | {f"fisher.{name}": values for name, values in (fisher or {}).items()},
+                        | {f"fisher.{name}": values for name, values in (fisher or {}).items()}
+                        | {f"mask.{name}": mask for name, mask in (masks or {}).items()},
                     )
                 ),
             )

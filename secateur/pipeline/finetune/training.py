@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -81,6 +81,7 @@ class Training:
     position: Position
     targets: SoftTargets = field(default_factory=SoftTargets)
     average: WeightAverage | None = None
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
     best: dict[str, Tensor] = field(default_factory=dict)
 
     def run(self) -> FinetuneResult:
@@ -215,6 +216,9 @@ class Training:
             raise self._diverged(where, f"gradients that are not finite ({_said(parts)})", rate)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for name, mask in self.masks.items():
+                self.student.get_parameter(name).mul_(mask)
         if self.average is not None:
             self.average.update(self.student, self.position.step)
         return parts

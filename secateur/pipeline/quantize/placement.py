@@ -56,7 +56,7 @@ class Placement:
     left: dict[str, str]
 
 
-def place(graph: Graph, target: Target, skip: Sequence[str] = ()) -> Placement:
+def place(graph: Graph, target: Target, skip: Sequence[str] = (), half: Sequence[str] = ()) -> Placement:
     """Choose layers and tensors.
 
     Every input of a layer is quantised. The summands of a sum that follows a convolution are as the target wants them,
@@ -64,9 +64,9 @@ def place(graph: Graph, target: Target, skip: Sequence[str] = ()) -> Placement:
     graph's outputs are left as they are.
 
     Raises:
-        ExportError: a name to be skipped is that of no layer, or no layer is left.
+        ExportError: a name to be skipped or halved is that of no layer, or no layer is left.
     """
-    _check_skip(graph, skip)
+    _check_skip(graph, [*skip, *half])
     layers, left = [], {}
     for node in graph.proto.graph.node:
         if not graph.is_layer(node):
@@ -74,9 +74,11 @@ def place(graph: Graph, target: Target, skip: Sequence[str] = ()) -> Placement:
                 left[node.name] = "not a product of a float32 activation with constant weights"
         elif set(skip) & set(graph.names(node)):
             left[node.name] = "skipped by name"
+        elif set(half) & set(graph.names(node)):
+            left[node.name] = "in float16"
         else:
             layers.append(node)
-    if not layers:
+    if not layers and not half:
         raise ExportError(
             "quantisation", f"no layer to quantise ({left or 'none in the graph'})",
             f"at least one of {', '.join(QUANTIZED_OPERATORS)} with constant weights", "Skip fewer layers.",

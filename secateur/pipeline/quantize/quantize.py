@@ -1,7 +1,7 @@
 """Post-training quantisation: an ONNX file in, the same network with eight-bit weights and activations out."""
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,16 +20,18 @@ from secateur.calibration.ranges import Seen, Tensors, collect_ranges
 from secateur.equality import difference
 from secateur.errors import ExportError
 from secateur.pipeline.quantize.calibrators import CALIBRATORS
-from secateur.pipeline.quantize.corrections import CORRECTIONS
+from secateur.pipeline.quantize.corrections import CORRECTIONS, Correction
 from secateur.pipeline.quantize.graph import Graph
-from secateur.pipeline.quantize.grid import Steps
+from secateur.pipeline.quantize.grid import Range, Steps
+from secateur.pipeline.quantize.half import halved
 from secateur.pipeline.quantize.lint import lint
 from secateur.pipeline.quantize.placement import TARGETS, Placement, place
 from secateur.pipeline.quantize.rewrite import layer_weights, rewritten
 from secateur.pipeline.quantize.running import Running, Samples, arrays, digest
+from secateur.pipeline.quantize.weights import Weights
 from secateur.storage import sha256, write
 
-WEIGHT_BITS = (7, 8)
+WEIGHT_BITS = range(2, 9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +43,26 @@ class Quantized:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calibrated:
+    """A graph with what its samples said: where it is rounded, by which steps, and its weights' nearest integers."""
+
+    graph: Graph
+    target: str
+    placement: Placement
+    ranges: Mapping[str, Range]
+    steps: Mapping[str, Steps]
+    weights: Mapping[str, Weights]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Quantize:
     """Post-training quantisation of an ONNX file.
 
     ``target`` says for which runtimes tensors are rounded, see `TARGETS`: "tensorrt" rounds activations to int8 around
     zero, which every runtime can read, "cpu" to uint8 with a zero point, in the places that ONNX Runtime and OpenVINO
     want them. ``weight_bits`` is 7 where a processor without VNNI sums pairs of products in 16 bits, which 8-bit
-    weights overflow. ``skip`` names layers, or modules of them, that stay in float32.
+    weights overflow; weights of fewer bits are kept in int8 too, and take less room packed. ``skip`` names layers, or
+    modules of them, that stay in float32, ``half`` those that are computed in float16.
     """
 
     target: str = "tensorrt"
@@ -55,6 +70,7 @@ class Quantize:
     corrections: Sequence[str] = ("bias",)
     weight_bits: int = 8
     skip: Sequence[str] = ()
+    half: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         _require("target", self.target, TARGETS)
@@ -62,7 +78,7 @@ class Quantize:
         for name in self.corrections:
             _require("corrections", name, CORRECTIONS)
         if self.weight_bits not in WEIGHT_BITS:
-            raise ExportError("quantisation, weight_bits", str(self.weight_bits), "7 or 8", "Choose one of these.")
+            raise ExportError("quantisation, weight_bits", str(self.weight_bits), "2 to 8", "Choose one of these.")
 
     def __call__(self, source: Exported | Path, samples: Samples, folder: Path, *, name: str) -> Quantized:
         """Write ``folder/name.onnx``.
@@ -79,24 +95,24 @@ class Quantize:
             StorageError: the file cannot be written.
             BackendError: ONNX Runtime is absent.
         """
-        path = source.path if isinstance(source, Exported) else source
-        original = Graph(proto=_read(path))
+        calibrated = self.calibrate(source, samples)
+        original = Graph(proto=_read(source.path if isinstance(source, Exported) else source))
+        graph, placement = calibrated.graph, calibrated.placement
+        ranges, steps, weights = calibrated.ranges, calibrated.steps, dict(calibrated.weights)
         target = TARGETS[self.target]
-        graph = original
-        for correction in self.corrections:
-            before = CORRECTIONS[correction].before
-            graph = graph if before is None else before(graph)
-        placement = place(graph, target, self.skip)
-        seen = _seen(graph, placement, samples)
-        ranges = {scale: CALIBRATORS[self.calibrator](values, target.grid) for scale, values in seen.items()}
-        steps = {scale: target.grid.steps(chosen) for scale, chosen in ranges.items()}
-        quantized = self._written(graph, placement, steps)
-        for correction in self.corrections:
-            after = CORRECTIONS[correction].after
-            if after is not None:
-                graph = after(graph, quantized, placement.layers, samples)
-                placement = place(graph, target, self.skip)
-                quantized = self._written(graph, placement, steps)
+
+        def rounded(layers: Mapping[str, Weights]) -> onnx.ModelProto:
+            return rewritten(graph, placement, steps, target, layers)
+
+        for correction in self._corrections:
+            if correction.rounding is not None:
+                weights = correction.rounding(graph, placement.layers, weights, rounded, samples)
+            if correction.after is not None:
+                graph = correction.after(graph, rounded(weights), placement.layers, samples)
+                placement = place(graph, target, self.skip, self.half)
+        quantized = rounded(weights)
+        if self.half:
+            quantized = _with_halves(graph, quantized, self.half)
         onnx.checker.check_model(quantized, full_check=True)
         num_samples, samples_sha256 = digest(original.proto, samples)
         parity, signal_to_noise = _compared(original.proto, quantized, samples)
@@ -114,7 +130,7 @@ class Quantize:
                 )
                 for tensor, scale in placement.scales.items()
             },
-            layers=tuple(self._layer(graph, placement, steps, node) for node in placement.layers),
+            layers=tuple(_layer(graph, node, weights[node.output[0]]) for node in placement.layers),
             left=placement.left,
             unfused=lint(quantized, self.target),
             signal_to_noise_db=signal_to_noise,
@@ -126,24 +142,40 @@ class Quantize:
             exported=Exported(path=written, result=_described(quantized, written, content, parity)), result=result
         )
 
-    def _written(self, graph: Graph, placement: Placement, steps: dict[str, Steps]) -> onnx.ModelProto:
+    def calibrate(self, source: Exported | Path, samples: Samples) -> Calibrated:
+        """Look at the samples; errors are those of the call."""
+        graph = Graph(proto=_read(source.path if isinstance(source, Exported) else source))
+        for correction in self._corrections:
+            graph = graph if correction.before is None else correction.before(graph)
         target = TARGETS[self.target]
-        return rewritten(graph, placement, steps, target, weight_bits=self.weight_bits)
+        placement = place(graph, target, self.skip, self.half)
+        seen = _seen(graph, placement, samples)
+        ranges = {scale: CALIBRATORS[self.calibrator](values, target.grid) for scale, values in seen.items()}
+        steps = {scale: target.grid.steps(chosen) for scale, chosen in ranges.items()}
+        weights = {
+            node.output[0]: layer_weights(graph, node, steps[placement.scales[node.input[0]]].scale, self.weight_bits)
+            for node in placement.layers
+        }
+        return Calibrated(
+            graph=graph, target=self.target, placement=placement, ranges=ranges, steps=steps, weights=weights
+        )
 
-    def _layer(
-        self, graph: Graph, placement: Placement, steps: dict[str, Steps], node: onnx.NodeProto
-    ) -> QuantizedLayer:
-        values = graph.array(node.input[1]).astype(np.float64)
-        weights = layer_weights(graph, node, steps[placement.scales[node.input[0]]].scale, self.weight_bits)
-        size = float(np.linalg.norm(values))
-        error = float(np.linalg.norm(values - weights.values))
-        return QuantizedLayer(name=node.name, operator=node.op_type, weight_error=error / size if size else 0.0)
+    @property
+    def _corrections(self) -> list[Correction]:
+        return [correction for name, correction in CORRECTIONS.items() if name in self.corrections]
 
 
 def quantize(source: Exported | Path, samples: Samples, settings: Quantize | None = None) -> Quantized:
     """Write a quantised file beside an ONNX file, ``<name>_int8.onnx``; see `Quantize` for arguments and errors."""
     path = source.path if isinstance(source, Exported) else source
     return (settings or Quantize())(path, samples, path.parent, name=f"{path.stem}_int8")
+
+
+def _layer(graph: Graph, node: onnx.NodeProto, weights: Weights) -> QuantizedLayer:
+    values = graph.array(node.input[1]).astype(np.float64)
+    size = float(np.linalg.norm(values))
+    error = float(np.linalg.norm(values - weights.values))
+    return QuantizedLayer(name=node.name, operator=node.op_type, weight_error=error / size if size else 0.0)
 
 
 def _require(field: str, name: str, table: Collection[str]) -> None:
@@ -162,6 +194,14 @@ def _read(path: Path) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(proto)
 
 
+def _with_halves(graph: Graph, quantized: onnx.ModelProto, half: Sequence[str]) -> onnx.ModelProto:
+    """Compute the layers of these names in float16."""
+    chosen = [
+        node.output[0] for node in graph.proto.graph.node if graph.is_layer(node) and set(half) & set(graph.names(node))
+    ]
+    return halved(Graph(proto=onnx.shape_inference.infer_shapes(quantized)), chosen, "float16")
+
+
 def _seen(graph: Graph, placement: Placement, samples: Samples) -> dict[str, Seen]:
     """Collect the values of all tensors that share a scale, under its name."""
     running = Running(graph.proto, [name for names in placement.sources.values() for name in names])
@@ -171,7 +211,7 @@ def _seen(graph: Graph, placement: Placement, samples: Samples) -> dict[str, See
             values = running(inputs)
             yield {scale: tuple(values[name] for name in names) for scale, names in placement.sources.items()}
 
-    return collect_ranges(passes)
+    return collect_ranges(passes) if placement.sources else {}
 
 
 def _compared(

@@ -13,12 +13,13 @@ from secateur.pipeline.quantize.weights import Weights, bias_of, quantize_weight
 
 
 def rewritten(
-    graph: Graph, placement: Placement, steps: Mapping[str, Steps], target: Target, *, weight_bits: int
+    graph: Graph, placement: Placement, steps: Mapping[str, Steps], target: Target, layers: Mapping[str, Weights]
 ) -> onnx.ModelProto:
-    """Return the graph with its weights in int8 and every placed tensor rounded for all who read it.
+    """Return the graph with the weights of its layers in int8 and every placed tensor rounded for all who read it.
 
     Weights and int32 biases are kept as integers with a DequantizeLinear behind them; tensors get a QuantizeLinear and
-    a DequantizeLinear. Constants that several layers share are quantised for each.
+    a DequantizeLinear. ``layers`` are the weights by what each layer writes: constants that several share are there for
+    each.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(graph.proto)
@@ -28,7 +29,7 @@ def rewritten(
     for original in placement.layers:
         node = nodes[original.output[0]]
         scale = steps[placement.scales[node.input[0]]].scale
-        weights = layer_weights(graph, original, scale, weight_bits)
+        weights = layers[original.output[0]]
         node.input[1] = _constant(added, front, node, node.input[1], weights.integers, weights.scales, weights.axis)
         if target.int_bias and len(node.input) > 2 and node.input[2] in graph.constants:
             scales = (weights.scales.astype(np.float64) * scale).astype(np.float32)

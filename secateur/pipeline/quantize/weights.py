@@ -15,17 +15,22 @@ LARGEST_BIAS = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """A layer's integers and the scales of its output channels, which lie on ``axis``."""
+    """A layer's integers, from -``most`` to ``most``, and the scales of its output channels, which lie on ``axis``."""
 
     integers: Int8[np.ndarray, "..."]
     scales: Float[np.ndarray, " channels"]
     axis: int
+    most: int
 
     @property
     def values(self) -> Float[np.ndarray, "..."]:
         """What the integers stand for, float32."""
-        shape = [-1 if axis == self.axis else 1 for axis in range(self.integers.ndim)]
-        return (self.integers * self.scales.reshape(shape)).astype(np.float32)
+        return (self.integers * self.steps).astype(np.float32)
+
+    @property
+    def steps(self) -> Float[np.ndarray, "..."]:
+        """The scales, shaped to be multiplied with the integers."""
+        return self.scales.reshape([-1 if axis == self.axis else 1 for axis in range(self.integers.ndim)])
 
 
 def quantize_weights(
@@ -51,7 +56,7 @@ def quantize_weights(
     scales = scales.astype(np.float32)
     shape = [-1 if a == axis else 1 for a in range(values.ndim)]
     integers = np.rint(values / scales.reshape(shape)).clip(-most, most).astype(np.int8)
-    return Weights(integers=integers, scales=scales, axis=axis)
+    return Weights(integers=integers, scales=scales, axis=axis, most=most)
 
 
 def bias_of(graph: Graph, node: onnx.NodeProto) -> str | None:

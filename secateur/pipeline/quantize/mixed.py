@@ -1,0 +1,162 @@
+"""Mixed precision: which layers go to eight bits, which to half precision, and which stay in float32."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from secateur.artifacts import Exported, LayerPrecision
+from secateur.errors import BudgetError, ExportError
+from secateur.pipeline.allocation.knapsack import solve_knapsack
+from secateur.pipeline.quantize.graph import Graph
+from secateur.pipeline.quantize.half import Errors, halved
+from secateur.pipeline.quantize.placement import TARGETS, Placement
+from secateur.pipeline.quantize.quantize import Calibrated, Quantize
+from secateur.pipeline.quantize.rewrite import rewritten
+from secateur.pipeline.quantize.running import Samples
+
+PRECISIONS: dict[str, int] = {"float32": 4, "float16": 2, "int8": 1}
+"""What a layer may be computed in, and the bytes of a weight."""
+RESOLUTION = 20_000
+Latencies = Callable[[Calibrated, Sequence[str]], Mapping[str, Mapping[str, float]]]
+"""Returns the seconds of every layer, by its name, in float32 and the precisions named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixed:
+    """Choice of a precision for every layer, as a multiple-choice knapsack of measured noise and cost.
+
+    Exactly one budget is given. ``bytes``: the fraction of the layers' float32 bytes that may stay. ``latency``: the
+    fraction of the layers' float32 latency, which needs ``latencies``. ``signal_to_noise_db``: what the outputs must
+    keep; the cost, bytes or latency where latencies are given, is then least.
+    """
+
+    bytes: float | None = None
+    latency: float | None = None
+    signal_to_noise_db: float | None = None
+    precisions: tuple[str, ...] = tuple(PRECISIONS)
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.bytes, self.latency, self.signal_to_noise_db) if value is not None]
+        if len(given) != 1:
+            raise BudgetError(
+                "mixed precision", f"{len(given)} budgets", "one of bytes, latency, signal_to_noise_db", "Give one."
+            )
+        if unknown := set(self.precisions) - set(PRECISIONS) or not self.precisions:
+            raise BudgetError(
+                "mixed precision, precisions", f"{unknown or 'none'}", f"some of {list(PRECISIONS)}", "Name these."
+            )
+
+    def __call__(
+        self,
+        source: Exported | Path,
+        samples: Samples,
+        quantize: Quantize,
+        latencies: Latencies | None = None,
+    ) -> tuple[Quantize, tuple[LayerPrecision, ...]]:
+        """Return settings that quantise with the precisions chosen, and what was measured of each layer.
+
+        A layer's noise is what its own rounding adds to the outputs, all others in float32; noises of layers are taken
+        to add up. Layers that ``quantize`` skips stay in float32.
+
+        Args:
+            source: the float32 file.
+            samples: calibration samples.
+            quantize: calibrator and target; corrections are left to the quantisation that follows.
+            latencies: times every layer in float32 and the precisions; without it bytes are what a layer costs.
+
+        Raises:
+            BudgetError: the cheapest precisions exceed the budget, all layers keep it in float32, or there are no
+                latencies for one.
+            ExportError: the latency of a layer is missing.
+        """
+        calibrated = replace(quantize, corrections=(), half=()).calibrate(source, samples)
+        layers = calibrated.placement.layers
+        noise = self._noises(calibrated, samples)
+        if self.latency is not None and latencies is None:
+            raise BudgetError("mixed precision", "no latencies", "those of every layer", "Measure the layers.")
+        measured = None if latencies is None else latencies(calibrated, self.precisions)
+        costs = [self._costs(calibrated.graph, node, measured) for node in layers]
+        cost = np.array([[own[p] for p in self.precisions] for own in costs])
+        chosen = self._chosen(noise, cost, sum(own["float32"] for own in costs))
+        table = tuple(
+            LayerPrecision(
+                name=node.name, precision=self.precisions[option],
+                noise_db={p: _decibels(value) for p, value in zip(self.precisions, noise[index], strict=True)},
+                cost={p: float(value) for p, value in zip(self.precisions, cost[index], strict=True)},
+            )
+            for index, (node, option) in enumerate(zip(layers, chosen, strict=True))
+        )  # fmt: skip
+        if not any(row.precision != "float32" for row in table):
+            raise BudgetError(
+                "mixed precision",
+                "every layer in float32 within the budget, and no other choice better",
+                "a budget that asks for less, or layers that cost less in another precision",
+                "Narrow it, or leave the network in float32.",
+            )
+        by = {p: tuple(row.name for row in table if row.precision == p) for p in PRECISIONS}
+        return replace(quantize, skip=(*quantize.skip, *by["float32"]), half=by["float16"]), table
+
+    def _noises(self, calibrated: Calibrated, samples: Samples) -> np.ndarray:
+        """Return the noise over the signal of every layer and precision, [layer, precision]."""
+        errors = Errors(calibrated.graph, samples)
+        return np.array([
+            [0.0 if p == "float32" else errors.of(_alone(calibrated, node, p)) ** 2 for p in self.precisions]
+            for node in calibrated.placement.layers
+        ])  # fmt: skip
+
+    def _costs(
+        self, graph: Graph, node: onnx.NodeProto, latencies: Mapping[str, Mapping[str, float]] | None
+    ) -> Mapping[str, float]:
+        """Return what a layer costs in float32 and in each precision that may be chosen."""
+        if latencies is None:
+            size = math.prod(graph.constants[node.input[1]].dims)
+            return {precision: float(size * width) for precision, width in PRECISIONS.items()}
+        own = latencies.get(node.name, {})
+        if missing := {"float32", *self.precisions} - set(own):
+            raise ExportError(
+                f"mixed precision, layer {node.name}", f"no latency in {sorted(missing)}",
+                f"one in float32 and each of {list(self.precisions)}", "Measure all layers.",
+            )  # fmt: skip
+        return own
+
+    def _chosen(self, noise: np.ndarray, cost: np.ndarray, whole: float) -> list[int]:
+        """Solve the knapsack: least noise within the cost, or least cost within the noise."""
+        if self.signal_to_noise_db is not None:
+            price, worth, capacity = noise, cost, 10 ** (-self.signal_to_noise_db / 10)
+        else:
+            fraction = self.bytes if self.bytes is not None else self.latency
+            price, worth, capacity = cost, noise, float(fraction or 0.0) * whole
+        worth = np.where(np.isfinite(worth), worth, 1e30)
+        least = price.min(1).sum()
+        if least > capacity:
+            raise BudgetError(
+                "mixed precision", f"at least {least:.4g} with the cheapest precisions", f"at most {capacity:.4g}",
+                "Allow more precisions, or a wider budget.",
+            )  # fmt: skip
+        best = worth.argmin(1)
+        if np.take_along_axis(price, best[:, None], 1).sum() <= capacity:
+            return [int(option) for option in best]
+        # Prices in whole numbers, rounded up, so that what is chosen is within the budget.
+        unit = max(capacity, 1e-300) / RESOLUTION
+        bounded = np.minimum(np.ceil(price / unit), 4.0 * RESOLUTION * len(price)).astype(np.int64)
+        if bounded.min(1).sum() > RESOLUTION:
+            return [int(option) for option in price.argmin(1)]
+        return solve_knapsack(list(bounded), list(-worth / worth.max(initial=1e-300)), RESOLUTION, RESOLUTION)
+
+
+def _alone(calibrated: Calibrated, node: onnx.NodeProto, precision: str) -> onnx.ModelProto:
+    """Return the graph with one layer rounded, its input and its weights."""
+    graph, output, given = calibrated.graph, node.output[0], node.input[0]
+    if precision == "float16":
+        return halved(graph, [output], "float16", emulate=True)
+    alone = Placement(layers=(node,), scales={given: given}, sources={}, left={})
+    steps = {given: calibrated.steps[calibrated.placement.scales[given]]}
+    return rewritten(graph, alone, steps, TARGETS[calibrated.target], {output: calibrated.weights[output]})
+
+
+def _decibels(ratio: float) -> float:
+    return -10 * math.log10(ratio) if ratio > 0 else math.inf
