@@ -5,7 +5,9 @@ Tensor-carrying artefacts are frozen dataclasses; results that end up in JSON ar
 
 from secateur.artifacts.channels import Group, Pinned, Reader, Root, Slice
 from secateur.artifacts.layers import LatencyGrid, Layer, LayerShape
+from secateur.artifacts.measurement import BenchCell, Clients, Cold, Measurement
 from secateur.artifacts.networks import Batch, Data, Metric, Model, Task, as_tuple
+from secateur.artifacts.practice import Finding, LayerPractice, NetworkPractice, Practice, Roofline
 from secateur.artifacts.quantization import (
     QUANTIZED,
     QuantizedActivation,
@@ -46,6 +48,9 @@ from secateur.artifacts.results import (
 __all__ = [
     "QUANTIZED",
     "Batch",
+    "BenchCell",
+    "Clients",
+    "Cold",
     "Comparison",
     "Covering",
     "Data",
@@ -55,6 +60,7 @@ __all__ = [
     "Evaluation",
     "ExportResult",
     "Exported",
+    "Finding",
     "FinetuneEpoch",
     "FinetuneResult",
     "GateResult",
@@ -64,12 +70,16 @@ __all__ = [
     "LatencyGrid",
     "LatencySummary",
     "Layer",
+    "LayerPractice",
     "LayerShape",
     "Machine",
+    "Measurement",
     "Metric",
     "Model",
+    "NetworkPractice",
     "Parity",
     "Pinned",
+    "Practice",
     "PruneResult",
     "PruneRound",
     "QuantizeResult",
@@ -78,6 +88,7 @@ __all__ = [
     "Reader",
     "Record",
     "Redundancy",
+    "Roofline",
     "Root",
     "Slice",
     "Summary",

@@ -184,7 +184,8 @@ class Comparison(Record):
     """A paired latency comparison of a baseline and a candidate; the speed-up is baseline over candidate.
 
     ``samples_s`` keeps every timed block's median in order, by side, by instance: [instance][block]. ``p99`` is the
-    99th percentile of the candidate's single calls, in seconds; None where a release did not measure it.
+    99th percentile of the candidate's single calls, in seconds; None where a release did not measure it. ``others`` is
+    how many cores other processes kept busy meanwhile, on average; None where the system does not say.
     """
 
     backend: str
@@ -201,6 +202,7 @@ class Comparison(Record):
     outcome: Literal["faster", "slower", "equivalent", "unresolved"]
     stopped_by: str
     warnings: tuple[str, ...]
+    others: float | None = None
     samples_s: dict[str, tuple[tuple[float, ...], ...]]
     machine: Machine
 

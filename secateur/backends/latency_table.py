@@ -5,7 +5,6 @@ import itertools
 import math
 import os
 import platform
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,9 @@ from secateur.artifacts import LatencyGrid, Layer, LayerShape, Record
 from secateur.backends.layer_file import CALL, write_layer
 from secateur.backends.machine import processor
 from secateur.backends.measure import Stopwatch, WarmUp
-from secateur.backends.onnx_file import random_inputs, read_inputs
-from secateur.backends.protocol import Backend, BuildOptions, Progress, require, unheard
+from secateur.backends.protocol import Backend, Progress, require, unheard
+from secateur.backends.single_file import samples_s
+from secateur.backends.stopping import Stopping
 from secateur.errors import StorageError
 from secateur.storage import read, sha256, write
 
@@ -59,7 +59,8 @@ class LatencyTable:
     num_threads: int = 1
     stopwatch: Stopwatch = field(
         default_factory=lambda: Stopwatch(
-            duration_s=0.05, least_calls=16, warm_up=WarmUp(least_s=0.02, most_s=1.0, window_s=0.01, agreement=0.05)
+            stopping=Stopping(half_width=0.02, least_calls=16, least_s=0.05, most_s=0.2),
+            warm_up=WarmUp(least_s=0.02, most_s=1.0, window_s=0.01, agreement=0.05),
         )
     )
 
@@ -116,17 +117,11 @@ class LatencyTable:
         )
 
     def _median_s(self, shape: LayerShape, rows: int, columns: int) -> float:
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place)
-            file = write_layer(folder / "layer.onnx", shape, rows, columns, self.batch_size)
-            options = BuildOptions(
-                batch_size=self.batch_size, max_batch_size=self.batch_size, num_threads=self.num_threads,
-                tolerance=1e-2,
-            )  # fmt: skip
-            built = self.backend.build(file, folder, options)
-            inputs = random_inputs(read_inputs(file), self.batch_size, seed=0)
-            with self.backend.load(built, folder, num_threads=self.num_threads) as engine:
-                return self.stopwatch.time(engine, inputs).p50_s
+        samples = samples_s(
+            self.backend, lambda path: write_layer(path, shape, rows, columns, self.batch_size), self.stopwatch,
+            batch_size=self.batch_size, num_threads=self.num_threads,
+        )  # fmt: skip
+        return float(np.median(samples))
 
     @functools.cached_property
     def _conditions(self) -> dict[str, str]:

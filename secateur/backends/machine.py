@@ -47,14 +47,19 @@ def processor() -> str:
     return match.group(1).strip() if match else platform.processor() or platform.machine()
 
 
+def processor_flags() -> frozenset[str]:
+    """Name the instruction sets that the processor has; empty where the system does not say."""
+    match = re.search(r"^flags\s*:\s*(.+)$", _text(Path("/proc/cpuinfo")), flags=re.MULTILINE)
+    return frozenset(match.group(1).split()) if match else frozenset()
+
+
 def sums_products_in_16_bits() -> bool:
     """Say whether the processor multiplies eight-bit numbers with vpmaddubsw alone.
 
     That instruction adds two products of uint8 and int8 in 16 bits, where they saturate. Processors with VNNI or AMX,
     and those of other architectures, add them in 32.
     """
-    match = re.search(r"^flags\s*:\s*(.+)$", _text(Path("/proc/cpuinfo")), flags=re.MULTILINE)
-    flags = set(match.group(1).split()) if match else set()
+    flags = processor_flags()
     return "avx2" in flags and not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 

@@ -13,6 +13,7 @@ from secateur.backends.bench import bench
 from secateur.backends.compare import Compare
 from secateur.backends.measure import Stopwatch, WarmUp, measure
 from secateur.backends.protocol import BuildOptions
+from secateur.backends.stopping import Stopping
 from secateur.errors import BackendError
 
 BRIEF = Compare(
@@ -54,11 +55,13 @@ def test_a_pruned_network_against_the_whole(wide: Exported, narrow: Exported) ->
 
 def test_a_single_engine(wide: Exported, tmp_path: Path) -> None:
     backend = BACKENDS["onnxruntime"]
-    stopwatch = Stopwatch(duration_s=0.05, warm_up=BRIEF.warm_up)
+    stopwatch = Stopwatch(stopping=Stopping(least_s=0.02, most_s=0.05), warm_up=BRIEF.warm_up)
     with backend.load(backend.build(wide.path, tmp_path, BuildOptions()), tmp_path) as engine:
-        summary = measure(engine, (np.zeros((2, 3, 24, 24), np.float32),), stopwatch=stopwatch)
-    assert summary.num_samples >= stopwatch.least_calls
-    assert summary.throughput_per_s == pytest.approx(2 / summary.mean_s)
+        found = measure(engine, (np.zeros((2, 3, 24, 24), np.float32),), stopwatch=stopwatch)
+    assert len(found.samples_s) == found.latency.num_samples > 1
+    assert found.latency.throughput_per_s == pytest.approx(2 / found.latency.mean_s)
+    assert found.median.low <= found.latency.p50_s <= found.median.high
+    assert found.machine.cpu
 
 
 def relu(path: Path, *shape: int | str) -> Path:
