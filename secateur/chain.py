@@ -16,13 +16,14 @@ from secateur.artifacts import (
     Evaluation,
     ExportResult,
     FinetuneResult,
+    Practice,
     PruneResult,
     QuantizeResult,
     Redundancy,
     Summary,
     Verdict,
 )
-from secateur.deployment import NETWORKS, Deployment, Engines, Measured
+from secateur.deployment import NETWORKS, PRACTICE, Deployment, Engines, Measured
 from secateur.errors import RecipeError
 from secateur.listening import Listener, Silent
 from secateur.loading import Workload, importable, load
@@ -182,7 +183,10 @@ class _Chain:
             lambda folder: deployment.build(exported.folder, folder, None if quantized is None else quantized.folder),
         )  # fmt: skip
         timed = self.step(
-            "measure", {"measure": recipe.measure}, (built,), lambda folder: deployment.measure(built.folder, folder)
+            "measure",
+            {"measure": recipe.measure},
+            (built,),
+            lambda folder: deployment.measure(exported.folder, built.folder, folder),
         )
         networks = NETWORKS if quantized is None else (*NETWORKS, QUANTIZED)
         measured = Measured(
@@ -194,6 +198,7 @@ class _Chain:
             exports={name: read(exported.folder, name, ExportResult) for name in NETWORKS},
             engines={name: read(built.folder, name, Engines).engines for name in networks},
             comparison=read(timed.folder, "comparison", Comparison),
+            practice=read(timed.folder, PRACTICE, Practice) if (timed.folder / f"{PRACTICE}.json").exists() else None,
         )
         if quantized is not None:
             measured = replace(

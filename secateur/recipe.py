@@ -198,6 +198,8 @@ class MeasureSettings(Section):
     """Longest time the comparison may take."""
     resolution: bool = True
     """Also time the original against itself; what that shows is the limit of resolution."""
+    layers: bool = True
+    """Also hold theory against practice: the layers' own times, the machine's roofline, and where a gain was lost."""
 
 
 class Policy(Section):

@@ -40,10 +40,10 @@ from secateur.artifacts.results import (
     Parity,
     PruneResult,
     PruneRound,
-    Summary,
     Verdict,
     realised_fraction,
 )
+from secateur.artifacts.summary import Summary
 
 __all__ = [
     "QUANTIZED",

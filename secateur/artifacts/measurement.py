@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from secateur.artifacts.practice import Practice
 from secateur.artifacts.record import Record
 from secateur.artifacts.results import Comparison, Interval, LatencySummary, Machine, Parity
 
@@ -66,5 +67,6 @@ class BenchCell(Record):
 
     comparison: Comparison
     parity: dict[str, Parity]
+    practice: Practice | None = None
     cold: dict[str, Cold] = Field(default_factory=dict)
     clients: dict[str, tuple[Clients, ...]] = Field(default_factory=dict)

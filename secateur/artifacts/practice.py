@@ -63,6 +63,12 @@ class LayerPractice(Record):
         """Multiply-adds a byte."""
         return self.macs / self.num_bytes if self.num_bytes else math.inf
 
+    def realised(self, before: "LayerPractice") -> float | None:
+        """Return the share of the multiply-adds' promise that this layer kept; None without a promise or a profile."""
+        if not before.measured_s or not self.measured_s or not self.macs:
+            return None
+        return realised_fraction(before.macs / self.macs, before.measured_s / self.measured_s)
+
 
 class NetworkPractice(Record):
     """One network: its layers in the order of the graph, and what the call's time went to besides them.

@@ -3,14 +3,12 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from secateur.artifacts.channels import Pinned
-from secateur.artifacts.quantization import QuantizeResult
 from secateur.artifacts.record import Record
-from secateur.artifacts.redundancy import Redundancy
 
 
 class PruneRound(Record):
@@ -232,39 +230,3 @@ class Verdict(Record):
     def exit_code(self) -> int:
         """0 pass, 1 fail, 3 undecided (2 is kept for runs that could not be made)."""
         return {"pass": 0, "fail": 1, "undecided": 3}[self.verdict]
-
-
-class Summary(Record):
-    """Everything the report says, from one run.
-
-    ``quantized_comparison`` is that of the original network and the compressed one in eight bits.
-    """
-
-    name: str
-    task: str
-    primary: str
-    data: str
-    facts: dict[str, float]
-    redundancy: Redundancy
-    prune: PruneResult
-    finetune: FinetuneResult
-    evaluations: dict[str, Evaluation]
-    exports: dict[str, ExportResult]
-    engines: dict[str, tuple[EngineResult, ...]]
-    comparison: Comparison
-    quantization: QuantizeResult | None = None
-    quantized_comparison: Comparison | None = None
-    verdict: Verdict
-    durations_s: dict[str, float]
-    recipe: dict[str, Any]
-    version: str
-
-    @property
-    def mac_ratio(self) -> float:
-        """MACs before over MACs after."""
-        return self.prune.macs_before / self.prune.macs_after
-
-    @property
-    def realised(self) -> float | None:
-        """The share of the promised speed-up that was measured, see `realised_fraction`."""
-        return realised_fraction(self.mac_ratio, self.comparison.speedup.value)

@@ -18,6 +18,8 @@ from secateur.backends.cold import cold
 from secateur.backends.compare import BASELINE, CANDIDATE, Compare
 from secateur.backends.measure import STOPWATCH, Stopwatch, measure
 from secateur.backends.onnx_file import NO_SIZES, OnnxInput, random_inputs, read_inputs
+from secateur.backends.practice.practice import Examine, Examined
+from secateur.backends.practice.probe import Probe, cache_folder
 from secateur.backends.protocol import Backend, BuildOptions, Engine, Progress, require, unheard
 from secateur.errors import BackendError
 
@@ -74,14 +76,17 @@ def usual_tolerance(path: Path) -> float:
 class Bench:
     """How files are timed: on what, how closely engines must agree with their files, and what else is looked at.
 
+    ``layers`` holds theory against practice, layer by layer, with the machine's roofline kept in ``folder``;
     ``num_starts`` are cold starts of either engine; ``clients`` are numbers of clients that call at once.
     """
 
     backend: str = "onnxruntime"
     sizes: Mapping[str, int] = field(default_factory=dict)
     tolerance: float | None = None
+    layers: bool = False
     num_starts: int = 0
     clients: tuple[int, ...] = ()
+    folder: Path = field(default_factory=cache_folder)
     compare: Compare = DEFAULT_COMPARE
     stopwatch: Stopwatch = STOPWATCH
 
@@ -125,11 +130,20 @@ class Bench:
                 side: tuple(Crowd(num_clients=n).measure(functools.partial(load, side), arrays) for n in self.clients)
                 for side in files
             }
+            practice = None
+            if self.layers:
+                examine = Examine(
+                    backend=runtime, probe=Probe(backend=runtime, num_threads=num_threads, folder=self.folder),
+                    batch_size=batch_size, num_threads=num_threads, sizes=self.sizes, seed=self.compare.seed,
+                )  # fmt: skip
+                examined = [Examined(file=files[s], engine=built[s][0], folder=built[s][1]) for s in files]
+                practice = examine(*examined, speedup=comparison.speedup.value, progress=progress)
             starts = {side: self._starts(*built[side], arrays, num_threads) for side in files}
             parities = {side: result.parity for side, (result, _) in built.items() if result.parity is not None}
         return BenchCell(
             comparison=comparison,
             parity=parities,
+            practice=practice,
             cold={side: start for side, start in starts.items() if start is not None},
             clients=crowds if self.clients else {},
         )

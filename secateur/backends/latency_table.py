@@ -6,7 +6,7 @@ import math
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,9 @@ from pydantic import ValidationError
 from secateur.artifacts import LatencyGrid, Layer, LayerShape, Record
 from secateur.backends.layer_file import CALL, write_layer
 from secateur.backends.machine import processor
-from secateur.backends.measure import Stopwatch, WarmUp
+from secateur.backends.measure import BRIEF, Stopwatch
 from secateur.backends.protocol import Backend, Progress, require, unheard
 from secateur.backends.single_file import samples_s
-from secateur.backends.stopping import Stopping
 from secateur.errors import StorageError
 from secateur.storage import read, sha256, write
 
@@ -57,12 +56,7 @@ class LatencyTable:
     most: int = 8
     batch_size: int = 1
     num_threads: int = 1
-    stopwatch: Stopwatch = field(
-        default_factory=lambda: Stopwatch(
-            stopping=Stopping(half_width=0.02, least_calls=16, least_s=0.05, most_s=0.2),
-            warm_up=WarmUp(least_s=0.02, most_s=1.0, window_s=0.01, agreement=0.05),
-        )
-    )
+    stopwatch: Stopwatch = BRIEF
 
     def grids(self, layers: Sequence[Layer], progress: Progress = unheard) -> list[tuple[str, LatencyGrid]]:
         """Return the name of each layer's weight and its latencies, measuring those that no file holds.

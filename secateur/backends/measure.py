@@ -161,6 +161,11 @@ class Stopwatch:
 
 
 STOPWATCH = Stopwatch()
+BRIEF = Stopwatch(
+    stopping=Stopping(half_width=0.01, least_calls=16, least_s=0.05, most_s=0.5),
+    warm_up=WarmUp(least_s=0.02, most_s=0.5, window_s=0.01, agreement=0.05),
+)
+"""For many small things, one after the other."""
 
 
 def measure(engine: Engine, inputs: tuple[np.ndarray, ...], *, stopwatch: Stopwatch = STOPWATCH) -> Measurement:

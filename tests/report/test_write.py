@@ -97,7 +97,8 @@ def test_samples_stand_on_one_line(folder: Path, summary: Summary) -> None:
 def test_the_page_loads_nothing(folder: Path) -> None:
     html = (folder / "report.html").read_text()
     page = parse(html)
-    assert "script" not in page.elements
+    assert page.elements.count("script") == 1
+    assert "<script>" in html, "the script is the page's own"
     assert "link" not in page.elements
     assert "iframe" not in page.elements
     assert all(address.startswith(("#", "data:image/png;base64,")) for address in page.addresses)
@@ -184,8 +185,8 @@ def test_names_of_users_are_never_markup(small: Summary) -> None:
     changed = hostile(small)
     intervals = network_intervals(changed.evaluations, num_resamples=50)
     html = render_html(changed, intervals, [(changed.name, picture())])
-    assert "script" not in parse(html).elements
-    assert "<script" not in html.lower()
+    assert parse(html).elements.count("script") == 1, "the page's own"
+    assert html.lower().count("<script") == 1
     assert "<script" not in render_markdown(changed, intervals)
     check_markdown(render_markdown(changed, intervals))
 

@@ -2,18 +2,17 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from secateur.artifacts import LayerPractice, LayerShape, NetworkPractice
 from secateur.backends.layer_file import CALL, write_layer
 from secateur.backends.machine import processor_flags
-from secateur.backends.measure import Stopwatch, WarmUp
+from secateur.backends.measure import BRIEF, Stopwatch
 from secateur.backends.practice.costs import Cost
 from secateur.backends.protocol import Backend, Progress, unheard
 from secateur.backends.single_file import samples_s
-from secateur.backends.stopping import Stopping
 
 CPU_BACKENDS = frozenset({"onnxruntime", "openvino"})
 
@@ -50,12 +49,7 @@ class Alignment:
     num_threads: int = 1
     worth: float = 0.02
     most: int = 8
-    stopwatch: Stopwatch = field(
-        default_factory=lambda: Stopwatch(
-            stopping=Stopping(half_width=0.01, least_calls=16, least_s=0.05, most_s=0.3),
-            warm_up=WarmUp(least_s=0.02, most_s=0.5, window_s=0.01, agreement=0.05),
-        )
-    )
+    stopwatch: Stopwatch = BRIEF
 
     def tried(
         self, before: NetworkPractice, after: NetworkPractice, paid: Mapping[str, Cost], progress: Progress = unheard

@@ -73,9 +73,9 @@ def _launch(roofline: Roofline, after: NetworkPractice) -> list[Finding]:
         return []
     return [Finding(
         kind="launch bound", layer="", share=share,
-        told=f"{_percent(share)} of a call of {_us(after.profiled_s)} goes to calling {after.num_nodes} kernels and not "
-        "to computing: narrower layers cannot shorten that; a larger batch, fewer layers (removing whole branches) or a "
-        "runtime that fuses more would",
+        told=f"{_percent(share)} of a call of {_us(after.profiled_s)} goes to calling {after.num_nodes} kernels, not "
+        "to computing: narrower layers cannot shorten that; a larger batch, fewer layers (removing whole branches) or "
+        "a runtime that fuses more would",
     )]  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """Put costs, roofline and profile of two networks beside each other, and say where the promise went."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,24 +7,31 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from secateur.artifacts import LayerPractice, NetworkPractice, Practice, Roofline
-from secateur.backends.measure import Stopwatch, WarmUp
-from secateur.backends.onnx_file import NO_SIZES, random_inputs, read_inputs
+from secateur.artifacts import EngineResult, LayerPractice, NetworkPractice, Practice, Roofline
+from secateur.backends.measure import BRIEF, Stopwatch
+from secateur.backends.onnx_file import random_inputs, read_inputs
 from secateur.backends.practice.alignment import Alignment
 from secateur.backends.practice.costs import LAYERS, Cost, Graph, costs
 from secateur.backends.practice.findings import find
 from secateur.backends.practice.probe import Probe
 from secateur.backends.practice.profile import Kernel, profile
-from secateur.backends.protocol import Backend, BuildOptions, Progress, unheard
-from secateur.backends.stopping import Stopping
+from secateur.backends.protocol import Backend, Progress, unheard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """An ONNX file with the engine that was built of it into a folder."""
+
+    file: Path
+    engine: EngineResult
+    folder: Path
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examine:
     """How theory is held against practice.
 
-    ``tolerance`` is what engines are built with, for either file. Layers that take less than ``worth`` of the call are
-    not tried at neighbouring widths, nor more than ``most_tried``.
+    Layers that take less than ``worth`` of the call are not tried at neighbouring widths, nor more than ``most_tried``.
     """
 
     backend: Backend
@@ -33,22 +39,16 @@ class Examine:
     batch_size: int = 1
     num_threads: int = 1
     sizes: Mapping[str, int] = field(default_factory=dict)
-    tolerance: tuple[float, float] = (1e-4, 1e-4)
     num_calls: int = 30
     worth: float = 0.02
     most_tried: int = 8
     seed: int = 0
-    stopwatch: Stopwatch = field(
-        default_factory=lambda: Stopwatch(
-            stopping=Stopping(half_width=0.01, least_calls=16, least_s=0.1, most_s=1.0),
-            warm_up=WarmUp(least_s=0.05, most_s=1.0, window_s=0.02, agreement=0.05),
-        )
-    )
+    stopwatch: Stopwatch = BRIEF
 
     def __call__(
-        self, before: Path, after: Path, *, speedup: float | None = None, progress: Progress = unheard
+        self, before: Examined, after: Examined, *, speedup: float | None = None, progress: Progress = unheard
     ) -> Practice:
-        """Examine two ONNX files of one interface.
+        """Examine two networks of one interface.
 
         Args:
             before: the uncompressed network.
@@ -61,39 +61,32 @@ class Examine:
             StorageError: the kept roofline is damaged or cannot be written.
         """
         roofline = self.probe.roofline(progress)
-        paid = [costs(Graph(path, self.batch_size, self.sizes)) for path in (before, after)]
+        graphs = [Graph(one.file, self.batch_size, self.sizes) for one in (before, after)]
+        paid = [costs(graph) for graph in graphs]
         networks = [
-            self._network(path, cost, roofline, tolerance)
-            for path, cost, tolerance in zip((before, after), paid, self.tolerance, strict=True)
+            self._network(one, graph, cost, roofline)
+            for one, graph, cost in zip((before, after), graphs, paid, strict=True)
         ]
         ratio = networks[0].call_s / networks[1].call_s if speedup is None else speedup
-        shapes = {cost.name: cost for cost in paid[1]}
         alignment = Alignment(
             backend=self.backend, batch_size=self.batch_size, num_threads=self.num_threads, worth=self.worth,
             most=self.most_tried,
         )  # fmt: skip
-        tried = alignment.tried(networks[0], networks[1], shapes, progress)
+        tried = alignment.tried(networks[0], networks[1], {cost.name: cost for cost in paid[1]}, progress)
         return Practice(
             backend=self.backend.name, batch_size=self.batch_size, num_threads=self.num_threads, roofline=roofline,
             before=networks[0], after=networks[1], speedup=ratio,
             findings=find(self.backend, roofline, networks[0], networks[1], ratio, tried),
         )  # fmt: skip
 
-    def _network(self, path: Path, paid: Sequence[Cost], roofline: Roofline, tolerance: float) -> NetworkPractice:
-        options = BuildOptions(
-            batch_size=self.batch_size, max_batch_size=self.batch_size, sizes=self.sizes,
-            num_threads=self.num_threads, tolerance=tolerance, seed=self.seed,
-        )  # fmt: skip
-        inputs = random_inputs(read_inputs(path), self.batch_size, self.seed, self.sizes or NO_SIZES)
-        with tempfile.TemporaryDirectory(prefix="secateur-practice-") as scratch:
-            folder = Path(scratch)
-            built = self.backend.build(path, folder, options)
-            with self.backend.load(built, folder, num_threads=self.num_threads) as engine:
-                call_s = float(np.median(self.stopwatch.time(lambda: engine.run(inputs)).samples_s))
-            profiled = profile(
-                self.backend, built, folder, inputs, num_threads=self.num_threads, num_calls=self.num_calls
-            )
-        owned, reformat_s, other_s = assigned(profiled.kernels, Graph(path, self.batch_size, self.sizes), paid)
+    def _network(self, one: Examined, graph: Graph, paid: Sequence[Cost], roofline: Roofline) -> NetworkPractice:
+        inputs = random_inputs(read_inputs(one.file), self.batch_size, self.seed, self.sizes)
+        with self.backend.load(one.engine, one.folder, num_threads=self.num_threads) as engine:
+            call_s = float(np.median(self.stopwatch.time(lambda: engine.run(inputs)).samples_s))
+        profiled = profile(
+            self.backend, one.engine, one.folder, inputs, num_threads=self.num_threads, num_calls=self.num_calls
+        )
+        owned, reformat_s, other_s = assigned(profiled.kernels, graph, paid)
         working_set = sum(cost.weight_bytes for cost in paid) + max(
             (cost.num_bytes - cost.weight_bytes for cost in paid), default=0
         )

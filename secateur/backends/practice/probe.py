@@ -14,10 +14,9 @@ from pydantic import ValidationError
 from secateur.artifacts import LayerShape, Record, Roofline
 from secateur.backends.layer_file import CALL, IR_VERSION, OPSET, write_layer
 from secateur.backends.machine import processor
-from secateur.backends.measure import Stopwatch, WarmUp
+from secateur.backends.measure import BRIEF, Stopwatch
 from secateur.backends.protocol import Backend, Progress, unheard
 from secateur.backends.single_file import samples_s
-from secateur.backends.stopping import Stopping
 from secateur.errors import StorageError
 from secateur.storage import read, sha256, write
 
@@ -58,12 +57,7 @@ class Probe:
     backend: Backend
     num_threads: int = 1
     folder: Path = field(default_factory=cache_folder)
-    stopwatch: Stopwatch = field(
-        default_factory=lambda: Stopwatch(
-            stopping=Stopping(half_width=0.02, least_calls=5, least_s=0.05, most_s=1.0),
-            warm_up=WarmUp(least_s=0.02, most_s=0.5, window_s=0.01, agreement=0.05),
-        )
-    )
+    stopwatch: Stopwatch = BRIEF
 
     def roofline(self, progress: Progress = unheard) -> Roofline:
         """Return the roofline.
