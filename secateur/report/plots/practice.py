@@ -56,8 +56,8 @@ def roofline_figure(practice: Practice) -> Figure:
         for axes in (roof, over):
             for _, label, colour in sides:
                 axes.plot([], [], "o", color=colour, label=label, markersize=6)
-            log_ticks(axes.xaxis)
-            log_ticks(axes.yaxis)
+            for axis in (axes.xaxis, axes.yaxis):
+                log_ticks(axis, (1.0, 2.0, 5.0), num_ticks=9)
             quiet(axes)
         roof.legend(loc="lower right")
         roof.set_xlabel("intensity: multiply-adds a byte")
@@ -82,7 +82,7 @@ def waterfall_figure(practice: Practice) -> Figure:
                 place, change * scale, left=level * scale, color=THIRD if change <= 0 else MARK, height=0.62
             )
             tip(bar, f"{step.label}: {seconds(step.before_s)} before, {seconds(step.after_s)} after")
-            axes.plot([level * scale] * 2, [place - 1, place], color=LINE, linewidth=0.8)
+            axes.plot([level * scale] * 2, [place - 1, place], color=LINE, linewidth=0.8, zorder=0)
             level += change
             axes.annotate(
                 f"{significant(change * scale, 2)}", (max(level, level - change) * scale, place), (4, 0),
