@@ -72,6 +72,7 @@ class World:
     within: float
     between: float
     pace: Callable[[float, np.random.Generator], Callable[[float], float]]
+    max_s: float = 30.0
 
 
 def steady(_length_s: float, _generator: np.random.Generator) -> Callable[[float], float]:
@@ -95,7 +96,7 @@ def bursts(length_s: float, generator: np.random.Generator) -> Callable[[float],
 
 WORLDS = {
     "quiet": World(within=0.01, between=0.002, pace=steady),
-    "instances": World(within=0.03, between=0.015, pace=steady),
+    "instances": World(within=0.03, between=0.015, pace=steady, max_s=120.0),
     "drift": World(within=0.02, between=0.005, pace=drifting),
     "bursts": World(within=0.02, between=0.005, pace=bursts),
     "throttled": World(within=0.02, between=0.005, pace=throttled),
@@ -142,12 +143,12 @@ def synthetic_world(name: str, world: World, trials: int) -> dict[str, Any]:
 
 def compare_synthetic(world: World, ratio: float, generator: np.random.Generator, seed: int) -> Comparison:
     clock = Clock()
-    pace = world.pace(30.0, generator)
+    pace = world.pace(world.max_s, generator)
 
     def load(call_s: float) -> Callable[[], Engine]:
         return lambda: SyntheticEngine(clock, call_s, world, pace, generator)
 
-    settings = Compare(clock=clock, max_s=30.0, num_resamples=2000, seed=seed)
+    settings = Compare(clock=clock, max_s=world.max_s, num_resamples=2000, seed=seed)
     return settings.compare(load(0.02 * ratio), load(0.02), INPUTS, backend="synthetic", num_threads=1)
 
 

@@ -99,7 +99,7 @@ def _require_one_process() -> None:
 def _chain(recipe: Recipe, folder: Run, listener: Listener) -> "_Chain":
     listener.step("load")
     workload = load(recipe)
-    check_gates(recipe.gates, workload.task.metrics)
+    check_gates(recipe.gates, workload.task.metrics, quantized=recipe.quantize is not None)
     listener.message(workload.data.description or f"{len(workload.data.train)} training samples")  # type: ignore[arg-type]
     return _Chain(
         recipe=recipe, workload=workload, folder=folder, listener=listener,

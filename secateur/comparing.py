@@ -56,7 +56,8 @@ def compare_runs(folders: Sequence[Path]) -> RunsCompared:
             verdict=summary.verdict.verdict,
             measured=quantities(
                 prune=summary.prune, evaluations=summary.evaluations, exports=summary.exports,
-                engines=summary.engines, comparison=summary.comparison, seed=int(summary.recipe["seed"]),
+                engines=summary.engines, comparison=summary.comparison,
+                quantized_comparison=summary.quantized_comparison, seed=int(summary.recipe["seed"]),
             ),
         )
         for folder, summary, settings in zip(folders, summaries, flat, strict=True)

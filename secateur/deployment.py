@@ -189,15 +189,11 @@ class Deployment:
     def gate(self, measured: Measured, folder: Path) -> None:
         """Hold the gates against what was measured; no engine may have failed to build unless a gate allows it.
 
-        Gates are on the compressed network. What rounding to eight bits changes is no error of a runtime, so the
-        quantised network takes part in the count of failed engines only.
+        Gates are on the compressed network, those whose quantity begins with ``quantized_`` on that in eight bits.
         """
-        rounded = [engine.model_copy(update={"parity": None}) for engine in measured.engines.get(QUANTIZED, ())]
         found = quantities(
-            prune=measured.prune, evaluations=measured.evaluations,
-            exports={network: measured.exports[network] for network in NETWORKS},
-            engines={**measured.engines, QUANTIZED: tuple(rounded)}, comparison=measured.comparison,
-            seed=self.recipe.seed,
+            prune=measured.prune, evaluations=measured.evaluations, exports=measured.exports, engines=measured.engines,
+            comparison=measured.comparison, quantized_comparison=measured.quantized_comparison, seed=self.recipe.seed,
         )  # fmt: skip
         write(folder, "verdict", judge(found, with_defaults(self.recipe.gates)))
 

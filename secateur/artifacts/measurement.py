@@ -41,7 +41,7 @@ class Cold(Record):
     """What starting costs, one value a fresh process, in order.
 
     ``load_s`` is from the file to a loaded engine, ``first_s`` the first call, ``memory_bytes`` by how much loading and
-    calling raised the process's peak of resident memory. Where ``flushed``, the engine's file was first dropped from
+    calling raised the process's resident memory. Where ``flushed``, the engine's file was first dropped from
     the page cache.
     """
 

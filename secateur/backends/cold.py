@@ -2,13 +2,13 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from secateur.artifacts import Cold, EngineResult
 from secateur.backends import BACKENDS
@@ -80,14 +80,14 @@ def _start(folder: Path, num_threads: int) -> dict[str, float]:
         inputs = tuple(saved[name] for name in saved.files)
     backend = BACKENDS[result.backend]
     backend.unable_to_run()  # imports the runtime
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = psutil.Process().memory_info().rss
     started = time.perf_counter()
     with backend.load(result, folder, num_threads=num_threads) as engine:
         loaded = time.perf_counter()
         engine.run(inputs)
         called = time.perf_counter()
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"load_s": loaded - started, "first_s": called - loaded, "memory_bytes": (after - before) * 1024}
+        after = psutil.Process().memory_info().rss
+    return {"load_s": loaded - started, "first_s": called - loaded, "memory_bytes": after - before}
 
 
 if __name__ == "__main__":

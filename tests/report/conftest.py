@@ -226,8 +226,8 @@ def practice(num_layers: int = 30) -> Practice:
     before = [layer(f"features.{i}.conv", 64, 128, 6e-4 + 1e-5 * i) for i in range(num_layers)]
     after = [layer(f"features.{i}.conv", 40 + i, 75, 2.4e-4 + 2e-5 * i) for i in range(num_layers)]
     told = (
-        "features.3.conv went from 128 to 75 channels; onnxruntime works in steps of 16 here: 80 is free (93 µs instead "
-        "of 98 µs)"
+        "features.3.conv went from 128 to 75 channels; onnxruntime works in steps of 16 here: 80 is free (93 µs "
+        "instead of 98 µs)"
     )
     return Practice(
         backend="onnxruntime", batch_size=1, num_threads=2, roofline=ROOFLINE, before=network(before, 0.0213),

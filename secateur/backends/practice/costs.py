@@ -132,6 +132,11 @@ def _layer(graph: Graph, node: onnx.NodeProto) -> Cost:
     weight = node.input[LAYERS[node.op_type]]
     constant = graph.weight(weight)
     given, kernel, made = graph.shape(node.input[0]), graph.shape(weight), graph.shape(node.output[0])
+    if not made:
+        raise BackendError(
+            node.name or node.output[0], f"a {node.op_type} whose shape cannot be inferred",
+            "a network of fixed shapes", "Export it again, or bench it without layers.",
+        )  # fmt: skip
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     moved = [node.input[0], weight, node.output[0]]
     inputs = outputs = macs = 0
@@ -144,7 +149,7 @@ def _layer(graph: Graph, node: onnx.NodeProto) -> Cost:
         inputs, outputs = given[1], made[1] if len(made) > 1 else kernel[0]
         if not transposed and len(given) == len(kernel):
             shape = _convolution(given, kernel, attributes, groups)
-    elif len(kernel) > 1 and made:
+    elif len(kernel) > 1:
         inner = kernel[1] if node.op_type == "Gemm" and attributes.get("transB") else kernel[-2]
         macs, inputs, outputs = math.prod(made) * inner, inner, made[-1]
         if constant is not None:

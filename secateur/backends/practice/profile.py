@@ -131,7 +131,12 @@ def _openvino(
                 key = place, kernel.node_name, kernel.node_type
                 times.setdefault(key, []).append(kernel.real_time.total_seconds())
     kernels = [
-        Kernel(names=(name,), operator=operator, provider="CPU", seconds=float(np.median(found)))
+        Kernel(
+            names=(name.removesuffix("/WithoutBiases"),),
+            operator=operator,
+            provider="CPU",
+            seconds=float(np.median(found)),
+        )
         for (_, name, operator), found in times.items()
     ]
     inside = np.sum(list(times.values()), axis=0)
