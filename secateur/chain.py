@@ -30,7 +30,7 @@ from secateur.loading import Workload, importable, load
 from secateur.manifest import SPECTRA
 from secateur.quantization import EVALUATION, RESULT, Quantization
 from secateur.recipe import Recipe
-from secateur.report.gates import check_gates
+from secateur.report.gates import COMPRESSED, check_gates
 from secateur.report.plots.spectra import spectra_png
 from secateur.report.tracking import require_mlflow, track
 from secateur.runs import Run, Step, open_run
@@ -218,5 +218,5 @@ class _Chain:
         if manifest.no_sbom:
             self.listener.message(manifest.no_sbom)
         if recipe.mlflow is not None:
-            track(summary, self.folder.folder, **recipe.mlflow.model_dump())
+            track(summary, self.folder.folder, exported.folder / f"{COMPRESSED}.onnx", **recipe.mlflow.model_dump())
         return Outcome(summary=summary, report=self.folder.folder / "report.html", folder=self.folder.folder)

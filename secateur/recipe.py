@@ -216,6 +216,10 @@ class MlflowSettings(Section):
     """The experiment's name."""
     tracking_uri: str | None = None
     """MLflow's server or folder; the environment's MLFLOW_TRACKING_URI where absent."""
+    model: str | None = None
+    """What the compressed network is registered as where every gate passed; absent for not at all."""
+    alias: str = "passed"
+    """What the newest registered version is called."""
 
 
 class Recipe(Section):

@@ -25,7 +25,7 @@ FAST = [
     "prune.multiple=4",
     "estimate.samples=64",
     "prune.samples=64",
-    "measure.max_s=15",
+    "measure.max_s=8",
     "measure.instances=3",
     "finetune.learning_rate=0.002",
 ]

@@ -25,7 +25,7 @@ from secateur.verify import verify
 SETTINGS = [
     "name=eight-bits", "model=sorter:build", "data.arguments.size=32", "prune.macs=0.6", "prune.rounds=1",
     "prune.multiple=4", "prune.samples=32", "prune.recovery_steps=2", "estimate.samples=32", "finetune.epochs=1",
-    "measure.max_s=10", "measure.instances=3", "measure.layers=false", "pictures=0",
+    "measure.max_s=6", "measure.instances=3", "measure.layers=false", "pictures=0",
     "gates=[{quantity: parity, at_most: 0.0001}, {quantity: quantized_parity, at_most: 0.1}, "
     "{quantity: quantized_top1_drop, at_most: 1}, {quantity: quantized_size_ratio, at_least: 1000}]",
     "quantize={samples: 32, skip: [stem.0]}",

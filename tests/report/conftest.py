@@ -284,3 +284,15 @@ def summary() -> Summary:
 def small() -> Summary:
     """The same run of a network of seven groups, which is quicker to draw."""
     return build_summary(num_blocks=2)
+
+
+@pytest.fixture(scope="session")
+def bare(small: Summary) -> Summary:
+    """A run with next to nothing to draw, for tests that are not about figures."""
+    prune = small.prune.model_copy(update={"widths_before": {}, "widths_after": {}, "floors": {}, "rounds": ()})
+    return small.model_copy(
+        update={
+            "prune": prune, "finetune": FinetuneResult(epochs=(), best_epoch=0), "practice": None,
+            "redundancy": small.redundancy.model_copy(update={"groups": ()}),
+        }
+    )  # fmt: skip
