@@ -149,7 +149,7 @@ def _explain(error: ValidationError, model: type[BaseModel], root: yaml.Node | N
     """Turn pydantic's list of problems into what was found and wanted, each with line, key and what is allowed."""
     problems: dict[str, tuple[str, str]] = {}
     for problem in error.errors():
-        location = tuple(part for part in problem["loc"] if not _is_branch(part))
+        location = tuple(part for part in problem["loc"] if not _is_branch(part)) or problem["loc"][-1:]
         key = ".".join(str(part) for part in location) or "the file"
         line = _line(root, location)
         place = f"{key} (line {line})" if line else key

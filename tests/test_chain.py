@@ -83,6 +83,17 @@ def test_every_arrow_was_proved(summary: Summary) -> None:
         assert "onnxruntime" in {engine.backend for engine in built}
 
 
+def test_theory_stands_beside_practice_for_every_layer(summary: Summary) -> None:
+    practice = summary.practice
+    assert practice is not None
+    assert practice.before.macs == summary.prune.macs_before
+    assert practice.after.macs == summary.prune.macs_after
+    assert practice.speedup == summary.comparison.speedup.value
+    for network in (practice.before, practice.after):
+        assert {"stem.0", "body.0.deep", "fine", "coarse", "head"} <= {layer.name for layer in network.layers}
+        assert sum(layer.measured_s is not None for layer in network.layers) >= 10
+
+
 def test_the_engine_runs_where_the_package_is_not(project: Path, summary: Summary) -> None:
     file = next((project / "runs" / "my-network" / "steps").glob(f"export-*/{summary.exports['compressed'].path}"))
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

@@ -44,6 +44,14 @@ def test_damaged_and_hostile_files_are_read_or_refused(fuzzer: ModuleType, tmp_p
     assert set(ends) & {"RecipeError", "LoadError", "StorageError"}
 
 
+def test_unknown_keys_that_look_like_parts_of_the_schema_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    for key in ("ga[tes", "Call", "literal"):
+        path.write_text(json.dumps({"gates": [{"quantity": "speedup", "at_least": 1}], key: 1}))
+        with pytest.raises(RecipeError, match="unknown key"):
+            read_policy(path)
+
+
 @given(content=st.binary(max_size=300))
 @settings(max_examples=60, deadline=None)
 def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:

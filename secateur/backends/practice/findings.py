@@ -139,8 +139,7 @@ def _unpruned(before: NetworkPractice, after: NetworkPractice, speedup: float) -
     whole = [
         layer for layer in after.layers if layer.name in was and layer.macs > SAME * was[layer.name].macs
     ]  # fmt: skip
-    rest_before = before.profiled_s - sum(_seconds(was[layer.name]) for layer in after.layers if layer.name in was)
-    kept_s = sum(_seconds(was[layer.name]) for layer in whole) + max(0.0, rest_before)
+    kept_s = sum(_seconds(was[layer.name]) for layer in whole) + before.other_s
     share = kept_s / before.profiled_s
     if share < 2 * WORTH or before.macs <= after.macs:
         return []
@@ -148,8 +147,8 @@ def _unpruned(before: NetworkPractice, after: NetworkPractice, speedup: float) -
     limit = 1 / share if share > 0 else math.inf
     names = ", ".join(layer.name for layer in sorted(whole, key=lambda layer: -_seconds(was[layer.name]))[:3])
     told = (
-        f"{_percent(share)} of the original's call was never pruned (Amdahl): the speed-up cannot exceed {limit:.1f}x "
-        f"however much goes elsewhere; multiply-adds fell {cut:.1f}x, measured are {speedup:.1f}x"
+        f"{_percent(share)} of the original's call is in what was never pruned (Amdahl): the speed-up cannot exceed "
+        f"{limit:.1f}x however much goes elsewhere; multiply-adds fell {cut:.1f}x, measured are {speedup:.1f}x"
     )
     whole_told = f"; kept whole: {names}" if names else ""
     return [Finding(kind="never pruned", layer="", share=min(1.0, kept_s / after.profiled_s), told=told + whole_told)]

@@ -97,7 +97,7 @@ def _onnxruntime(
     whole = np.array([event["dur"] for event in events if event["name"] == "model_run"][-calls:]) * 1e-6
     kernels = [
         Kernel(
-            names=(event["name"].removesuffix("_kernel_time").removesuffix("_nchwc"),),
+            names=(event["name"].removesuffix("_kernel_time").removesuffix("_nchwc").removeprefix("fused "),),
             operator=event["args"].get("op_name", ""), provider=event["args"].get("provider", ""),
             seconds=float(median),
         )
