@@ -3,8 +3,6 @@
 import functools
 import itertools
 import math
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from pydantic import ValidationError
 
 from secateur.artifacts import LatencyGrid, Layer, LayerShape, Record
 from secateur.backends.layer_file import CALL, write_layer
-from secateur.backends.machine import processor
+from secateur.backends.machine import conditions
 from secateur.backends.measure import BRIEF, Stopwatch
 from secateur.backends.protocol import Backend, Progress, require, unheard
 from secateur.backends.single_file import samples_s
@@ -95,8 +93,8 @@ class LatencyTable:
     @property
     def path(self) -> Path:
         """The file that entries of this machine, backend and settings are kept in."""
-        conditions = repr(sorted(self._conditions.items()))
-        return self.folder / f"{self.backend.name}-{sha256(conditions.encode())[:12]}.json"
+        told = repr(sorted(self._conditions.items()))
+        return self.folder / f"{self.backend.name}-{sha256(told.encode())[:12]}.json"
 
     def _lengths(self, layer: Layer) -> tuple[Int64[np.ndarray, " row"], Int64[np.ndarray, " column"]]:
         """Return the lengths to measure along each axis of the weight; those of groups come in whole groups."""
@@ -120,15 +118,7 @@ class LatencyTable:
     @functools.cached_property
     def _conditions(self) -> dict[str, str]:
         """Return what a latency depends on besides the layer."""
-        return {
-            "cpu": processor(),
-            "num_cores": str(len(os.sched_getaffinity(0))),
-            "devices": ", ".join(self.backend.devices()),
-            "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-            "backend": f"{self.backend.name} {self.backend.version()}",
-            "batch_size": str(self.batch_size),
-            "num_threads": str(self.num_threads),
-        }
+        return conditions(self.backend, self.num_threads, batch_size=str(self.batch_size))
 
     def _read(self) -> dict[tuple[LayerShape, int, int], float]:
         if not self.path.exists():

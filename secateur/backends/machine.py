@@ -10,6 +10,7 @@ import psutil
 
 from secateur.artifacts import Machine
 from secateur.backends.cuda import cuda_devices
+from secateur.backends.protocol import Backend
 from secateur.provenance import commit
 
 RUNTIMES = (
@@ -61,6 +62,19 @@ def sums_products_in_16_bits() -> bool:
     """
     flags = processor_flags()
     return "avx2" in flags and not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}
+
+
+def conditions(backend: Backend, num_threads: int, **further: str) -> dict[str, str]:
+    """Return what a runtime's latencies on this machine depend on, for the files that keep them."""
+    return {
+        "cpu": processor(),
+        "num_cores": str(len(os.sched_getaffinity(0))),
+        "devices": ", ".join(backend.devices()),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "backend": f"{backend.name} {backend.version()}",
+        "num_threads": str(num_threads),
+        **further,
+    }
 
 
 def runtime_versions() -> dict[str, str]:

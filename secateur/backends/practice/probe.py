@@ -2,7 +2,6 @@
 
 import functools
 import os
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import ValidationError
 
 from secateur.artifacts import LayerShape, Record, Roofline
 from secateur.backends.layer_file import CALL, IR_VERSION, OPSET, write_layer
-from secateur.backends.machine import processor
+from secateur.backends.machine import conditions
 from secateur.backends.measure import BRIEF, Stopwatch
 from secateur.backends.protocol import Backend, Progress, unheard
 from secateur.backends.single_file import samples_s
@@ -97,19 +96,12 @@ class Probe:
     @property
     def path(self) -> Path:
         """The file that this machine's, runtime's and number of threads' roofline is kept in."""
-        conditions = repr(sorted(self._conditions.items()))
-        return self.folder / f"roofline-{self.backend.name}-{sha256(conditions.encode())[:12]}.json"
+        told = repr(sorted(self._conditions.items()))
+        return self.folder / f"roofline-{self.backend.name}-{sha256(told.encode())[:12]}.json"
 
     @property
     def _conditions(self) -> dict[str, str]:
-        return {
-            "cpu": processor(),
-            "num_cores": str(len(os.sched_getaffinity(0))),
-            "devices": ", ".join(self.backend.devices()),
-            "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-            "backend": f"{self.backend.name} {self.backend.version()}",
-            "num_threads": str(self.num_threads),
-        }
+        return conditions(self.backend, self.num_threads)
 
     def _kept(self) -> Roofline:
         try:
