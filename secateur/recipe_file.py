@@ -66,7 +66,7 @@ def _parsed(path: Path, what: str, keys: str, remedy: str) -> tuple[dict[str, An
     try:
         values = yaml.safe_load(text)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, a number too long
+    except Exception as error:  # PyYAML raises whatever its conversions do: dates that are none, numbers too long, tags
         raise RecipeError(
             str(path), f"YAML that cannot be read: {' '.join(str(error).split())}", "valid YAML",
             "Look at the indentation and the colons of that line.",
@@ -128,7 +128,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         )
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except Exception as error:  # see above: not only YAML's own errors
         raise RecipeError(
             f"--set {override}", f"a value that is no YAML: {text!r}", "a YAML value", "Quote it."
         ) from error

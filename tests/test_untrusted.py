@@ -71,11 +71,13 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
         ), "entries without end"),
         ("gates: " + "[" * 3000, "cannot be read"),
         ("gates: 2001-99-99", "cannot be read"),
+        ("gates: !!timestamp x", "cannot be read"),
+        ("gates: !!bool x", "cannot be read"),
         ("gates: " + "9" * 5000, "cannot be read"),
         ("gates: !!python/object/apply:os.system [id]", "cannot be read"),
         ("x" * (1 << 20), "1,048,576"),
     ],
-    ids=["itself", "laughs", "nested", "date", "digits", "python", "large"],
+    ids=["itself", "laughs", "nested", "date", "timestamp", "bool", "digits", "python", "large"],
 )  # fmt: skip
 def test_bombs_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "policy.yaml"
