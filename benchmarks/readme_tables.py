@@ -59,8 +59,8 @@ def stopwatch() -> list[str]:
     trials = next(iter(worlds.values()))["null_trials"]
     lines = [
         f"The paired comparison where the truth is known (`benchmarks/stopwatch.py synthetic`, {trials} comparisons"
-        " each, on clocks that only engines move): how often the 95 % interval holds it, how often a difference is claimed"
-        " between equals, how often one of 3 % is found; beside it the interval of A timed first and then B.",
+        " each, on clocks that only engines move): how often the 95 % interval holds it, how often a difference is"
+        " claimed between equals, how often one of 3 % is found; beside it the interval of A timed first, then B.",
         "",
         "| machine | equals: holds | claimed | 3 %: holds | found | A, then B: holds | worst error |",
         "|---|---|---|---|---|---|---|",
