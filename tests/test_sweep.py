@@ -71,6 +71,7 @@ def test_without_ray_that_is_told(recipe: Recipe, tmp_path: Path, monkeypatch: p
         sweep(recipe, [0.7], beside=tmp_path, ray="auto")
 
 
+@pytest.mark.timeout(900)
 def test_a_cluster_of_two_workers_makes_the_runs(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
