@@ -12,7 +12,7 @@ from secateur.artifacts import Finding, LayerPractice, Model, NetworkPractice, P
 from secateur.backends import BACKENDS
 from secateur.backends.measure import Stopwatch, WarmUp
 from secateur.backends.practice.alignment import Trial, step_of
-from secateur.backends.practice.costs import Cost, Graph, costs
+from secateur.backends.practice.costs import Graph, costs
 from secateur.backends.practice.findings import find
 from secateur.backends.practice.practice import Examine, Examined, assigned
 from secateur.backends.practice.probe import Probe
@@ -216,4 +216,3 @@ def test_the_roofline_has_its_ridge_and_knows_caches() -> None:
 def test_tables_name_backends_that_exist() -> None:
     assert set(PROFILERS) <= set(BACKENDS)
     assert all(step_of(name) in (4, 8, 16) for name in BACKENDS)
-    assert Cost.__dataclass_fields__["shape"].default is None
