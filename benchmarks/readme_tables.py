@@ -51,7 +51,12 @@ def tables() -> str:
             f"| {title} | {row['num_pictures']:.0f} | {row['auc']:.3f} | {row['nss']:.2f} "
             f"| {row[f'{prefix}_auc']:.3f} | {row[f'{prefix}_nss']:.2f} |"
         )
-    return "\n".join([*lines, "", *structure(), "", *pruning_quality(), "", *pruning_healed(), *precision()]) + "\n"
+    return (
+        "\n".join(
+            [*lines, "", *structure(), "", *pruning_quality(), "", *pruning_healed(), "", *stopwatch(), *precision()]
+        )
+        + "\n"
+    )
 
 
 def precision() -> list[str]:
@@ -122,6 +127,29 @@ def packing(found: dict[str, Any]) -> list[str]:
             for form in ("dense", "csr", "ham", "sham")) + " |"
         for row in found["products"]
     ]  # fmt: skip
+    return lines
+
+
+def stopwatch() -> list[str]:
+    """Return the table of comparisons whose truth is known."""
+    file = ROOT / "benchmarks" / "results" / "stopwatch_synthetic.json"
+    worlds = json.loads(file.read_text())["synthetic"]
+    trials = next(iter(worlds.values()))["null_trials"]
+    lines = [
+        f"The paired comparison where the truth is known (`benchmarks/stopwatch.py synthetic`, {trials} comparisons"
+        " each, on clocks that only engines move): how often the 95 % interval holds it, how often a difference is"
+        " claimed between equals, how often one of 3 % is found; beside it the interval of A timed first, then B.",
+        "",
+        "| machine | equals: holds | claimed | 3 %: holds | found | A, then B: holds | worst error |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in worlds.items():
+        claimed = row["null_faster"] + row["null_slower"]
+        lines.append(
+            f"| {name} | {row['null_coverage']:.0%} | {claimed:.0%} | {row['planted_coverage']:.0%} "
+            f"| {row['planted_faster']:.0%} | {row['sequential_null_coverage']:.0%} "
+            f"| {row['sequential_worst_error']:.0%} |"
+        )
     return lines
 
 

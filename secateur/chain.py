@@ -16,20 +16,21 @@ from secateur.artifacts import (
     Evaluation,
     ExportResult,
     FinetuneResult,
+    Practice,
     PruneResult,
     QuantizeResult,
     Redundancy,
     Summary,
     Verdict,
 )
-from secateur.deployment import NETWORKS, Deployment, Engines, Measured
+from secateur.deployment import NETWORKS, PRACTICE, Deployment, Engines, Measured
 from secateur.errors import RecipeError
 from secateur.listening import Listener, Silent
 from secateur.loading import Workload, importable, load
 from secateur.manifest import SPECTRA
 from secateur.quantization import EVALUATION, RESULT, Quantization
 from secateur.recipe import Recipe
-from secateur.report.gates import check_gates
+from secateur.report.gates import COMPRESSED, check_gates
 from secateur.report.plots.spectra import spectra_png
 from secateur.report.tracking import require_mlflow, track
 from secateur.runs import Run, Step, open_run
@@ -98,7 +99,7 @@ def _require_one_process() -> None:
 def _chain(recipe: Recipe, folder: Run, listener: Listener) -> "_Chain":
     listener.step("load")
     workload = load(recipe)
-    check_gates(recipe.gates, workload.task.metrics)
+    check_gates(recipe.gates, workload.task.metrics, quantized=recipe.quantize is not None)
     listener.message(workload.data.description or f"{len(workload.data.train)} training samples")  # type: ignore[arg-type]
     return _Chain(
         recipe=recipe, workload=workload, folder=folder, listener=listener,
@@ -182,7 +183,10 @@ class _Chain:
             lambda folder: deployment.build(exported.folder, folder, None if quantized is None else quantized.folder),
         )  # fmt: skip
         timed = self.step(
-            "measure", {"measure": recipe.measure}, (built,), lambda folder: deployment.measure(built.folder, folder)
+            "measure",
+            {"measure": recipe.measure},
+            (built,),
+            lambda folder: deployment.measure(exported.folder, built.folder, folder),
         )
         networks = NETWORKS if quantized is None else (*NETWORKS, QUANTIZED)
         measured = Measured(
@@ -194,6 +198,7 @@ class _Chain:
             exports={name: read(exported.folder, name, ExportResult) for name in NETWORKS},
             engines={name: read(built.folder, name, Engines).engines for name in networks},
             comparison=read(timed.folder, "comparison", Comparison),
+            practice=read(timed.folder, PRACTICE, Practice) if (timed.folder / f"{PRACTICE}.json").exists() else None,
         )
         if quantized is not None:
             measured = replace(
@@ -213,5 +218,5 @@ class _Chain:
         if manifest.no_sbom:
             self.listener.message(manifest.no_sbom)
         if recipe.mlflow is not None:
-            track(summary, self.folder.folder, **recipe.mlflow.model_dump())
+            track(summary, self.folder.folder, exported.folder / f"{COMPRESSED}.onnx", **recipe.mlflow.model_dump())
         return Outcome(summary=summary, report=self.folder.folder / "report.html", folder=self.folder.folder)

@@ -55,7 +55,7 @@ def check(recipe: Recipe, *, beside: Path = Path()) -> Check:
     """
     with importable(beside):
         workload = load(recipe)
-        check_gates(recipe.gates, workload.task.metrics)
+        check_gates(recipe.gates, workload.task.metrics, quantized=recipe.quantize is not None)
         Deployment(recipe=recipe, workload=workload, listener=Silent()).require_runtime()
         structure = Steps(recipe=recipe, workload=workload, listener=Silent()).structure(workload.model)
         kind, keep = recipe.prune.budget

@@ -9,6 +9,8 @@ from secateur.artifacts import Interval, Record, Summary
 from secateur.judging import read_run
 from secateur.report.formatting import count, span
 from secateur.report.gates import quantities
+from secateur.report.plots.canvas import png
+from secateur.report.plots.pareto import RunPoint, pareto_figure
 from secateur.report.tables.table import Table
 
 COMMON = ("name", "folder")
@@ -24,6 +26,7 @@ class RunRow(Record):
     macs: int
     parameters: int
     primary: str
+    higher_is_better: bool = True
     verdict: str
     measured: dict[str, Interval]
 
@@ -53,10 +56,12 @@ def compare_runs(folders: Sequence[Path]) -> RunsCompared:
         RunRow(
             run=str(folder), name=summary.name, settings={key: settings.get(key) for key in differing},
             macs=summary.prune.macs_after, parameters=summary.prune.parameters_after, primary=summary.primary,
+            higher_is_better=summary.evaluations["compressed"].higher_is_better.get(summary.primary, True),
             verdict=summary.verdict.verdict,
             measured=quantities(
                 prune=summary.prune, evaluations=summary.evaluations, exports=summary.exports,
-                engines=summary.engines, comparison=summary.comparison, seed=int(summary.recipe["seed"]),
+                engines=summary.engines, comparison=summary.comparison,
+                quantized_comparison=summary.quantized_comparison, seed=int(summary.recipe["seed"]),
             ),
         )
         for folder, summary, settings in zip(folders, summaries, flat, strict=True)
@@ -70,6 +75,17 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
+
+
+def pareto_png(compared: RunsCompared) -> bytes:
+    """Draw the runs by their first run's primary metric and their latency, as a PNG file."""
+    first = compared.runs[0]
+    points = [
+        RunPoint(name=row.name, latency_s=row.measured["latency_s"], quality=row.measured[first.primary])
+        for row in compared.runs
+        if first.primary in row.measured
+    ]
+    return png(pareto_figure(points, first.primary, higher_is_better=first.higher_is_better))
 
 
 def runs_table(compared: RunsCompared) -> Table:

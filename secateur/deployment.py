@@ -18,6 +18,7 @@ from secateur.artifacts import (
     ExportResult,
     FinetuneResult,
     Model,
+    Practice,
     PruneResult,
     QuantizeResult,
     Record,
@@ -28,6 +29,8 @@ from secateur.artifacts import (
 )
 from secateur.backends import BACKENDS
 from secateur.backends.compare import Compare
+from secateur.backends.practice.practice import Examine, Examined
+from secateur.backends.practice.probe import Probe
 from secateur.backends.protocol import Backend, BuildOptions, Engine, Missing, failed, skipped
 from secateur.calibration.batches import batches
 from secateur.errors import BackendError
@@ -37,9 +40,11 @@ from secateur.quantization import RESULT, unreadable
 from secateur.recipe import Recipe
 from secateur.report.gates import COMPRESSED, ORIGINAL, judge, quantities, with_defaults
 from secateur.report.write import write_report
-from secateur.steps import read, write
+from secateur.steps import LATENCIES, read, write
 
 NETWORKS = (ORIGINAL, COMPRESSED)
+PRACTICE = "practice"
+"""The name of the file in which theory and practice stand side by side, where that was asked for and possible."""
 
 
 class Engines(Record):
@@ -66,6 +71,7 @@ class Measured:
     comparison: Comparison
     quantization: QuantizeResult | None = None
     quantized_comparison: Comparison | None = None
+    practice: Practice | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +140,35 @@ class Deployment:
                 raise
             return failed(backend, error)
 
-    def measure(self, built: Path, folder: Path) -> None:
+    def measure(self, exported: Path, built: Path, folder: Path) -> None:
         """Time the original's engine against the compressed one's, and the quantised one's, on real inputs."""
-        write(folder, "comparison", self._timed(built, COMPRESSED))
+        comparison = self._timed(built, COMPRESSED)
+        write(folder, "comparison", comparison)
+        if self.recipe.measure.layers:
+            try:
+                write(folder, PRACTICE, self._practice(exported, built, comparison.speedup.value))
+            except BackendError as error:  # an explanation is missing then, not a result
+                self.listener.message(f"no theory beside practice: {error}")
         if self.recipe.quantize is not None:
             write(folder, f"comparison_{QUANTIZED}", self._timed(built, QUANTIZED))
+
+    def _practice(self, exported: Path, built: Path, speedup: float) -> Practice:
+        """Hold theory against practice, layer by layer."""
+        settings = self.recipe.measure
+        backend = BACKENDS[settings.backend]
+        probe = Probe(backend=backend, num_threads=settings.num_threads, folder=self.recipe.folder / LATENCIES)
+        examine = Examine(
+            backend=backend, probe=probe, batch_size=settings.batch_size, num_threads=settings.num_threads,
+            seed=self.recipe.seed,
+        )  # fmt: skip
+        examined = [
+            Examined(
+                file=exported / f"{network}.onnx", engine=read(built, network, Engines).of(settings.backend),
+                folder=built / network / settings.backend,
+            )
+            for network in NETWORKS
+        ]  # fmt: skip
+        return examine(*examined, speedup=speedup, progress=self.listener.progress)
 
     def _timed(self, built: Path, candidate: str) -> Comparison:
         settings = self.recipe.measure
@@ -159,15 +189,11 @@ class Deployment:
     def gate(self, measured: Measured, folder: Path) -> None:
         """Hold the gates against what was measured; no engine may have failed to build unless a gate allows it.
 
-        Gates are on the compressed network. What rounding to eight bits changes is no error of a runtime, so the
-        quantised network takes part in the count of failed engines only.
+        Gates are on the compressed network, those whose quantity begins with ``quantized_`` on that in eight bits.
         """
-        rounded = [engine.model_copy(update={"parity": None}) for engine in measured.engines.get(QUANTIZED, ())]
         found = quantities(
-            prune=measured.prune, evaluations=measured.evaluations,
-            exports={network: measured.exports[network] for network in NETWORKS},
-            engines={**measured.engines, QUANTIZED: tuple(rounded)}, comparison=measured.comparison,
-            seed=self.recipe.seed,
+            prune=measured.prune, evaluations=measured.evaluations, exports=measured.exports, engines=measured.engines,
+            comparison=measured.comparison, quantized_comparison=measured.quantized_comparison, seed=self.recipe.seed,
         )  # fmt: skip
         write(folder, "verdict", judge(found, with_defaults(self.recipe.gates)))
 
@@ -180,7 +206,7 @@ class Deployment:
             redundancy=measured.redundancy, prune=measured.prune, finetune=measured.finetune,
             evaluations=measured.evaluations, exports=measured.exports, engines=measured.engines,
             comparison=measured.comparison, quantization=measured.quantization,
-            quantized_comparison=measured.quantized_comparison,
+            quantized_comparison=measured.quantized_comparison, practice=measured.practice,
         )  # fmt: skip
         write_report(summary, folder, self.pictures(measured.networks), seed=self.recipe.seed)
         return summary

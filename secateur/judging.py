@@ -38,10 +38,13 @@ def judge_run(folder: Path, policy: Policy | None = None) -> Summary:
     summary = read_run(folder)
     if policy is None:
         return summary
-    check_gates(policy.gates, summary.evaluations["compressed"].metrics)
+    check_gates(
+        policy.gates, summary.evaluations["compressed"].metrics, quantized=summary.quantized_comparison is not None
+    )
     found = quantities(
         prune=summary.prune, evaluations=summary.evaluations, exports=summary.exports, engines=summary.engines,
-        comparison=summary.comparison, seed=int(summary.recipe["seed"]),
+        comparison=summary.comparison, quantized_comparison=summary.quantized_comparison,
+        seed=int(summary.recipe["seed"]),
     )  # fmt: skip
     return summary.model_copy(update={"verdict": judge(found, with_defaults(policy.gates))})
 

@@ -14,6 +14,8 @@ from secateur.storage import file_sha256, read, sha256, write
 
 MANIFEST, SBOM, SPECTRA = "manifest.json", "sbom.cdx.json", "redundancy.png"
 FORMAT = 1
+MOST_BYTES = 1 << 26
+"""No manifest is larger: it has a few hundred bytes a file."""
 UNSEALED = frozenset({MANIFEST, LOCK, SPECTRA})
 """Files of a run folder that a manifest does not list: itself, the lock, and what `secateur estimate` draws anew."""
 _DIGEST = re.compile(rb'"digest": "[0-9a-f]*"')
@@ -171,7 +173,7 @@ def read_manifest(folder: Path) -> Manifest:
             str(folder), f"no {MANIFEST}", "the folder of a finished run",
             "Give a run's own folder, as in runs/NAME; a run that was interrupted is finished by the same command.",
         )  # fmt: skip
-    content = read(path)
+    content = read(path, MOST_BYTES)
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:

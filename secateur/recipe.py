@@ -226,6 +226,8 @@ class MeasureSettings(Section):
     """Longest time the comparison may take."""
     resolution: bool = True
     """Also time the original against itself; what that shows is the limit of resolution."""
+    layers: bool = True
+    """Also hold theory against practice: the layers' own times, the machine's roofline, and where a gain was lost."""
 
 
 class Policy(Section):
@@ -242,6 +244,10 @@ class MlflowSettings(Section):
     """The experiment's name."""
     tracking_uri: str | None = None
     """MLflow's server or folder; the environment's MLFLOW_TRACKING_URI where absent."""
+    model: str | None = None
+    """What the compressed network is registered as where every gate passed; absent for not at all."""
+    alias: str = "passed"
+    """What the newest registered version is called."""
 
 
 class Recipe(Section):

@@ -6,7 +6,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,9 @@ from secateur.recipe import Policy, Recipe
 
 S = TypeVar("S", bound=BaseModel)
 
+MOST_BYTES = 1 << 20
+MOST_ENTRIES, DEEPEST = 100_000, 64
+"""What a recipe may hold once its references are followed; more is no recipe but an attempt to exhaust memory."""
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -53,6 +56,8 @@ def read_policy(path: Path) -> Policy:
 def _parsed(path: Path, what: str, keys: str, remedy: str) -> tuple[dict[str, Any], yaml.Node | None]:
     """Return a YAML file's mapping and its nodes, which know their lines."""
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise RecipeError(str(path), f"{path.stat().st_size:,} bytes", f"at most {MOST_BYTES:,}", "Check the path.")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(str(path), f"no readable file ({error.strerror})", f"{what} in YAML", remedy) from error
@@ -61,7 +66,7 @@ def _parsed(path: Path, what: str, keys: str, remedy: str) -> tuple[dict[str, An
     try:
         values = yaml.safe_load(text)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
+    except Exception as error:  # PyYAML raises whatever its conversions do: dates that are none, numbers too long, tags
         raise RecipeError(
             str(path), f"YAML that cannot be read: {' '.join(str(error).split())}", "valid YAML",
             "Look at the indentation and the colons of that line.",
@@ -90,12 +95,18 @@ def recipe_schema() -> str:
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
 
 
-def _expanded(value: Any, where: str) -> Any:
+def _expanded(value: Any, where: str, left: Iterator[int] | None = None, depth: int = 0) -> Any:
     """Replace ``${NAME}`` in every text by the environment variable of that name."""
+    left = iter(range(MOST_ENTRIES)) if left is None else left
+    if next(left, None) is None or depth > DEEPEST:
+        raise RecipeError(
+            where, "entries without end", f"at most {MOST_ENTRIES:,} entries, {DEEPEST} within one another",
+            "Take out references (*name) that hold themselves or each other.",
+        )  # fmt: skip
     if isinstance(value, dict):
-        return {key: _expanded(below, where) for key, below in value.items()}
+        return {key: _expanded(below, where, left, depth + 1) for key, below in value.items()}
     if isinstance(value, list):
-        return [_expanded(below, where) for below in value]
+        return [_expanded(below, where, left, depth + 1) for below in value]
     return _VARIABLE.sub(lambda found: _variable(found[1], where), value) if isinstance(value, str) else value
 
 
@@ -117,7 +128,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         )
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except Exception as error:  # see above: not only YAML's own errors
         raise RecipeError(
             f"--set {override}", f"a value that is no YAML: {text!r}", "a YAML value", "Quote it."
         ) from error
@@ -138,7 +149,7 @@ def _explain(error: ValidationError, model: type[BaseModel], root: yaml.Node | N
     """Turn pydantic's list of problems into what was found and wanted, each with line, key and what is allowed."""
     problems: dict[str, tuple[str, str]] = {}
     for problem in error.errors():
-        location = tuple(part for part in problem["loc"] if not _is_branch(part))
+        location = tuple(part for part in problem["loc"] if not _is_branch(part)) or problem["loc"][-1:]
         key = ".".join(str(part) for part in location) or "the file"
         line = _line(root, location)
         place = f"{key} (line {line})" if line else key

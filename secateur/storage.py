@@ -42,9 +42,11 @@ def write(path: Path, content: bytes) -> None:
         pass
 
 
-def read(path: Path) -> bytes:
-    """Read a file, or raise `StorageError`."""
+def read(path: Path, most_bytes: int | None = None) -> bytes:
+    """Read a file, or raise `StorageError`, as for one that is larger than it may be."""
     with _storing(path):
+        if most_bytes is not None and (found := path.stat().st_size) > most_bytes:
+            raise StorageError(str(path), f"{found:,} bytes", f"at most {most_bytes:,}", "Check the path.")
         return path.read_bytes()
 
 

@@ -25,7 +25,7 @@ FAST = [
     "prune.multiple=4",
     "estimate.samples=64",
     "prune.samples=64",
-    "measure.max_s=15",
+    "measure.max_s=8",
     "measure.instances=3",
     "finetune.learning_rate=0.002",
 ]
@@ -81,6 +81,17 @@ def test_every_arrow_was_proved(summary: Summary) -> None:
         assert summary.exports[name].parity.worst_relative < 1e-4
         built = [engine for engine in summary.engines[name] if engine.status == "built"]
         assert "onnxruntime" in {engine.backend for engine in built}
+
+
+def test_theory_stands_beside_practice_for_every_layer(summary: Summary) -> None:
+    practice = summary.practice
+    assert practice is not None
+    assert practice.before.macs == summary.prune.macs_before
+    assert practice.after.macs == summary.prune.macs_after
+    assert practice.speedup == summary.comparison.speedup.value
+    for network in (practice.before, practice.after):
+        assert {"stem.0", "body.0.deep", "fine", "coarse", "head"} <= {layer.name for layer in network.layers}
+        assert sum(layer.measured_s is not None for layer in network.layers) >= 10
 
 
 def test_the_engine_runs_where_the_package_is_not(project: Path, summary: Summary) -> None:

@@ -104,12 +104,46 @@ def test_bench_compares_any_two_files(
     for name, width in (("wide", 64), ("narrow", 8)):
         net = torch.nn.Sequential(torch.nn.Conv2d(3, width, 3), torch.nn.ReLU(), torch.nn.Conv2d(width, 4, 3))
         export(Model(module=net, example_inputs=(torch.randn(2, 3, 64, 64),)), folder, name=name)
-    arguments = ["bench", "wide.onnx", "narrow.onnx", "--max-s", "12", "--quiet"]
-    code, out, _ = call([*arguments, "--json"], folder, monkeypatch, capsys)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    arguments = ["bench", "wide.onnx", "narrow.onnx", "--max-s", "40", "--quiet", "--batch", "2"]
+    code, out, err = call([*arguments, "--json", "--concurrency", "2", "--cold", "1"], folder, monkeypatch, capsys)
+    assert code == 0, err
+    (found,) = json.loads(out)
+    compared = found["comparison"]
+    assert (compared["batch_size"], compared["outcome"]) == (2, "faster")
+    assert compared["speedup"]["low"] > 1
+    before, after = found["practice"]["before"], found["practice"]["after"]
+    assert before["macs"] == 2 * (62 * 62 * 64 * 27 + 60 * 60 * 4 * 576)
+    assert [layer["outputs"] for layer in after["layers"]] == [8, 4]
+    assert all(layer["measured_s"] > 0 for layer in before["layers"])
+    assert found["clients"]["candidate"][0]["num_clients"] == 2
+    assert found["cold"]["baseline"]["first_s"][0] > 0
+    assert list((folder / "cache" / "secateur").glob("roofline-onnxruntime-*.json"))
+
+
+def test_bench_times_one_file_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4))
+    export(Model(module=net, example_inputs=(torch.randn(2, 3, 4),)), folder, name="single")
+    code, out, _ = call(["bench", "single.onnx", "--quiet", "--batch", "4"], folder, monkeypatch, capsys)
     assert code == 0
-    found = json.loads(out)
-    assert found["outcome"] == "faster"
-    assert found["speedup"]["low"] > 1
+    assert "batch 4: median" in out
+    assert "stopped by" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--batch", "0"], "--batch 0"), (["--threads", "two"], "for example --threads 1,8"),
+     (["--size", "height"], "no name=number")],
+)  # fmt: skip
+def test_bench_wants_numbers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    code, _, err = call(["bench", "a.onnx", "b.onnx", *options], folder, monkeypatch, capsys)
+    assert code == 2
+    assert message.lower() in err.lower()
 
 
 def test_bench_names_a_file_that_is_no_network(

@@ -23,11 +23,12 @@ ORDER = [
     {"judging", "quantization", "sealing"},
     {"deployment"},
     {"chain", "comparing", "verify"},
-    {"check", "sweep"},
+    {"check", "ray_sweep"},
+    {"sweep"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-RUNTIMES = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "mlflow", "pycuda", "cuda", "av"}
+RUNTIMES = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "mlflow", "ray", "pycuda", "cuda", "av"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -14,18 +14,22 @@ from pydantic import ValidationError
 import secateur
 from secateur.artifacts import QUANTIZED, Model, Summary
 from secateur.errors import ExportError
+from secateur.judging import judge_run
 from secateur.manifest import read_manifest
 from secateur.pipeline.export import export
 from secateur.pipeline.quantize.module import FileModule
 from secateur.quantization import unreadable
-from secateur.recipe import MixedSettings
+from secateur.recipe import MixedSettings, Policy
 from secateur.recipe_template import write_template
+from secateur.report.gates import Gate
 from secateur.verify import verify
 
 SETTINGS = [
     "name=eight-bits", "model=sorter:build", "data.arguments.size=32", "prune.macs=0.6", "prune.rounds=1",
     "prune.multiple=4", "prune.samples=32", "prune.recovery_steps=2", "estimate.samples=32", "finetune.epochs=1",
-    "measure.max_s=10", "measure.instances=3", "pictures=0", "gates=[{quantity: parity, at_most: 0.0001}]",
+    "measure.max_s=6", "measure.instances=3", "measure.layers=false", "pictures=0",
+    "gates=[{quantity: parity, at_most: 0.0001}, {quantity: quantized_parity, at_most: 0.1}, "
+    "{quantity: quantized_top1_drop, at_most: 1}, {quantity: quantized_size_ratio, at_least: 1000}]",
     "quantize={samples: 32, skip: [stem.0]}",
 ]  # fmt: skip
 
@@ -60,7 +64,23 @@ def test_the_quantised_network_is_measured_like_the_others(run: tuple[Summary, P
 def test_gates_on_parity_are_not_about_rounding(run: tuple[Summary, Path]) -> None:
     summary, _ = run
     assert summary.exports[QUANTIZED].parity.worst_absolute > 1e-4
-    assert next(gate for gate in summary.verdict.gates if gate.quantity == "parity").verdict == "pass"
+    gates = {gate.quantity: gate for gate in summary.verdict.gates}
+    assert gates["parity"].verdict == gates["quantized_parity"].verdict == "pass"
+    assert gates["parity"].measured.value < 1e-4
+
+
+def test_gates_on_the_quantised_network_count(run: tuple[Summary, Path]) -> None:
+    summary, folder = run
+    gates = {gate.quantity: gate for gate in summary.verdict.gates}
+    assert gates["quantized_top1_drop"].verdict == "pass"
+    assert gates["quantized_size_ratio"].verdict == "fail"
+    assert gates["quantized_size_ratio"].measured.value == pytest.approx(
+        summary.exports["original"].size_bytes / summary.exports[QUANTIZED].size_bytes
+    )
+    assert summary.verdict.verdict == "fail"
+    policy = Policy(gates=[Gate(quantity="quantized_speedup", at_least=0.001), Gate(quantity="parity", at_most=1e-4)])
+    assert judge_run(folder, policy).verdict.verdict == "pass"
+    assert "in eight bits: bytes of the ONNX file before over after" in (folder / "report.html").read_text()
 
 
 def test_the_report_tells_of_it(run: tuple[Summary, Path]) -> None:

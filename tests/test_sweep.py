@@ -1,11 +1,13 @@
 """A sweep makes one run a share, leaves out what cannot be reached, and goes on where it was."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import write_tiny
 
-from secateur.errors import RecipeError
+from secateur.errors import BackendError, RecipeError
 from secateur.manifest import read_manifest
 from secateur.recipe import Recipe
 from secateur.recipe_file import read_recipe
@@ -55,8 +57,46 @@ def test_a_sweep_ends_with_the_comparison_and_resumes(recipe: Recipe, tmp_path: 
     assert Sweep.model_validate_json((folder / "compare.json").read_text()) == found
     text = (folder / "compare.md").read_text()
     assert "| Run |" in text
+    assert (folder / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert "- keep-0.0001: " in text
     assert verify(folder / "keep-0.7", parity=False).exit_code == 0
     again = sweep(recipe, [0.7], beside=tmp_path)
     assert all(stage.reused for stage in read_manifest(folder / "keep-0.7").steps)
     assert again.compared.runs == found.compared.runs
+
+
+def test_without_ray_that_is_told(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(BackendError, match=r"no ray .*pip install 'secateur\[ray\]'"):
+        sweep(recipe, [0.7], beside=tmp_path, ray="auto")
+
+
+@pytest.mark.timeout(900)
+def test_a_cluster_of_two_workers_makes_the_runs(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="ray is not installed")
+    from ray import shutdown
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        found = sweep(recipe, [0.7, 0.6, 0.0001], beside=tmp_path, ray=cluster.address)
+        nodes = {node["NodeID"] for node in ray_nodes()}
+        assert len(nodes) == 2
+    finally:
+        shutdown()
+        cluster.shutdown()
+    assert [Path(row.run).name for row in found.compared.runs] == ["keep-0.7", "keep-0.6"]
+    assert "smallest" in found.failed["keep-0.0001"]
+    for row in found.compared.runs:
+        assert verify(Path(row.run), parity=False).exit_code == 0
+
+
+def ray_nodes() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Resources"].get("CPU", 0) > 0]

@@ -5,8 +5,10 @@ Tensor-carrying artefacts are frozen dataclasses; results that end up in JSON ar
 
 from secateur.artifacts.channels import Group, Pinned, Reader, Root, Slice
 from secateur.artifacts.layers import LatencyGrid, Layer, LayerShape
+from secateur.artifacts.measurement import BenchCell, Clients, Cold, Measurement
 from secateur.artifacts.networks import Batch, Data, Metric, Model, Task, as_tuple
 from secateur.artifacts.packing import PackedTensor, PackResult
+from secateur.artifacts.practice import Finding, LayerPractice, NetworkPractice, Practice, Roofline
 from secateur.artifacts.quantization import (
     QUANTIZED,
     HalveResult,
@@ -41,14 +43,17 @@ from secateur.artifacts.results import (
     Parity,
     PruneResult,
     PruneRound,
-    Summary,
     Verdict,
     realised_fraction,
 )
+from secateur.artifacts.summary import Summary
 
 __all__ = [
     "QUANTIZED",
     "Batch",
+    "BenchCell",
+    "Clients",
+    "Cold",
     "Comparison",
     "Covering",
     "Data",
@@ -58,6 +63,7 @@ __all__ = [
     "Evaluation",
     "ExportResult",
     "Exported",
+    "Finding",
     "FinetuneEpoch",
     "FinetuneResult",
     "GateResult",
@@ -68,15 +74,19 @@ __all__ = [
     "LatencyGrid",
     "LatencySummary",
     "Layer",
+    "LayerPractice",
     "LayerPrecision",
     "LayerShape",
     "Machine",
+    "Measurement",
     "Metric",
     "Model",
+    "NetworkPractice",
     "PackResult",
     "PackedTensor",
     "Parity",
     "Pinned",
+    "Practice",
     "PruneResult",
     "PruneRound",
     "QuantizeResult",
@@ -85,6 +95,7 @@ __all__ = [
     "Reader",
     "Record",
     "Redundancy",
+    "Roofline",
     "Root",
     "Slice",
     "Summary",

@@ -3,14 +3,12 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from secateur.artifacts.channels import Pinned
-from secateur.artifacts.quantization import QuantizeResult
 from secateur.artifacts.record import Record
-from secateur.artifacts.redundancy import Redundancy
 
 
 class PruneRound(Record):
@@ -188,7 +186,8 @@ class Comparison(Record):
     """A paired latency comparison of a baseline and a candidate; the speed-up is baseline over candidate.
 
     ``samples_s`` keeps every timed block's median in order, by side, by instance: [instance][block]. ``p99`` is the
-    99th percentile of the candidate's single calls, in seconds; None where a release did not measure it.
+    99th percentile of the candidate's single calls, in seconds; None where a release did not measure it. ``others`` is
+    how many cores other processes kept busy meanwhile, on average; None where the system does not say.
     """
 
     backend: str
@@ -205,6 +204,7 @@ class Comparison(Record):
     outcome: Literal["faster", "slower", "equivalent", "unresolved"]
     stopped_by: str
     warnings: tuple[str, ...]
+    others: float | None = None
     samples_s: dict[str, tuple[tuple[float, ...], ...]]
     machine: Machine
 
@@ -234,39 +234,3 @@ class Verdict(Record):
     def exit_code(self) -> int:
         """0 pass, 1 fail, 3 undecided (2 is kept for runs that could not be made)."""
         return {"pass": 0, "fail": 1, "undecided": 3}[self.verdict]
-
-
-class Summary(Record):
-    """Everything the report says, from one run.
-
-    ``quantized_comparison`` is that of the original network and the compressed one in eight bits.
-    """
-
-    name: str
-    task: str
-    primary: str
-    data: str
-    facts: dict[str, float]
-    redundancy: Redundancy
-    prune: PruneResult
-    finetune: FinetuneResult
-    evaluations: dict[str, Evaluation]
-    exports: dict[str, ExportResult]
-    engines: dict[str, tuple[EngineResult, ...]]
-    comparison: Comparison
-    quantization: QuantizeResult | None = None
-    quantized_comparison: Comparison | None = None
-    verdict: Verdict
-    durations_s: dict[str, float]
-    recipe: dict[str, Any]
-    version: str
-
-    @property
-    def mac_ratio(self) -> float:
-        """MACs before over MACs after."""
-        return self.prune.macs_before / self.prune.macs_after
-
-    @property
-    def realised(self) -> float | None:
-        """The share of the promised speed-up that was measured, see `realised_fraction`."""
-        return realised_fraction(self.mac_ratio, self.comparison.speedup.value)

@@ -1,17 +1,31 @@
-"""Compare the latencies of any two ONNX files that take the same inputs."""
+"""Time any ONNX file on a runtime, and compare it with another of the same inputs."""
 
+import functools
+import itertools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from secateur.artifacts import Comparison
+import numpy as np
+import onnx
+
+from secateur.artifacts import BenchCell, Cold, Comparison, EngineResult, Measurement
 from secateur.backends import BACKENDS
-from secateur.backends.compare import Compare
+from secateur.backends.clients import Crowd
+from secateur.backends.cold import cold
+from secateur.backends.compare import BASELINE, CANDIDATE, Compare
+from secateur.backends.measure import STOPWATCH, Stopwatch, measure
 from secateur.backends.onnx_file import NO_SIZES, OnnxInput, random_inputs, read_inputs
+from secateur.backends.practice.practice import Examine, Examined
+from secateur.backends.practice.probe import Probe, cache_folder
 from secateur.backends.protocol import Backend, BuildOptions, Engine, Progress, require, unheard
 from secateur.errors import BackendError
 
 DEFAULT_COMPARE = Compare()
+TOLERANCE, ROUNDED_TOLERANCE = 1e-4, 0.1
+"""How far an engine may be from its file by default; integers on the border between two are rounded either way."""
 
 
 def bench(
@@ -22,7 +36,7 @@ def bench(
     batch_size: int = 1,
     num_threads: int = 1,
     sizes: Mapping[str, int] = NO_SIZES,
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
     compare: Compare = DEFAULT_COMPARE,
     progress: Progress = unheard,
 ) -> Comparison:
@@ -35,8 +49,8 @@ def bench(
         batch_size: samples a call; the first axis of every input.
         num_threads: threads of the runtime.
         sizes: other sizes that the files leave open, by the names that they have there.
-        tolerance: how far an engine's outputs may be from its file's, relative to their largest value; of a file in
-            eight bits 0.1, since integers on the border between two are rounded either way.
+        tolerance: how far an engine's outputs may be from its file's, relative to their largest value; see
+            `usual_tolerance` for None.
         compare: how to measure.
         progress: hears of builds and instances.
 
@@ -46,40 +60,132 @@ def bench(
         EqualityError: an engine computes something else than its file.
         MeasurementError: the measurement takes longer than it may.
     """
-    runtime = _backend(backend)
-    inputs = read_inputs(baseline)
-    _check_same(inputs, read_inputs(candidate), baseline, candidate, batch_size, sizes)
-    arrays = random_inputs(inputs, batch_size, compare.seed, sizes)
-    options = BuildOptions(
-        batch_size=batch_size, max_batch_size=batch_size, sizes=sizes, num_threads=num_threads, tolerance=tolerance,
-        progress=progress,
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="secateur-bench-") as scratch:
-        folders = {"baseline": Path(scratch) / "baseline", "candidate": Path(scratch) / "candidate"}
-        built = {
-            side: runtime.build(path, folders[side], options)
-            for side, path in (("baseline", baseline), ("candidate", candidate))
-        }
+    settings = Bench(backend=backend, sizes=sizes, tolerance=tolerance, compare=compare)
+    return settings.cell(baseline, candidate, batch_size, num_threads, progress).comparison
 
-        def load(side: str) -> Engine:
-            return runtime.load(built[side], folders[side], num_threads=num_threads)
 
-        return compare.compare(
-            lambda: load("baseline"),
-            lambda: load("candidate"),
-            arrays,
-            backend=f"{runtime.name} {runtime.version()}",
-            num_threads=num_threads,
-            progress=progress,
+def usual_tolerance(path: Path) -> float:
+    """Return 0.1 for a file that computes in integers, 1e-4 for any other; see `read_inputs` for errors."""
+    read_inputs(path)
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    rounded = any(node.op_type.startswith(("QLinear", "QuantizeLinear", "DequantizeLinear")) for node in nodes)
+    return ROUNDED_TOLERANCE if rounded or any("Integer" in node.op_type for node in nodes) else TOLERANCE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """How files are timed: on what, how closely engines must agree with their files, and what else is looked at.
+
+    ``layers`` holds theory against practice, layer by layer, with the machine's roofline kept in ``folder``;
+    ``num_starts`` are cold starts of either engine; ``clients`` are numbers of clients that call at once.
+    """
+
+    backend: str = "onnxruntime"
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    tolerance: float | None = None
+    layers: bool = False
+    num_starts: int = 0
+    clients: tuple[int, ...] = ()
+    folder: Path = field(default_factory=cache_folder)
+    compare: Compare = DEFAULT_COMPARE
+    stopwatch: Stopwatch = STOPWATCH
+
+    def cells(
+        self,
+        baseline: Path,
+        candidate: Path,
+        *,
+        batch_sizes: Sequence[int] = (1,),
+        num_threads: Sequence[int] = (1,),
+        progress: Progress = unheard,
+    ) -> Iterator[BenchCell]:
+        """Compare two files at every batch size and number of threads; see `bench` for errors."""
+        for size, threads in itertools.product(batch_sizes, num_threads):
+            yield self.cell(baseline, candidate, size, threads, progress)
+
+    def cell(
+        self, baseline: Path, candidate: Path, batch_size: int, num_threads: int, progress: Progress = unheard
+    ) -> BenchCell:
+        """Compare two files at one batch size and number of threads."""
+        inputs = read_inputs(baseline)
+        runtime = self._runtime()
+        _check_same(inputs, read_inputs(candidate), baseline, candidate, batch_size, self.sizes)
+        arrays = random_inputs(inputs, batch_size, self.compare.seed, self.sizes)
+        files = {BASELINE: baseline, CANDIDATE: candidate}
+        with self._built(files, batch_size, num_threads, progress) as built:
+
+            def load(side: str) -> Engine:
+                result, folder = built[side]
+                return runtime.load(result, folder, num_threads=num_threads)
+
+            comparison = self.compare.compare(
+                lambda: load(BASELINE),
+                lambda: load(CANDIDATE),
+                arrays,
+                backend=f"{runtime.name} {runtime.version()}",
+                num_threads=num_threads,
+                progress=progress,
+            )
+            crowds = {
+                side: tuple(Crowd(num_clients=n).measure(functools.partial(load, side), arrays) for n in self.clients)
+                for side in files
+            }
+            practice = None
+            if self.layers:
+                examine = Examine(
+                    backend=runtime, probe=Probe(backend=runtime, num_threads=num_threads, folder=self.folder),
+                    batch_size=batch_size, num_threads=num_threads, sizes=self.sizes, seed=self.compare.seed,
+                )  # fmt: skip
+                examined = [Examined(file=files[s], engine=built[s][0], folder=built[s][1]) for s in files]
+                practice = examine(*examined, speedup=comparison.speedup.value, progress=progress)
+            starts = {side: self._starts(*built[side], arrays, num_threads) for side in files}
+            parities = {side: result.parity for side, (result, _) in built.items() if result.parity is not None}
+        return BenchCell(
+            comparison=comparison,
+            parity=parities,
+            practice=practice,
+            cold={side: start for side, start in starts.items() if start is not None},
+            clients=crowds if self.clients else {},
         )
 
+    def alone(self, file: Path, batch_size: int, num_threads: int, progress: Progress = unheard) -> Measurement:
+        """Time one file by itself; to tell two apart, compare them."""
+        runtime = self._runtime()
+        arrays = random_inputs(read_inputs(file), batch_size, self.compare.seed, self.sizes)
+        with self._built({BASELINE: file}, batch_size, num_threads, progress) as built:
+            result, folder = built[BASELINE]
+            with runtime.load(result, folder, num_threads=num_threads) as engine:
+                return measure(engine, arrays, stopwatch=self.stopwatch)
 
-def _backend(name: str) -> Backend:
-    if name not in BACKENDS:
-        raise BackendError("bench", f"the backend {name!r}", f"one of {sorted(BACKENDS)}", "Choose one of these.")
-    runtime = BACKENDS[name]
-    require(name, runtime.unable_to_run(), "a backend that can run here")
-    return runtime
+    def _runtime(self) -> Backend:
+        if self.backend not in BACKENDS:
+            raise BackendError(
+                "bench", f"the backend {self.backend!r}", f"one of {sorted(BACKENDS)}", "Choose one of these."
+            )
+        require(self.backend, BACKENDS[self.backend].unable_to_run(), "a backend that can run here")
+        return BACKENDS[self.backend]
+
+    def _starts(self, result: EngineResult, folder: Path, arrays: tuple[np.ndarray, ...], threads: int) -> Cold | None:
+        if not self.num_starts:
+            return None
+        return cold(result, folder, arrays, num_threads=threads, num_starts=self.num_starts)
+
+    @contextmanager
+    def _built(
+        self, files: Mapping[str, Path], batch_size: int, num_threads: int, progress: Progress
+    ) -> Iterator[dict[str, tuple[EngineResult, Path]]]:
+        """Build an engine of every file, in folders that last as long as the block."""
+        runtime = self._runtime()
+        with tempfile.TemporaryDirectory(prefix="secateur-bench-") as scratch:
+            built = {}
+            for side, path in files.items():
+                options = BuildOptions(
+                    batch_size=batch_size, max_batch_size=batch_size, sizes=self.sizes, num_threads=num_threads,
+                    tolerance=usual_tolerance(path) if self.tolerance is None else self.tolerance, progress=progress,
+                )  # fmt: skip
+                folder = Path(scratch) / side
+                built[side] = runtime.build(path, folder, options), folder
+            yield built
 
 
 def _check_same(

@@ -20,6 +20,7 @@ from secateur.backends.statistics import (
     summarise,
     warnings_about,
 )
+from secateur.backends.surroundings import Surroundings
 from secateur.backends.tail import tail_interval
 from secateur.errors import MeasurementError
 
@@ -95,26 +96,34 @@ class Compare:
             BackendError: an engine cannot be loaded or run.
         """
         load_before = os.getloadavg()[0]
+        surroundings = Surroundings()
         session = _Session(settings=self, loads=self._loads(load_baseline, load_candidate), inputs=inputs)
         while (stopped_by := session.stopped_by()) is None:
             progress("compare", session.num_instances, max(self.num_instances, session.num_instances + 1))
             session.add_instance()
+            surroundings.notice()
         progress("compare", session.num_instances, session.num_instances)
-        return self._result(session, stopped_by, load_before, backend, num_threads)
+        return self._result(session, stopped_by, load_before, surroundings, backend, num_threads)
 
     def _loads(self, baseline: Load, candidate: Load) -> dict[str, Load]:
         sides = {BASELINE: baseline, CANDIDATE: candidate}
         return {**sides, NULL: baseline} if self.null else sides
 
     def _result(
-        self, session: "_Session", stopped_by: str, load_before: float, backend: str, num_threads: int
+        self,
+        session: "_Session",
+        stopped_by: str,
+        load_before: float,
+        surroundings: Surroundings,
+        backend: str,
+        num_threads: int,
     ) -> Comparison:
         ratio = session.log_ratio(CANDIDATE, self.num_resamples)
         limit = resolution(session.log_ratio(NULL, self.num_resamples)) if self.null else None
         machine = machine_facts(load_before)
         batch_size = int(session.inputs[0].shape[0])
         medians = {side: session.medians(side) for side in session.loads}
-        warnings = [*session.warnings]
+        warnings = [*session.warnings, *surroundings.warnings()]
         for side in (BASELINE, CANDIDATE):
             warnings.extend(warnings_about(side, medians[side]))
         if load_before > BUSY * machine.num_cores:
@@ -143,6 +152,7 @@ class Compare:
             outcome=outcome(ratio, self.margin, limit or 0.0),
             stopped_by=stopped_by,
             warnings=tuple(warnings),
+            others=surroundings.others(),
             samples_s={side: tuple(map(tuple, times.tolist())) for side, times in medians.items()},
             machine=machine,
         )

@@ -3,11 +3,8 @@
 import functools
 import itertools
 import math
-import os
-import platform
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +13,10 @@ from pydantic import ValidationError
 
 from secateur.artifacts import LatencyGrid, Layer, LayerShape, Record
 from secateur.backends.layer_file import CALL, write_layer
-from secateur.backends.machine import processor
-from secateur.backends.measure import Stopwatch, WarmUp
-from secateur.backends.onnx_file import random_inputs, read_inputs
-from secateur.backends.protocol import Backend, BuildOptions, Progress, require, unheard
+from secateur.backends.machine import conditions
+from secateur.backends.measure import BRIEF, Stopwatch
+from secateur.backends.protocol import Backend, Progress, require, unheard
+from secateur.backends.single_file import samples_s
 from secateur.errors import StorageError
 from secateur.storage import read, sha256, write
 
@@ -57,11 +54,7 @@ class LatencyTable:
     most: int = 8
     batch_size: int = 1
     num_threads: int = 1
-    stopwatch: Stopwatch = field(
-        default_factory=lambda: Stopwatch(
-            duration_s=0.05, least_calls=16, warm_up=WarmUp(least_s=0.02, most_s=1.0, window_s=0.01, agreement=0.05)
-        )
-    )
+    stopwatch: Stopwatch = BRIEF
 
     def grids(self, layers: Sequence[Layer], progress: Progress = unheard) -> list[tuple[str, LatencyGrid]]:
         """Return the name of each layer's weight and its latencies, measuring those that no file holds.
@@ -100,8 +93,8 @@ class LatencyTable:
     @property
     def path(self) -> Path:
         """The file that entries of this machine, backend and settings are kept in."""
-        conditions = repr(sorted(self._conditions.items()))
-        return self.folder / f"{self.backend.name}-{sha256(conditions.encode())[:12]}.json"
+        told = repr(sorted(self._conditions.items()))
+        return self.folder / f"{self.backend.name}-{sha256(told.encode())[:12]}.json"
 
     def _lengths(self, layer: Layer) -> tuple[Int64[np.ndarray, " row"], Int64[np.ndarray, " column"]]:
         """Return the lengths to measure along each axis of the weight; those of groups come in whole groups."""
@@ -116,30 +109,16 @@ class LatencyTable:
         )
 
     def _median_s(self, shape: LayerShape, rows: int, columns: int) -> float:
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place)
-            file = write_layer(folder / "layer.onnx", shape, rows, columns, self.batch_size)
-            options = BuildOptions(
-                batch_size=self.batch_size, max_batch_size=self.batch_size, num_threads=self.num_threads,
-                tolerance=1e-2,
-            )  # fmt: skip
-            built = self.backend.build(file, folder, options)
-            inputs = random_inputs(read_inputs(file), self.batch_size, seed=0)
-            with self.backend.load(built, folder, num_threads=self.num_threads) as engine:
-                return self.stopwatch.time(engine, inputs).p50_s
+        samples = samples_s(
+            self.backend, lambda path: write_layer(path, shape, rows, columns, self.batch_size), self.stopwatch,
+            batch_size=self.batch_size, num_threads=self.num_threads,
+        )  # fmt: skip
+        return float(np.median(samples))
 
     @functools.cached_property
     def _conditions(self) -> dict[str, str]:
         """Return what a latency depends on besides the layer."""
-        return {
-            "cpu": processor(),
-            "num_cores": str(len(os.sched_getaffinity(0))),
-            "devices": ", ".join(self.backend.devices()),
-            "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-            "backend": f"{self.backend.name} {self.backend.version()}",
-            "batch_size": str(self.batch_size),
-            "num_threads": str(self.num_threads),
-        }
+        return conditions(self.backend, self.num_threads, batch_size=str(self.batch_size))
 
     def _read(self) -> dict[tuple[LayerShape, int, int], float]:
         if not self.path.exists():

@@ -10,6 +10,7 @@ import psutil
 
 from secateur.artifacts import Machine
 from secateur.backends.cuda import cuda_devices
+from secateur.backends.protocol import Backend
 from secateur.provenance import commit
 
 RUNTIMES = (
@@ -47,15 +48,33 @@ def processor() -> str:
     return match.group(1).strip() if match else platform.processor() or platform.machine()
 
 
+def processor_flags() -> frozenset[str]:
+    """Name the instruction sets that the processor has; empty where the system does not say."""
+    match = re.search(r"^flags\s*:\s*(.+)$", _text(Path("/proc/cpuinfo")), flags=re.MULTILINE)
+    return frozenset(match.group(1).split()) if match else frozenset()
+
+
 def sums_products_in_16_bits() -> bool:
     """Say whether the processor multiplies eight-bit numbers with vpmaddubsw alone.
 
     That instruction adds two products of uint8 and int8 in 16 bits, where they saturate. Processors with VNNI or AMX,
     and those of other architectures, add them in 32.
     """
-    match = re.search(r"^flags\s*:\s*(.+)$", _text(Path("/proc/cpuinfo")), flags=re.MULTILINE)
-    flags = set(match.group(1).split()) if match else set()
+    flags = processor_flags()
     return "avx2" in flags and not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}
+
+
+def conditions(backend: Backend, num_threads: int, **further: str) -> dict[str, str]:
+    """Return what a runtime's latencies on this machine depend on, for the files that keep them."""
+    return {
+        "cpu": processor(),
+        "num_cores": str(len(os.sched_getaffinity(0))),
+        "devices": ", ".join(backend.devices()),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "backend": f"{backend.name} {backend.version()}",
+        "num_threads": str(num_threads),
+        **further,
+    }
 
 
 def runtime_versions() -> dict[str, str]:

@@ -3,19 +3,27 @@
 import contextlib
 import gc
 import math
+import os
+import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
-from secateur.artifacts import LatencySummary
+from secateur.artifacts import Measurement
+from secateur.backends.energy import EnergyCounter
+from secateur.backends.machine import machine_facts
 from secateur.backends.protocol import Engine
 from secateur.backends.statistics import summarise
+from secateur.backends.stopping import Stopping, median_of_calls
 
 Call = Callable[[], object]
+
+MOST_AT_ONCE = 100_000
+"""Calls between two looks at the stopping rule."""
 
 
 @runtime_checkable
@@ -114,32 +122,76 @@ def _no_collection() -> Iterator[None]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Timed:
+    """Calls one by one, in seconds and in order, how the warm-up before them went and what ended them."""
+
+    samples_s: Float[np.ndarray, " calls"]
+    warm: Warm
+    stopped_by: Literal["width", "time"]
+    duration_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stopwatch:
-    """Time one engine: warm up, then call for ``duration_s`` and at least ``least_calls`` times.
+    """Time one engine: warm up, then call until the stopping rule is content.
 
     The calls follow one another and each waits for its outputs, so this is the latency of a single client. One instance
     of one engine says little about another's: to compare two, use `secateur.backends.compare`.
     """
 
-    duration_s: float = 3.0
-    least_calls: int = 64
+    stopping: Stopping = field(default_factory=Stopping)
     warm_up: WarmUp = field(default_factory=WarmUp)
     clock: Clock = field(default_factory=PerformanceCounter)
 
-    def time(self, engine: Engine, inputs: tuple[np.ndarray, ...]) -> LatencySummary:
-        """Return the latency distribution; the batch size is the first input's first axis."""
-
-        def call() -> object:
-            return engine.run(inputs)
-
+    def time(self, call: Call) -> Timed:
+        """Time calls; the rule is asked ever more rarely, so that asking costs little however long it takes."""
         warm = self.warm_up.run(call, self.clock)
-        count = max(self.least_calls, math.ceil(self.duration_s / max(warm.call_s, self.clock.tick_s)))
-        return summarise(time_calls(call, count, self.clock), batch_size=inputs[0].shape[0])
+        call_s = max(warm.call_s, self.clock.tick_s)
+        rule = self.stopping
+        count = max(rule.least_calls, min(math.ceil(rule.least_s / call_s), MOST_AT_ONCE))
+        timed: list[np.ndarray] = []
+        started = self.clock.now()
+        while True:
+            count = max(1, min(count, math.ceil((rule.most_s - (self.clock.now() - started)) / call_s)))
+            timed.append(time_calls(call, count, self.clock))
+            samples, passed_s = np.concatenate(timed), self.clock.now() - started
+            if (reason := rule.reason(samples, passed_s)) is not None:
+                return Timed(samples_s=samples, warm=warm, stopped_by=reason, duration_s=passed_s)
+            count = min(MOST_AT_ONCE, max(1, len(samples) // 4))
 
 
 STOPWATCH = Stopwatch()
+BRIEF = Stopwatch(
+    stopping=Stopping(half_width=0.01, least_calls=16, least_s=0.05, most_s=0.5),
+    warm_up=WarmUp(least_s=0.02, most_s=0.5, window_s=0.01, agreement=0.05),
+)
+"""For many small things, one after the other."""
 
 
-def measure(engine: Engine, inputs: tuple[np.ndarray, ...], *, stopwatch: Stopwatch = STOPWATCH) -> LatencySummary:
-    """Time a loaded engine on inputs, batch axis first, and return its latency distribution in seconds."""
-    return stopwatch.time(engine, inputs)
+def measure(engine: Engine, inputs: tuple[np.ndarray, ...], *, stopwatch: Stopwatch = STOPWATCH) -> Measurement:
+    """Time a loaded engine on inputs, batch axis first; the batch size is the first input's first axis."""
+    load_before = os.getloadavg()[0]
+    counter = EnergyCounter()
+    before, started = counter.read(), stopwatch.clock.now()
+    timed = stopwatch.time(lambda: engine.run(inputs))
+    joules, passed_s = counter.since(before), stopwatch.clock.now() - started
+    batch_size = inputs[0].shape[0]
+    latency = summarise(timed.samples_s, batch_size=batch_size)
+    return Measurement(
+        batch_size=batch_size,
+        latency=latency,
+        median=median_of_calls(timed.samples_s, stopwatch.stopping.confidence),
+        samples_s=tuple(timed.samples_s.tolist()),
+        warm_up_s=timed.warm.duration_s,
+        steady=timed.warm.steady,
+        stopped_by=timed.stopped_by,
+        duration_s=timed.duration_s,
+        energy_j=None if joules is None else joules * latency.mean_s / passed_s,
+        peak_memory_bytes=peak_memory_bytes(),
+        machine=machine_facts(load_before),
+    )
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process has had resident."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,5 +1,6 @@
 """An ONNX file: whole, and what it takes: names, types and shapes of its inputs, and random ones."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from secateur.backends.protocol import first_line
 from secateur.errors import BackendError
 from secateur.storage import read
 
+MOST_NUMBERS = 1 << 30
+"""How many numbers an input may hold: a file that declares more would exhaust the memory."""
 NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
 
@@ -121,6 +124,12 @@ def random_inputs(
 ) -> tuple[np.ndarray, ...]:
     """Draw inputs: standard normal floats; integers and booleans are 0 or 1, which every index range allows."""
     generator = np.random.default_rng(seed)
+    for entry in inputs:
+        if math.prod(entry.sized(batch_size, sizes)) > MOST_NUMBERS:
+            raise BackendError(
+                f"input {entry.name!r}", f"the shape {list(entry.sized(batch_size, sizes))}",
+                f"at most {MOST_NUMBERS:,} numbers", "Take a smaller batch, or check the file.",
+            )  # fmt: skip
     return tuple(_random(entry, entry.sized(batch_size, sizes), generator) for entry in inputs)
 
 

@@ -31,7 +31,7 @@ VERBS: dict[Callable[..., Any], str] = {
     gate: "secateur gate runs/my-network --policy release.yaml --junit gates.xml --markdown gates.md",
     verify: "secateur verify runs/my-network",
     compare: "secateur compare runs/my-network runs/other --json",
-    bench: "secateur bench original.onnx compressed.onnx --backend openvino --threads 2",
+    bench: "secateur bench original.onnx compressed.onnx --backend openvino --batch 1,8 --threads 1,2",
     pack: "secateur pack compressed.onnx --sharing k-means --levels 32",
     unpack: "secateur unpack compressed.onnx.pack --out compressed.onnx",
     gaze: "secateur gaze film.mp4 --engine gaze.onnx --out seen.mp4",
@@ -41,7 +41,7 @@ VERBS: dict[Callable[..., Any], str] = {
 }
 """Every verb with the example that its help shows."""
 
-app = typer.Typer(name="secateur", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(name="secateur", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 for _verb, _example in VERBS.items():
     app.command(epilog=f"Example: {_example}")(_verb)
 

@@ -56,6 +56,9 @@ def sweep(
     recipe: RecipePath,
     keep: Annotated[str, typer.Option(help="Shares that may stay, as in 0.7,0.5,0.35.", show_default=False)],
     overrides: Set = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster that makes the runs, as in ray://head:10001.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     fresh: Fresh = False,
@@ -74,7 +77,7 @@ def sweep(
         ) from error
     with listening(quiet) as listener:
         found = run_sweep(
-            read_recipe(recipe, overrides or ()), shares, beside=recipe.parent, fresh=fresh, listener=listener
+            read_recipe(recipe, overrides or ()), shares, beside=recipe.parent, fresh=fresh, ray=ray, listener=listener
         )
     if as_json:
         show_json(found.model_dump(mode="json"))

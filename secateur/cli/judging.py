@@ -56,13 +56,17 @@ def verify(
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.", show_default=False)],
+    plot: Annotated[Path | None, typer.Option(help="Draw quality over latency into this PNG file.")] = None,
     as_json: Json = False,
 ) -> None:
     """Put finished runs beside each other: in what their recipes differ and what came of it; exits with 0."""
-    from secateur.comparing import compare_runs, runs_table
+    from secateur.comparing import compare_runs, pareto_png, runs_table
     from secateur.report.console import rich_table
+    from secateur.storage import write
 
     found = compare_runs(runs)
+    if plot is not None:
+        write(plot, pareto_png(found))
     if as_json:
         sys.stdout.write(found.model_dump_json(indent=1) + "\n")
     else:

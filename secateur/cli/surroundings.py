@@ -2,45 +2,124 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from secateur.cli.options import Json, Quiet, listening, show, show_json
+from secateur.errors import MeasurementError
+
+if TYPE_CHECKING:
+    from secateur.artifacts import BenchCell, Measurement
 
 
 def bench(
     baseline: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
-    candidate: Annotated[Path, typer.Argument(help="An ONNX file with the same inputs.", show_default=False)],
+    candidate: Annotated[
+        Path | None, typer.Argument(help="An ONNX file with the same inputs; without one, the first is timed alone.")
+    ] = None,
     backend: Annotated[str, typer.Option(help="The runtime.")] = "onnxruntime",
-    batch: Annotated[int, typer.Option(min=1, help="Samples a call.")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
-    max_s: Annotated[float, typer.Option(min=1, help="Longest time the comparison may take, in seconds.")] = 60.0,
+    batch: Annotated[str, typer.Option(help="Samples a call: one number, or several as in 1,8.")] = "1",
+    threads: Annotated[str, typer.Option(help="Threads of the runtime: one number, or several as in 1,2.")] = "1",
+    clients: Annotated[
+        str, typer.Option("--concurrency", help="Also let so many clients call at once, as in 1,2,4.")
+    ] = "",
+    cold: Annotated[int, typer.Option(min=0, help="Also start so many processes and time their first call.")] = 0,
+    layers: Annotated[bool, typer.Option(help="Hold theory against practice, layer by layer.")] = True,
+    size: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=NUMBER", help="A size that the files leave open, by its name.")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0, help="How far engines may be from their files, relatively: 1e-4, of integers 0.1."),
+    ] = None,
+    max_s: Annotated[float, typer.Option(min=1, help="Longest time a comparison may take, in seconds.")] = 60.0,
     seed: Annotated[int, typer.Option(help="Seed of inputs, order and bootstrap.")] = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare the latencies of any two ONNX files, paired and interleaved."""
-    from secateur.backends.bench import bench as bench_files
+    """Compare the latencies of any two ONNX files, paired and interleaved, and say where the gain went."""
+    from secateur.backends.bench import Bench
     from secateur.backends.compare import Compare
+
+    settings = Bench(
+        backend=backend, sizes=_sizes(size or []), tolerance=tolerance, layers=layers, num_starts=cold,
+        clients=_numbers("--concurrency", clients) if clients else (), compare=Compare(max_s=max_s, seed=seed),
+    )  # fmt: skip
+    batches, numbers = _numbers("--batch", batch), _numbers("--threads", threads)
+    with listening(quiet) as listener:
+        if candidate is None:
+            alone = [settings.alone(baseline, b, n, listener.progress) for b in batches for n in numbers]
+            cells = []
+        else:
+            alone = []
+            cells = list(
+                settings.cells(
+                    baseline, candidate, batch_sizes=batches, num_threads=numbers, progress=listener.progress
+                )
+            )
+    if as_json:
+        show_json([found.model_dump(mode="json") for found in (*cells, *alone)])
+    else:
+        _show_bench(cells, alone)
+
+
+def _show_bench(cells: "list[BenchCell]", alone: "list[Measurement]") -> None:
     from secateur.report.console import rich_table
+    from secateur.report.formatting import seconds, significant
+    from secateur.report.tables import practice
     from secateur.report.tables.running import latency_table
 
-    with listening(quiet) as listener:
-        comparison = bench_files(
-            baseline, candidate, backend=backend, batch_size=batch, num_threads=threads,
-            compare=Compare(max_s=max_s, seed=seed), progress=listener.progress,
-        )  # fmt: skip
-    if as_json:
-        show_json(comparison.model_dump(mode="json"))
-        return
-    speedup = comparison.speedup
-    show(
-        rich_table(latency_table(comparison)),
-        f"{comparison.outcome}: {speedup.value:.3f}x, "
-        f"{speedup.confidence:.0%} interval {speedup.low:.3f} to {speedup.high:.3f}",
-        *comparison.warnings,
-    )  # fmt: skip
+    for found in alone:
+        latency = found.latency
+        energy = "" if found.energy_j is None else f", {significant(found.energy_j)} J a call"
+        show(
+            f"batch {found.batch_size}: median {seconds(latency.p50_s)} "
+            f"({seconds(found.median.low)} to {seconds(found.median.high)}), p90 {seconds(latency.p90_s)}, "
+            f"p95 {seconds(latency.p95_s)}, p99 {seconds(latency.p99_s)}, {significant(latency.throughput_per_s)} "
+            f"samples/s, {latency.num_samples:,} calls, stopped by {found.stopped_by}{energy}"
+        )
+    if len(cells) == 1:
+        show(rich_table(latency_table(cells[0].comparison)))
+    if cells:
+        show(rich_table(practice.cells_table(cells)))
+    for cell in cells:
+        if cell.practice is not None:
+            where = f"batch {cell.comparison.batch_size}, {cell.comparison.num_threads} threads"
+            show("", where, rich_table(practice.practice_table(cell.practice)))
+            show(rich_table(practice.layers_table(cell.practice)), rich_table(practice.findings_table(cell.practice)))
+    for table in (practice.clients_table(cells), practice.cold_table(cells)):
+        if table.rows:
+            show(rich_table(table))
+    show(*dict.fromkeys(warning for cell in cells for warning in cell.comparison.warnings))
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    """Read positive numbers with commas between."""
+    try:
+        numbers = tuple(int(number) for number in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise MeasurementError(
+            f"{option} {text}",
+            "no list of positive numbers",
+            "numbers with commas between",
+            f"For example {option} 1,8.",
+        )
+    return numbers
+
+
+def _sizes(options: list[str]) -> dict[str, int]:
+    sizes = {}
+    for option in options:
+        name, _, number = option.partition("=")
+        if not name or not number.isdigit() or not int(number):
+            raise MeasurementError(
+                f"--size {option}", "no name=number", "a size's name, =, a number", "For example --size height=224."
+            )
+        sizes[name] = int(number)
+    return sizes
 
 
 def doctor(as_json: Json = False) -> None:

@@ -2,7 +2,7 @@
 
 import math
 
-from secateur.artifacts import Interval
+from secateur.artifacts import QUANTIZED, Interval
 
 BACKEND_NAMES = {
     "onnxruntime": "ONNX Runtime",
@@ -88,6 +88,7 @@ def confidence(interval: Interval) -> str:
 
 def quantity(name: str, value: float, digits: int = 3, *, trim: bool = False) -> str:
     """Print a gate's quantity in its own unit: times, bytes, factors, and all else as a number."""
+    name = name.removeprefix(f"{QUANTIZED}_")
     if name in ("latency_s", "p99_s"):
         return seconds(value, digits, trim=trim)
     if name in ("speedup", "mac_ratio", "parameter_ratio", "size_ratio"):

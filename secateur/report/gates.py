@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
 from secateur.artifacts import (
+    QUANTIZED,
     Comparison,
     EngineResult,
     Evaluation,
@@ -42,6 +43,10 @@ QUANTITIES: dict[str, str] = {
 }
 """What every run measures, beside each metric ``<metric>`` and its loss ``<metric>_drop``."""
 
+ROUNDED = f"{QUANTIZED}_"
+ROUNDED_QUANTITIES = ("speedup", "size_ratio", "parity", "latency_s", "p99_s", "size_bytes")
+"""What is measured of a quantised network too, beside its metrics and their losses, named ``quantized_<quantity>``."""
+
 Line = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
@@ -52,7 +57,10 @@ class Gate(Record):
 
     quantity: str
     """What is held against the line: speedup, mac_ratio, parameter_ratio, size_ratio, realised, parity, latency_s,
-    p99_s, size_bytes, failed_engines, a metric's name, or its name followed by _drop (how much worse it became)."""
+    p99_s, size_bytes, failed_engines, a metric's name, or its name followed by _drop (how much worse it became). Where
+    the recipe quantises, quantized_ before a name means the network in eight bits: quantized_speedup,
+    quantized_size_ratio, quantized_parity, quantized_latency_s, quantized_p99_s, quantized_size_bytes, and
+    the metrics."""
     at_least: Line | None = None
     """The smallest value that passes."""
     at_most: Line | None = None
@@ -75,8 +83,8 @@ def with_defaults(gates: Sequence[Gate]) -> list[Gate]:
     return [*gates] if asked else [*gates, Gate(quantity=FAILED_ENGINES, at_most=0)]
 
 
-def allowed_quantities(metrics: Iterable[str]) -> tuple[str, ...]:
-    """Return every name that a gate may use for a task with these metrics.
+def allowed_quantities(metrics: Iterable[str], *, quantized: bool = False) -> tuple[str, ...]:
+    """Return every name that a gate may use for a task with these metrics, and with a network in eight bits.
 
     Raises `RecipeError` where a metric bears the name of a quantity that every run measures.
     """
@@ -89,12 +97,19 @@ def allowed_quantities(metrics: Iterable[str]) -> tuple[str, ...]:
                     "metrics that are named differently from the quantities of every run", "Rename the metric.",
                 )  # fmt: skip
             names.append(name)
-    return tuple(names)
+    measured = [name for name in names if name in ROUNDED_QUANTITIES or name not in QUANTITIES]
+    return (*names, *(ROUNDED + name for name in measured)) if quantized else tuple(names)
 
 
-def check_gates(gates: Sequence[Gate], metrics: Iterable[str]) -> None:
+def check_gates(gates: Sequence[Gate], metrics: Iterable[str], *, quantized: bool = False) -> None:
     """Refuse gates on unknown quantities before anything is computed; raises `RecipeError` with the allowed names."""
-    _refuse_unknown(gates, allowed_quantities(metrics))
+    rounded = [gate.quantity for gate in gates if gate.quantity.startswith(ROUNDED)]
+    if rounded and not quantized:
+        raise RecipeError(
+            "gates", f"{rounded[0]!r} in a run without a network in eight bits", "a recipe that quantises",
+            "Add `quantize: {}` to the recipe, or take the gate out.",
+        )  # fmt: skip
+    _refuse_unknown(gates, allowed_quantities(metrics, quantized=quantized))
 
 
 def quantities(
@@ -104,33 +119,56 @@ def quantities(
     exports: Mapping[str, ExportResult],
     engines: Mapping[str, Sequence[EngineResult]],
     comparison: Comparison,
+    quantized_comparison: Comparison | None = None,
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Interval]:
     """Return everything that a gate can be put on, each with its interval; counts and sizes are points.
 
-    Mappings are keyed ``original`` and ``compressed``; further entries take part in parity only. Metrics are resampled
-    over the test samples, see `network_intervals`. ``realised`` is an unbounded interval, which neither passes nor
+    Mappings are keyed ``original`` and ``compressed``, and ``quantized`` where there is such a network; the latter's
+    quantities are there with its comparison. Parity is that of the two in float32 only: what rounding changes is no
+    error of a runtime. Metrics are resampled over the test samples, see `network_intervals`. ``realised`` is an
+    unbounded interval, which neither passes nor
     fails a gate, where no MACs were saved; so is ``p99_s`` where a comparison did not look at single calls.
     """
     mac_ratio = prune.macs_before / prune.macs_after
+    exact = {network: exports[network] for network in (ORIGINAL, COMPRESSED)}
+    whole = {network: built for network, built in engines.items() if network != QUANTIZED}
     measured = {
-        "speedup": comparison.speedup,
         "mac_ratio": _point(mac_ratio),
         "parameter_ratio": _point(prune.parameters_before / prune.parameters_after),
-        "size_ratio": _point(exports[ORIGINAL].size_bytes / exports[COMPRESSED].size_bytes),
         "realised": _realised(mac_ratio, comparison.speedup),
-        "parity": _point(_worst_parity(exports, engines)),
         FAILED_ENGINES: _point(float(_num_failed(engines))),
+        "parity": _point(_worst_parity(exact, whole)),
+        **_deployed(comparison, exports[ORIGINAL], exports[COMPRESSED], num_resamples, seed),
+    }
+    networks = (ORIGINAL, COMPRESSED) if quantized_comparison is None else (ORIGINAL, COMPRESSED, QUANTIZED)
+    metrics = network_intervals({n: evaluations[n] for n in networks}, num_resamples=num_resamples, seed=seed)
+    allowed_quantities(evaluations[COMPRESSED].metrics)
+    measured |= metrics[COMPRESSED]
+    if quantized_comparison is not None:
+        rounded = {
+            **_deployed(quantized_comparison, exports[ORIGINAL], exports[QUANTIZED], num_resamples, seed),
+            **metrics[QUANTIZED],
+            "parity": _point(_worst_parity({}, {QUANTIZED: engines.get(QUANTIZED, ())})),
+        }
+        measured |= {ROUNDED + name: interval for name, interval in rounded.items()}
+    return measured
+
+
+def _deployed(
+    comparison: Comparison, original: ExportResult, export: ExportResult, num_resamples: int, seed: int
+) -> dict[str, Interval]:
+    """Return how fast and how large a network is."""
+    return {
+        "speedup": comparison.speedup,
+        "size_ratio": _point(original.size_bytes / export.size_bytes),
         "latency_s": median_interval(
             comparison.candidate.p50_s, comparison.samples_s["candidate"], num_resamples=num_resamples, seed=seed
         ),
         "p99_s": comparison.p99 or Interval(value=comparison.candidate.p99_s, low=-np.inf, high=np.inf),
-        "size_bytes": _point(float(exports[COMPRESSED].size_bytes)),
+        "size_bytes": _point(float(export.size_bytes)),
     }
-    pair = {network: evaluations[network] for network in (ORIGINAL, COMPRESSED)}
-    allowed_quantities(evaluations[COMPRESSED].metrics)
-    return measured | network_intervals(pair, num_resamples=num_resamples, seed=seed)[COMPRESSED]
 
 
 def network_intervals(
@@ -236,7 +274,8 @@ def _realised(mac_ratio: float, speedup: Interval) -> Interval:
 
 def _worst_parity(exports: Mapping[str, ExportResult], engines: Mapping[str, Sequence[EngineResult]]) -> float:
     built = [engine.parity for results in engines.values() for engine in results if engine.parity is not None]
-    return max(parity.worst_absolute for parity in [*(export.parity for export in exports.values()), *built])
+    parities = [*(export.parity for export in exports.values()), *built]
+    return max((parity.worst_absolute for parity in parities), default=np.nan)
 
 
 def _refuse_unknown(gates: Sequence[Gate], allowed: Sequence[str]) -> None:

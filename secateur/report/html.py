@@ -29,6 +29,7 @@ from secateur.report.formatting import (
 from secateur.report.gates import COMPRESSED, ORIGINAL
 from secateur.report.plots.canvas import PALETTE, svg
 from secateur.report.plots.latency import latency_figure, promise_figure
+from secateur.report.plots.practice import roofline_figure, waterfall_figure
 from secateur.report.plots.quality import history_figure, quality_figure
 from secateur.report.plots.rounds import rounds_figure
 from secateur.report.plots.spectra import spectra_figure
@@ -36,8 +37,8 @@ from secateur.report.plots.widths import widths_figure
 from secateur.report.redundancy import found_told, rule_told
 from secateur.report.sentence import achievement, reasons
 from secateur.report.strip import gate_strip
-from secateur.report.tables import cutting, outcome, rounding, running
-from secateur.report.tables.table import Table
+from secateur.report.tables import cutting, outcome, practice, rounding, running
+from secateur.report.tables.table import NO_TABLE, Table
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -142,10 +143,14 @@ def _figures(summary: Summary, intervals: Mapping[str, Mapping[str, Interval]]) 
         drawn["rounds"] = (rounds_figure(prune), "Cost and loss over the rounds of pruning")
     if any(group.spectrum for group in summary.redundancy.groups):
         drawn["spectra"] = (spectra_figure(summary.redundancy), "Spectrum of every group")
+    if summary.practice is not None:
+        drawn["roofline"] = (roofline_figure(summary.practice), "Layers below the machine's roofline")
+        drawn["waterfall"] = (waterfall_figure(summary.practice), "What every layer gave to the call")
     return {name: Markup(svg(figure, name, description)) for name, (figure, description) in drawn.items()}
 
 
 def _tables(summary: Summary, intervals: Mapping[str, Mapping[str, Interval]]) -> dict[str, Table]:
+    found = summary.practice
     return {
         "gates": outcome.gates_table(summary.verdict),
         "quality": outcome.quality_table(summary.evaluations, intervals),
@@ -162,6 +167,9 @@ def _tables(summary: Summary, intervals: Mapping[str, Mapping[str, Interval]]) -
         "quantization": rounding.quantization_table(summary),
         "latency": running.latency_table(summary.comparison),
         "measurement": running.measurement_table(summary.comparison),
+        "practice": practice.practice_table(found) if found else NO_TABLE,
+        "layers": practice.layers_table(found) if found else NO_TABLE,
+        "findings": practice.findings_table(found) if found else NO_TABLE,
         "machine": running.machine_table(summary.comparison.machine),
     }
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from secateur.artifacts import Interval, Summary
 from secateur.report.sentence import headline, reasons
-from secateur.report.tables import cutting, outcome, rounding, running
+from secateur.report.tables import cutting, outcome, practice, rounding, running
 from secateur.report.tables.table import Table
 
 
@@ -14,11 +14,14 @@ def render_markdown(summary: Summary, intervals: Mapping[str, Mapping[str, Inter
 
     ``intervals`` are metrics and drops of every network, see `secateur.report.gates.network_intervals`.
     """
+    found = summary.practice
     sections: list[tuple[str, Iterable[Table]]] = [
         ("Gates", [outcome.gates_table(summary.verdict)]),
         ("Key figures", [outcome.key_figures_table(summary)]),
         ("Quality", [outcome.quality_table(summary.evaluations, intervals), outcome.finetune_table(summary.finetune)]),
         ("Speed", [running.latency_table(summary.comparison), running.measurement_table(summary.comparison)]),
+        ("Theory and practice",
+         [] if found is None else [practice.practice_table(found), practice.findings_table(found)]),
         ("Pruning", [cutting.rounds_table(summary.prune), cutting.widths_table(summary.prune),
                      cutting.pinned_table(summary.prune.pinned)]),
         ("Redundancy", [cutting.compression_table(summary.redundancy)]),

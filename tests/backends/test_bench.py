@@ -7,13 +7,15 @@ import numpy as np
 import onnx
 import pytest
 
-from secateur.artifacts import Comparison, Exported
+from secateur.artifacts import BenchCell, Comparison, Exported
 from secateur.backends import BACKENDS
-from secateur.backends.bench import bench
+from secateur.backends.bench import Bench, bench, usual_tolerance
+from secateur.backends.clients import Crowd
 from secateur.backends.compare import Compare
 from secateur.backends.measure import Stopwatch, WarmUp, measure
-from secateur.backends.protocol import BuildOptions
-from secateur.errors import BackendError
+from secateur.backends.protocol import BuildOptions, Engine
+from secateur.backends.stopping import Stopping
+from secateur.errors import BackendError, MeasurementError
 
 BRIEF = Compare(
     num_instances=3, num_blocks=4, block_s=0.002, target=0.5, max_s=20.0, num_resamples=1000,
@@ -54,11 +56,13 @@ def test_a_pruned_network_against_the_whole(wide: Exported, narrow: Exported) ->
 
 def test_a_single_engine(wide: Exported, tmp_path: Path) -> None:
     backend = BACKENDS["onnxruntime"]
-    stopwatch = Stopwatch(duration_s=0.05, warm_up=BRIEF.warm_up)
+    stopwatch = Stopwatch(stopping=Stopping(least_s=0.02, most_s=0.05), warm_up=BRIEF.warm_up)
     with backend.load(backend.build(wide.path, tmp_path, BuildOptions()), tmp_path) as engine:
-        summary = measure(engine, (np.zeros((2, 3, 24, 24), np.float32),), stopwatch=stopwatch)
-    assert summary.num_samples >= stopwatch.least_calls
-    assert summary.throughput_per_s == pytest.approx(2 / summary.mean_s)
+        found = measure(engine, (np.zeros((2, 3, 24, 24), np.float32),), stopwatch=stopwatch)
+    assert len(found.samples_s) == found.latency.num_samples > 1
+    assert found.latency.throughput_per_s == pytest.approx(2 / found.latency.mean_s)
+    assert found.median.low <= found.latency.p50_s <= found.median.high
+    assert found.machine.cpu
 
 
 def relu(path: Path, *shape: int | str) -> Path:
@@ -100,3 +104,52 @@ def test_a_runtime_that_cannot_run_here_is_refused_first(wide: Exported) -> None
             with pytest.raises(BackendError) as caught:
                 bench(wide.path, wide.path, backend=backend.name, compare=BRIEF)
             assert caught.value.found == missing.found
+
+
+def test_every_batch_and_number_of_threads_is_compared_with_what_else_was_asked_for(
+    wide: Exported, narrow: Exported
+) -> None:
+    settings = Bench(compare=BRIEF, clients=(2,), num_starts=1)
+    cells = list(settings.cells(wide.path, narrow.path, batch_sizes=(1, 2), num_threads=(1,)))
+    assert [(cell.comparison.batch_size, cell.comparison.num_threads) for cell in cells] == [(1, 1), (2, 1)]
+    for cell in cells:
+        check(cell.comparison)
+        assert cell.parity.keys() == cell.cold.keys() == cell.clients.keys() == {"baseline", "candidate"}
+        assert all(len(start.load_s) == 1 and min(start.first_s) > 0 and start.flushed for start in cell.cold.values())
+        (crowd,) = cell.clients["candidate"]
+        assert crowd.num_clients == 2
+        assert crowd.throughput_per_s > 0
+        assert crowd.latency.num_samples >= 4
+    assert BenchCell.model_validate_json(cells[0].model_dump_json()) == cells[0]
+
+
+def test_files_in_integers_are_compared_at_their_tolerance(wide: Exported, tmp_path: Path) -> None:
+    assert usual_tolerance(wide.path) == 1e-4
+    value = onnx.helper.make_tensor_value_info
+    constants = [
+        onnx.numpy_helper.from_array(np.array(0.05, np.float32), "scale"),
+        onnx.numpy_helper.from_array(np.array(0, np.uint8), "zero"),
+    ]
+    nodes = [
+        onnx.helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        onnx.helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", [value("x", 1, ["n", 8])], [value("y", 1, ["n", 8])], constants)
+    path = tmp_path / "rounded.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), path)
+    assert usual_tolerance(path) == 0.1
+    check(bench(path, path, compare=BRIEF))
+
+
+def test_the_first_error_of_a_client_ends_them_all() -> None:
+    class Failing(Engine):
+        def run(self, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+            raise BackendError("engine", "a refusal", "outputs", "Do otherwise.")
+
+        def close(self) -> None:
+            pass
+
+    with pytest.raises((BackendError, MeasurementError), match=r"a refusal|another client"):
+        Crowd(num_clients=3, duration_s=0.01).measure(Failing, (np.zeros((1, 2)),))
+    with pytest.raises(MeasurementError, match="one at least"):
+        Crowd(num_clients=0)

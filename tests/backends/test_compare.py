@@ -79,14 +79,14 @@ def test_the_same_seed_gives_the_same_result(side: Callable) -> None:
 
 
 def test_engines_against_themselves_are_covered_and_never_called_faster(side: Callable) -> None:
-    """60 comparisons of equals, stopped as they stop: intervals cover one in at least nine of ten."""
+    """24 comparisons of equals, stopped as they stop; benchmarks/stopwatch.py makes a hundred on several machines."""
     covered = false_claims = 0
-    for trial in range(60):
+    for trial in range(24):
         noise = {"between": 0.015, "within": 0.03}
         result = compare(side(2 * trial, **noise), side(2 * trial + 1, **noise), seed=trial, max_s=12.0)
         covered += result.speedup.low <= 1 <= result.speedup.high
         false_claims += result.outcome in ("faster", "slower")
-    assert covered >= 54
+    assert covered >= 21
     assert false_claims <= 1
 
 
@@ -94,10 +94,10 @@ def test_three_percent_are_found_where_noise_allows(side: Callable) -> None:
     noise = {"between": 0.004, "within": 0.02}
     outcomes = [
         compare(side(2 * trial, call_s=0.0309, **noise), side(2 * trial + 1, call_s=0.03, **noise), seed=trial)
-        for trial in range(12)
+        for trial in range(6)
     ]
-    assert sum(result.speedup.low <= 1.03 <= result.speedup.high for result in outcomes) >= 11
-    assert sum(result.outcome == "faster" for result in outcomes) >= 11
+    assert sum(result.speedup.low <= 1.03 <= result.speedup.high for result in outcomes) >= 5
+    assert sum(result.outcome == "faster" for result in outcomes) >= 5
     assert not any(result.outcome == "slower" for result in outcomes)
 
 

@@ -14,9 +14,13 @@ from secateur.backends import BACKENDS
 from secateur.backends.latency_table import LatencyFile, LatencyTable
 from secateur.backends.layer_file import write_layer
 from secateur.backends.measure import Stopwatch, WarmUp
+from secateur.backends.stopping import Stopping
 from secateur.errors import StorageError
 
-QUICK = Stopwatch(duration_s=0.002, least_calls=3, warm_up=WarmUp(least_s=0.0, most_s=0.02, window_s=0.001))
+QUICK = Stopwatch(
+    stopping=Stopping(least_calls=3, least_s=0.002, most_s=0.004),
+    warm_up=WarmUp(least_s=0.0, most_s=0.02, window_s=0.001),
+)
 CONVOLUTION = LayerShape(
     operator="convolution", size=(9, 9), kernel=(3, 3), stride=(2, 2), padding=(1, 1), dilation=(1, 1)
 )

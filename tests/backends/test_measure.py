@@ -2,10 +2,14 @@
 
 import gc
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.signal import lfilter
 
+from secateur.artifacts import Measurement
+from secateur.backends.energy import EnergyCounter
 from secateur.backends.measure import (
     PerformanceCounter,
     Stopwatch,
@@ -14,6 +18,8 @@ from secateur.backends.measure import (
     measure,
     time_calls,
 )
+from secateur.backends.stopping import Stopping, median_of_calls
+from secateur.errors import MeasurementError
 
 INPUTS = (np.zeros((4, 3)),)
 
@@ -93,12 +99,79 @@ def test_a_slow_engine_is_called_once(side: Callable) -> None:
 def test_a_measurement_lasts_as_long_as_asked(side: Callable) -> None:
     steady = side(call_s=0.004)
     engine = steady.load()
-    summary = measure(engine, INPUTS, stopwatch=Stopwatch(duration_s=2.0, clock=steady.clock))
-    assert summary.num_samples == 500
-    assert summary.mean_s == pytest.approx(0.004)
-    assert summary.throughput_per_s == pytest.approx(4 / 0.004)
-    few = measure(engine, INPUTS, stopwatch=Stopwatch(duration_s=0.01, least_calls=70, clock=steady.clock))
-    assert few.num_samples == 70
+    rule = Stopping(least_s=2.0)
+    found = measure(engine, INPUTS, stopwatch=Stopwatch(stopping=rule, clock=steady.clock))
+    assert found.latency.num_samples == len(found.samples_s) == 500
+    assert found.stopped_by == "width"
+    assert found.latency.mean_s == pytest.approx(0.004)
+    assert found.latency.throughput_per_s == pytest.approx(4 / 0.004)
+    assert found.peak_memory_bytes > 1_000_000
+    few = measure(
+        engine, INPUTS, stopwatch=Stopwatch(stopping=Stopping(least_calls=70, least_s=0.01), clock=steady.clock)
+    )
+    assert len(few.samples_s) == 70
+
+
+def test_samples_stay_in_the_order_of_the_calls(side: Callable) -> None:
+    slowing = side(call_s=0.001)
+    engine = slowing.load()
+    engine.duration_s = lambda: 0.001 * (1 + 1e-5 * engine.num_calls)
+    found = measure(engine, INPUTS, stopwatch=Stopwatch(clock=slowing.clock))
+    assert list(found.samples_s) == sorted(found.samples_s)
+    assert found.duration_s == pytest.approx(sum(found.samples_s))
+
+
+def test_noise_is_timed_until_the_median_is_known_or_the_time_is_up(side: Callable) -> None:
+    for within, stopped_by in ((0.05, "width"), (1.0, "time")):
+        noisy = side(call_s=0.001, within=within)
+        rule = Stopping(least_s=0.1, half_width=0.004, most_s=5.0)
+        found = measure(noisy.load(), INPUTS, stopwatch=Stopwatch(stopping=rule, clock=noisy.clock))
+        assert found.stopped_by == stopped_by
+        width = (found.median.high - found.median.low) / 2 / found.median.value
+        assert (width <= 0.004) == (stopped_by == "width")
+        assert found.duration_s < 5.2
+
+
+def test_the_interval_of_a_median_covers_it_although_calls_resemble_their_neighbours() -> None:
+    generator = np.random.default_rng(0)
+    for memory in (0.0, 0.8):
+        covered = 0
+        for _ in range(200):
+            noise = lfilter([1.0], [1.0, -memory], generator.standard_normal(3000))[1000:]
+            found = median_of_calls(np.exp(noise))
+            covered += found.low <= 1 <= found.high
+        assert covered >= 178, memory
+
+
+def test_energy_is_what_all_packages_counted_and_absent_where_none_does(tmp_path: Path) -> None:
+    counter = EnergyCounter(folder=tmp_path)
+    assert counter.read() == {}
+    assert counter.since({}) is None
+    for package, joules in (("intel-rapl:0", 5), ("intel-rapl:1", 99), ("intel-rapl:0:0", 7)):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "energy_uj").write_text(str(joules * 1_000_000))
+        (tmp_path / package / "max_energy_range_uj").write_text("99999999")
+    before = counter.read()
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("7500000")
+    (tmp_path / "intel-rapl:1" / "energy_uj").write_text("1000000")
+    assert counter.since(before) == pytest.approx(2.5 + 2.0), "the second counter began again"
+
+
+def test_a_measurement_without_its_machine_is_refused(side: Callable) -> None:
+    steady = side()
+    stopwatch = Stopwatch(stopping=Stopping(least_s=0.0, least_calls=2), clock=steady.clock)
+    values = measure(steady.load(), INPUTS, stopwatch=stopwatch).model_dump()
+    assert Measurement.model_validate(values)
+    with pytest.raises(ValueError, match="Field required"):
+        Measurement.model_validate({key: value for key, value in values.items() if key != "machine"})
+    with pytest.raises(ValueError, match="without which a latency means nothing"):
+        Measurement.model_validate({**values, "machine": {**values["machine"], "cpu": ""}})
+
+
+@pytest.mark.parametrize("changes", [{"least_calls": 1}, {"least_s": 3.0, "most_s": 2.0}, {"confidence": 1.0}])
+def test_rules_that_cannot_be_kept_are_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(MeasurementError, match="two calls at least"):
+        Stopping(**changes)
 
 
 def test_the_real_clock_ticks_finely_and_forwards() -> None:

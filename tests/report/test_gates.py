@@ -105,6 +105,15 @@ def test_an_unknown_quantity_lists_the_allowed_ones() -> None:
     check_gates([Gate(quantity=name, at_least=0.0) for name in allowed_quantities(["auc"])], ["auc"])
 
 
+def test_gates_on_eight_bits_need_a_network_in_eight_bits() -> None:
+    gate = Gate(quantity="quantized_auc_drop", at_most=0.01)
+    check_gates([gate], ["auc"], quantized=True)
+    with pytest.raises(RecipeError, match=r"'quantized_auc_drop' in a run without a network in eight bits.*quantize: "):
+        check_gates([gate], ["auc"])
+    with pytest.raises(RecipeError, match="one of speedup"):
+        check_gates([Gate(quantity="quantized_mac_ratio", at_least=2)], ["auc"], quantized=True)
+
+
 @pytest.mark.parametrize("metrics", [["speedup"], ["auc", "auc_drop"]])
 def test_a_metric_may_not_hide_a_quantity(metrics: list[str]) -> None:
     with pytest.raises(RecipeError, match="twice"):
@@ -122,6 +131,20 @@ def test_every_allowed_quantity_is_measured(summary: Summary) -> None:
     assert set(QUANTITIES) <= set(found)
     for interval in found.values():
         assert interval.low <= interval.value <= interval.high
+
+
+def test_every_quantity_of_a_network_in_eight_bits_is_measured(summary: Summary) -> None:
+    rounded = {
+        "evaluations": {**summary.evaluations, "quantized": summary.evaluations["pruned"]},
+        "exports": {**summary.exports, "quantized": summary.exports["compressed"]},
+        "engines": {**summary.engines, "quantized": summary.engines["compressed"]},
+    }
+    found = measured(summary, **rounded, quantized_comparison=summary.comparison)
+    names = allowed_quantities(summary.evaluations["compressed"].metrics, quantized=True)
+    assert sorted(found) == sorted(names)
+    assert found["quantized_speedup"] == found["speedup"]
+    assert found["quantized_auc_drop"].value > found["auc_drop"].value
+    assert {name: found[name] for name in measured(summary)} == measured(summary)
 
 
 def test_engines_that_failed_are_counted_and_absent_runtimes_are_not(summary: Summary) -> None:

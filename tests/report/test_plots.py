@@ -19,6 +19,7 @@ from secateur.artifacts import Summary
 from secateur.report.gates import network_intervals
 from secateur.report.plots.canvas import PALETTE, drawing, png, svg
 from secateur.report.plots.latency import latency_figure, promise_figure
+from secateur.report.plots.practice import roofline_figure, waterfall_figure
 from secateur.report.plots.quality import history_figure, quality_figure
 from secateur.report.plots.rounds import rounds_figure
 from secateur.report.plots.spectra import spectra_figure, spectra_png, tail
@@ -37,6 +38,8 @@ FIGURES: dict[str, Callable[[Summary], Figure]] = {
     "promise": lambda summary: promise_figure(summary.prune, summary.exports, summary.comparison),
     "quality": quality,
     "history": lambda summary: history_figure(summary.finetune),
+    "roofline": lambda summary: roofline_figure(summary.practice),
+    "waterfall": lambda summary: waterfall_figure(summary.practice),
     "rounds": lambda summary: rounds_figure(summary.prune),
 }
 

@@ -1,11 +1,23 @@
 """MLflow holds what the report says, in a store on disk."""
 
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from secateur.artifacts import Summary
+from secateur.artifacts import Model, Summary
 from secateur.errors import BackendError
+from secateur.pipeline.export import export
 from secateur.report.tracking import figures, track
 from secateur.report.write import write_report
 
@@ -18,23 +30,112 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     return (tmp_path / "mlruns").as_uri()
 
 
-def test_a_run_is_logged_with_settings_figures_verdict_and_report(summary: Summary, store: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    model = Model(module=net, example_inputs=(torch.randn(2, 3, 4),))
+    return export(
+        model, tmp_path_factory.mktemp("onnx"), name="compressed", input_names=["image"], output_names=["scores"]
+    ).path
+
+
+def test_a_run_is_logged_with_settings_figures_verdict_and_report(
+    summary: Summary, store: str, onnx_file: Path, tmp_path: Path
+) -> None:
     from mlflow.tracking import MlflowClient
 
     write_report(summary, tmp_path / "run", num_resamples=200)
-    number = track(summary, tmp_path / "run", experiment="cuts", tracking_uri=store)
+    number = track(summary, tmp_path / "run", onnx_file, experiment="cuts", tracking_uri=store)
     client = MlflowClient(store)
     logged = client.get_run(number)
     assert logged.data.metrics == pytest.approx(figures(summary))
     assert logged.data.tags["verdict"] == summary.verdict.verdict
     assert logged.data.params["name"] == summary.name
     assert logged.info.status == "FINISHED"
-    assert {entry.path for entry in client.list_artifacts(number)} == {"report.html", "report.md", "report.json"}
-    again = track(summary, tmp_path / "run", experiment="cuts", tracking_uri=store)
+    assert {entry.path for entry in client.list_artifacts(number)} == {
+        "report.html", "report.md", "report.json", "plots",
+    }  # fmt: skip
+    plots = {Path(entry.path).stem for entry in client.list_artifacts(number, "plots")}
+    assert plots == {"promise", "latency", "roofline", "waterfall"}
+    again = track(summary, tmp_path / "run", onnx_file, experiment="cuts", tracking_uri=store)
     assert again != number
     assert client.get_run(again).info.experiment_id == logged.info.experiment_id
 
 
 def test_a_store_that_refuses_is_told(summary: Summary, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"mlflow\.tracking_uri"):
-        track(summary, tmp_path, experiment="cuts", tracking_uri="nonsense://nowhere")
+        track(summary, tmp_path, tmp_path / "none.onnx", experiment="cuts", tracking_uri="nonsense://nowhere")
+
+
+def test_a_network_is_registered_only_where_every_gate_passed(
+    bare: Summary, store: str, onnx_file: Path, tmp_path: Path
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    write_report(bare, tmp_path / "run", num_resamples=50)
+    client = MlflowClient(store)
+    where = {"experiment": "cuts", "tracking_uri": store, "model": "gaze", "alias": "released"}
+    failed = bare.model_copy(update={"verdict": bare.verdict.model_copy(update={"verdict": "undecided"})})
+    track(failed, tmp_path / "run", onnx_file, **where)
+    assert client.search_registered_models() == []
+    assert bare.verdict.verdict == "pass"
+    number = track(bare, tmp_path / "run", onnx_file, **where)
+    version = client.get_model_version_by_alias("gaze", "released")
+    assert (str(version.version), version.run_id) == ("1", number)
+    assert {Path(e.path).name for e in client.list_artifacts(number, "model")} == {"MLmodel", "model.onnx"}
+    track(bare, tmp_path / "run", onnx_file, **where)
+    assert str(client.get_model_version_by_alias("gaze", "released").version) == "2"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of its own on a free port, with SQLite behind it; the light MLflow package has none."""
+    if any(importlib.util.find_spec(name) is None for name in ("flask", "sqlalchemy", "pandas", "uvicorn")):
+        pytest.skip("no MLflow server: mlflow is installed without flask, sqlalchemy, uvicorn and pandas")
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "files"),
+    ]  # fmt: skip
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=folder)
+    try:
+        for _ in range(240):
+            if process.poll() is not None:
+                pytest.fail((folder / "log").read_text()[-2000:])
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                    break
+            except OSError:
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(30)
+        shutil.rmtree(folder / "files", ignore_errors=True)
+
+
+def test_a_real_server_takes_the_run_and_serves_the_registered_network(
+    bare: Summary, server: str, onnx_file: Path, tmp_path: Path
+) -> None:
+    import mlflow
+    import numpy as np
+    from mlflow.tracking import MlflowClient
+
+    write_report(bare, tmp_path / "run", num_resamples=50)
+    number = track(
+        bare, tmp_path / "run", onnx_file, experiment="cuts", tracking_uri=server, model="gaze", alias="passed"
+    )
+    client = MlflowClient(server)
+    assert client.get_run(number).data.metrics == pytest.approx(figures(bare))
+    assert client.get_model_version_by_alias("gaze", "passed").run_id == number
+    mlflow.set_tracking_uri(server)
+    loaded = mlflow.pyfunc.load_model("models:/gaze@passed")
+    signature = loaded.metadata.signature
+    assert [(spec.name, str(spec.type), spec.shape) for spec in signature.inputs] == [("image", "float32", (-1, 3, 4))]
+    inputs = np.ones((2, 3, 4), dtype=np.float32)
+    outputs = loaded.predict({"image": inputs})
+    assert np.shape(outputs["scores"]) == (2, 4)

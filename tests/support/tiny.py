@@ -27,7 +27,7 @@ estimate: {{samples: 32, batch_size: 8}}
 prune: {{macs: 0.6, rounds: 2, recovery_steps: 3, multiple: 1, samples: 32, floors: false}}
 finetune: {{epochs: 3, batch_size: 16, device: cpu}}
 build: {{backends: [onnxruntime]}}
-measure: {{instances: 3, max_s: 4, resolution: false}}
+measure: {{instances: 3, max_s: 2.5, resolution: false, layers: false}}
 pictures: 0
 gates:
   - {{quantity: mac_ratio, at_least: 1.5}}

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 from secateur.artifacts import Group, Record
@@ -20,6 +20,8 @@ from secateur.pipeline.structure.structure import Structure
 from secateur.storage import read, write
 
 FORMAT: Literal[1] = 1
+MOST_BYTES = 1 << 26
+"""No plan is larger: a network of a million channels takes a tenth of it."""
 
 
 class _Content(Record):
@@ -27,7 +29,7 @@ class _Content(Record):
 
     format: Literal[1] = FORMAT
     fingerprint: str
-    kept: dict[str, tuple[int, ...]]
+    kept: dict[str, tuple[Annotated[int, Field(ge=0, lt=1 << 31)], ...]]
     removed: tuple[str, ...] = ()
 
 
@@ -151,7 +153,7 @@ class Plan:
     def load(path: Path) -> "Plan":
         """Read a plan that `save` wrote; raises LoadError for another file, StorageError for one that is not there."""
         try:
-            content = _Content.model_validate_json(read(path))
+            content = _Content.model_validate_json(read(path, MOST_BYTES))
         except ValidationError as error:
             raise LoadError(
                 str(path), f"another file ({error.errors()[0]['msg']})", f"a plan in format {FORMAT}",

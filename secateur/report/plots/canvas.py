@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -92,11 +93,21 @@ def svg(figure: Figure, name: str, description: str) -> str:
     box = re.search(r'viewBox="([^"]*)"', opening)
     label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     rest = re.sub(r"<metadata>.*?</metadata>", "", rest, flags=re.DOTALL)
+    rest = re.sub(
+        r'<g id="tip:([^"]*)">',
+        lambda found: f'<g class="tip" tabindex="0" data-tip="{found[1]}"><title>{found[1]}</title>',
+        rest,
+    )
     rest = re.sub(r'\bid="', f'id="{name}-', rest)
     rest = re.sub(r'href="#', f'href="#{name}-', rest).replace("url(#", f"url(#{name}-")
     for colour, (light, _) in PALETTE.items():
         rest = rest.replace(light, f"var(--c-{colour})")
     return f'<svg viewBox="{box[1] if box else ""}" role="img" aria-label="{label}">{rest}'
+
+
+def tip(artist: Artist, text: str) -> None:
+    """Have an artist tell its text where it is pointed at, within HTML."""
+    artist.set_gid(f"tip:{text}")
 
 
 def png(figure: Figure, dpi: int = 150) -> bytes:

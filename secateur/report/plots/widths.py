@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from secateur.artifacts import PruneResult
 from secateur.report.formatting import shortened
-from secateur.report.plots.canvas import AFTER, BAND, BEFORE, INK, LINE, MARK, MUTED, drawing
+from secateur.report.plots.canvas import AFTER, BAND, BEFORE, INK, LINE, MARK, MUTED, drawing, tip
 
 _ROW_IN = 0.185  # height of one row
 _WIDTH_IN = 10.0
@@ -92,7 +92,10 @@ def _draw(axes: Axes, rows: list[_Row], num_rows: int, prune: PruneResult) -> No
         if number % 2 == 0:
             axes.axhspan(inside[0] - 0.5, inside[-1] + 0.5, color=BAND, linewidth=0, zorder=0)
     axes.barh(at, np.ones(len(at)), height=0.62, color=LINE, zorder=1)
-    axes.barh(at, after / before, height=0.62, color=AFTER, zorder=2)
+    bars = axes.barh(at, after / before, height=0.62, color=AFTER, zorder=2)
+    for bar, group, old, new in zip(bars, groups, before, after, strict=True):
+        floor = f", floor {prune.floors[group]}" if group in prune.floors else ""
+        tip(bar, f"{group}: {old} channels before, {new} after, {new / old:.0%} kept{floor}")
     floored = [group for group in groups if group in prune.floors]
     where = np.array([groups[group] for group in floored])
     shares = [prune.floors[group] / prune.widths_before[group] for group in floored]

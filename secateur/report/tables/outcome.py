@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from secateur.artifacts import Evaluation, FinetuneResult, Interval, Summary, Verdict
 from secateur.report.formatting import count, percent, ratio, requirement, seconds, significant, size, span
-from secateur.report.gates import COMPRESSED, ORIGINAL, QUANTITIES
+from secateur.report.gates import COMPRESSED, ORIGINAL, QUANTITIES, ROUNDED
 from secateur.report.tables.table import Table
 
 
@@ -28,6 +28,8 @@ def gates_table(verdict: Verdict) -> Table:
 
 def meaning(quantity: str) -> str:
     """Explain a quantity in a few words; metrics and their drops explain themselves by name."""
+    if quantity.startswith(ROUNDED):
+        return f"in eight bits: {meaning(quantity.removeprefix(ROUNDED))}"
     if quantity in QUANTITIES:
         return QUANTITIES[quantity]
     if quantity.endswith("_drop"):

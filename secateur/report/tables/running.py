@@ -62,6 +62,8 @@ def measurement_table(comparison: Comparison) -> Table:
         ("Outcome", comparison.outcome),
         ("Resolution", percent(comparison.resolution) if comparison.resolution is not None else "not measured"),
         ("Stopped by", comparison.stopped_by),
+        ("Other processes", "unknown" if comparison.others is None
+                            else f"kept {significant(comparison.others, 2)} cores busy"),
         ("Warnings", "; ".join(comparison.warnings) or "none"),
     )  # fmt: skip
     return Table(title="Measurement", header=("Fact", "Value"), rows=rows)

@@ -20,3 +20,6 @@ class Table:
     def aligned(self, column: int) -> Literal["left", "right"]:
         """Return a column's alignment."""
         return "right" if column in self.right else "left"
+
+
+NO_TABLE = Table(title="", header=(), rows=())

@@ -1,0 +1,325 @@
+"""Try the paired comparison where the truth is known, and hold the stopwatch against other tools.
+
+    python benchmarks/stopwatch.py synthetic [--trials 100]
+    python benchmarks/stopwatch.py real [--trials 100] [--max-s 15] [--backend onnxruntime]
+    python benchmarks/stopwatch.py tools
+
+``synthetic``: machines that are clocks which only engines move: quiet, with instances that differ for as long as they
+live, drifting, with bursts of other work, and throttled halfway. Of each, A/A comparisons (does the interval cover 1,
+is a difference claimed?) and comparisons with a candidate that is 3 % faster (is it found, is the interval right?).
+Sequential timing of A then B, with the textbook interval of independent calls, stands beside it.
+
+``real``: the same network twice on a real runtime, as many times; and against a network that does 3 % more work by
+construction: every call of the baseline is followed by a busy wait of 3 % of its median. To be run on a quiet machine.
+
+``tools``: the median of one network by this stopwatch, by a loop as that of onnxruntime_perf_test, by
+torch.utils.benchmark, and, on OpenVINO, by benchmark_app; interleaved over several rounds in one process each.
+
+Results: benchmarks/results/stopwatch_{synthetic,real,tools}.json.
+"""
+
+import argparse
+import json
+import math
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from scipy import stats
+from torch.utils import benchmark
+
+from secateur.artifacts import Comparison, Model
+from secateur.backends import BACKENDS
+from secateur.backends.compare import Compare
+from secateur.backends.machine import machine_facts
+from secateur.backends.measure import Stopwatch, WarmUp, measure
+from secateur.backends.protocol import BuildOptions, Engine
+from secateur.backends.stopping import Stopping
+from secateur.pipeline.export import export
+
+RESULTS = Path(__file__).parent / "results"
+PLANTED = 1.03
+INPUTS = (np.zeros((1, 3), np.float32),)
+
+
+@dataclass
+class Clock:
+    """Time that passes only when engines compute."""
+
+    tick_s: float = 1e-9
+    time_s: float = 0.0
+
+    def now(self) -> float:
+        """Tell the time in seconds."""
+        return self.time_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """A machine: how much calls and instances vary, and how its pace changes with time."""
+
+    within: float
+    between: float
+    pace: Callable[[float, np.random.Generator], Callable[[float], float]]
+    max_s: float = 30.0
+
+
+def steady(_length_s: float, _generator: np.random.Generator) -> Callable[[float], float]:
+    return lambda _time_s: 1.0
+
+
+def drifting(length_s: float, _generator: np.random.Generator) -> Callable[[float], float]:
+    return lambda time_s: 1 + 0.2 * time_s / length_s
+
+
+def throttled(length_s: float, generator: np.random.Generator) -> Callable[[float], float]:
+    since = generator.uniform(0.2, 0.8) * length_s
+    return lambda time_s: 1.3 if time_s > since else 1.0
+
+
+def bursts(length_s: float, generator: np.random.Generator) -> Callable[[float], float]:
+    """Slow everything down 1.6 times for half a second on average, every two seconds on average."""
+    edges = np.cumsum(generator.exponential(np.tile([2.0, 0.5], int(length_s * 4))))
+    return lambda time_s: 1.6 if np.searchsorted(edges, time_s) % 2 else 1.0
+
+
+WORLDS = {
+    "quiet": World(within=0.01, between=0.002, pace=steady),
+    "instances": World(within=0.03, between=0.015, pace=steady, max_s=120.0),
+    "drift": World(within=0.02, between=0.005, pace=drifting),
+    "bursts": World(within=0.02, between=0.005, pace=bursts),
+    "throttled": World(within=0.02, between=0.005, pace=throttled),
+}
+
+
+class SyntheticEngine(Engine):
+    """An engine whose calls take what the world makes of them; its instance differs from others'."""
+
+    def __init__(self, clock: Clock, call_s: float, world: World, pace: Any, generator: np.random.Generator) -> None:
+        self._clock, self._world, self._pace, self._generator = clock, world, pace, generator
+        self._call_s = call_s * math.exp(world.between * generator.standard_normal())
+
+    def run(self, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+        """Let time pass."""
+        noise = math.exp(self._world.within * self._generator.standard_normal())
+        self._clock.time_s += self._call_s * noise * self._pace(self._clock.time_s)
+        return inputs
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def synthetic(trials: int) -> dict[str, Any]:
+    return {name: synthetic_world(name, world, trials) for name, world in WORLDS.items()}
+
+
+def synthetic_world(name: str, world: World, trials: int) -> dict[str, Any]:
+    same, planted, sequential = [], [], []
+    for trial in range(trials):
+        for ratio, found in ((1.0, same), (PLANTED, planted)):
+            generator = np.random.default_rng([trial, round(100 * ratio), list(WORLDS).index(name)])
+            found.append(compare_synthetic(world, ratio, generator, trial))
+        sequential.append(sequentially(world, np.random.default_rng([trial, 0, list(WORLDS).index(name)])))
+    row = {
+        **told(same, 1.0, "null"),
+        **told(planted, PLANTED, "planted"),
+        "sequential_null_coverage": sum(low <= 1 <= high for _, low, high in sequential) / trials,
+        "sequential_worst_error": max(abs(value - 1) for value, *_ in sequential),
+    }
+    print(name, json.dumps(row), flush=True)
+    return row
+
+
+def compare_synthetic(world: World, ratio: float, generator: np.random.Generator, seed: int) -> Comparison:
+    clock = Clock()
+    pace = world.pace(world.max_s, generator)
+
+    def load(call_s: float) -> Callable[[], Engine]:
+        return lambda: SyntheticEngine(clock, call_s, world, pace, generator)
+
+    settings = Compare(clock=clock, max_s=world.max_s, num_resamples=2000, seed=seed)
+    return settings.compare(load(0.02 * ratio), load(0.02), INPUTS, backend="synthetic", num_threads=1)
+
+
+def sequentially(world: World, generator: np.random.Generator) -> tuple[float, float, float]:
+    """Time A, then B, 200 calls each, with the interval of a ratio of means of independent calls."""
+    clock = Clock()
+    pace = world.pace(8.0, generator)
+    sides = []
+    for _ in range(2):
+        engine = SyntheticEngine(clock, 0.02, world, pace, generator)
+        times = []
+        for _ in range(200):
+            before = clock.now()
+            engine.run(INPUTS)
+            times.append(clock.now() - before)
+        sides.append(np.log(times))
+    difference = float(sides[0].mean() - sides[1].mean())
+    error = math.hypot(*(side.std(ddof=1) / math.sqrt(len(side)) for side in sides))
+    half = float(stats.norm.ppf(0.975)) * error
+    return math.exp(difference), math.exp(difference - half), math.exp(difference + half)
+
+
+def told(found: list[Comparison], truth: float, name: str) -> dict[str, float]:
+    """Return how often the interval covers the truth, and how often a difference is claimed and which."""
+    outcomes = [comparison.outcome for comparison in found]
+    return {
+        f"{name}_trials": len(found),
+        f"{name}_coverage": sum(c.speedup.low <= truth <= c.speedup.high for c in found) / len(found),
+        **{f"{name}_{outcome}": outcomes.count(outcome) / len(found)
+           for outcome in ("faster", "slower", "equivalent", "unresolved")},
+        f"{name}_half_width": statistics.median(math.log(c.speedup.high / c.speedup.low) / 2 for c in found),
+        f"{name}_resolution": statistics.median(c.resolution or 0.0 for c in found),
+        f"{name}_worst_error": max(abs(c.speedup.value / truth - 1) for c in found),
+    }  # fmt: skip
+
+
+class Slower(Engine):
+    """An engine that after every call waits actively for a share of what a call takes."""
+
+    def __init__(self, engine: Engine, wait_s: float) -> None:
+        self._engine, self._wait_s = engine, wait_s
+
+    def run(self, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+        """Call, then wait."""
+        outputs = self._engine.run(inputs)
+        until = time.perf_counter() + self._wait_s
+        while time.perf_counter() < until:
+            pass
+        return outputs
+
+    def close(self) -> None:
+        """Close the engine."""
+        self._engine.close()
+
+
+def network(folder: Path) -> tuple[Path, tuple[np.ndarray, ...]]:
+    """Export ResNet-18 at 64 x 64 pixels and draw an input."""
+    torch.manual_seed(0)
+    module = torchvision.models.resnet18().eval()
+    model = Model(module=module, example_inputs=(torch.randn(2, 3, 64, 64),))
+    inputs = (np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32),)
+    return export(model, folder, name="resnet18").path, inputs
+
+
+def real(trials: int, max_s: float, name: str) -> dict[str, Any]:
+    backend = BACKENDS[name]
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        file, inputs = network(folder)
+        built = backend.build(file, folder, BuildOptions())
+
+        def load() -> Engine:
+            return backend.load(built, folder)
+
+        with load() as engine:
+            call_s = measure(engine, inputs).latency.p50_s
+        wait_s = (PLANTED - 1) * call_s
+        same, planted = [], []
+        for trial in range(trials):
+            settings = Compare(max_s=max_s, seed=trial)
+            same.append(settings.compare(load, load, inputs, backend=name, num_threads=1))
+            slower = settings.compare(lambda: Slower(load(), wait_s), load, inputs, backend=name, num_threads=1)
+            planted.append(slower)
+            print(trial, same[-1].outcome, same[-1].speedup, slower.outcome, slower.speedup, flush=True)
+    return {
+        "backend": f"{name} {backend.version()}", "network": "resnet18 at 64 x 64, batch 1, one thread",
+        "call_s": call_s, "max_s": max_s,
+        "others": statistics.median(c.others or 0.0 for c in (*same, *planted)),
+        **told(same, 1.0, "null"), **told(planted, PLANTED, "planted"),
+    }  # fmt: skip
+
+
+def tools(rounds: int = 5) -> dict[str, Any]:
+    """Return each tool's medians over the rounds, in seconds, and how far they are from this stopwatch's."""
+    found: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        file, inputs = network(folder)
+        for name in ("onnxruntime", "openvino"):
+            backend = BACKENDS[name]
+            built = backend.build(file, folder / name, BuildOptions())
+            medians: dict[str, list[float]] = {}
+            for _ in range(rounds):
+                with backend.load(built, folder / name) as engine:
+
+                    def call(engine: Engine = engine) -> object:
+                        return engine.run(inputs)
+
+                    stopwatch = Stopwatch(stopping=Stopping(least_s=3.0, most_s=6.0), warm_up=WarmUp(least_s=0.5))
+                    add(medians, "secateur", measure(engine, inputs, stopwatch=stopwatch).latency.p50_s)
+                    add(medians, "perf_test loop", perf_test(call, 3.0))
+                    timer = benchmark.Timer("call()", globals={"call": call}, num_threads=1)
+                    add(medians, "torch.utils.benchmark", timer.blocked_autorange(min_run_time=3.0).median)
+                if name == "openvino" and shutil.which("benchmark_app"):
+                    add(medians, "benchmark_app", benchmark_app(file, 4))
+            ours = statistics.median(medians["secateur"])
+            found[name] = {
+                tool: {"median_s": statistics.median(times), "rounds_s": times,
+                       "against_secateur": statistics.median(times) / ours - 1}
+                for tool, times in medians.items()
+            }  # fmt: skip
+            print(name, json.dumps(found[name]), flush=True)
+    return found
+
+
+def add(medians: dict[str, list[float]], tool: str, seconds: float) -> None:
+    medians.setdefault(tool, []).append(seconds)
+
+
+def perf_test(call: Callable[[], object], duration_s: float) -> float:
+    """Return the median as onnxruntime_perf_test comes by it: a call to warm up, then calls one by one for a time."""
+    call()
+    times = []
+    end = time.perf_counter() + duration_s
+    while (before := time.perf_counter()) < end:
+        call()
+        times.append(time.perf_counter() - before)
+    return sorted(times)[len(times) // 2]
+
+
+def benchmark_app(file: Path, duration_s: int) -> float:
+    command = [
+        "benchmark_app", "-m", str(file), "-d", "CPU", "-api", "sync", "-t", str(duration_s), "-shape", "[1,3,64,64]",
+        "-nthreads", "1", "-infer_precision", "f32", "-hint", "none", "-nstreams", "1", "-nireq", "1",
+    ]  # fmt: skip
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    match = re.search(r"Median:\s*([\d.]+)\s*ms", output)
+    if match is None:
+        raise SystemExit(f"benchmark_app printed no median:\n{output[-2000:]}")
+    return float(match[1]) * 1e-3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("synthetic", "real", "tools"))
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--max-s", type=float, default=15.0)
+    parser.add_argument("--backend", default="onnxruntime")
+    arguments = parser.parse_args()
+    started = time.perf_counter()
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "synthetic": lambda: synthetic(arguments.trials),
+        "real": lambda: real(arguments.trials, arguments.max_s, arguments.backend),
+        "tools": tools,
+    }
+    found = parts[arguments.part]()
+    machine = machine_facts().model_dump(mode="json", include={"cpu", "num_cores", "system", "versions", "commit"})
+    result = {"machine": machine, "seconds": time.perf_counter() - started, arguments.part: found}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"stopwatch_{arguments.part}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Are a layer's channels on the hardware's steps? Neighbouring widths are timed to tell what they would cost."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from secateur.artifacts import LayerPractice, LayerShape, NetworkPractice
+from secateur.backends.layer_file import CALL, write_layer
+from secateur.backends.machine import processor_flags
+from secateur.backends.measure import BRIEF, Stopwatch
+from secateur.backends.practice.costs import Cost
+from secateur.backends.protocol import Backend, Progress, unheard
+from secateur.backends.single_file import samples_s
+
+CPU_BACKENDS = frozenset({"onnxruntime", "openvino"})
+
+
+def step_of(backend: str) -> int:
+    """Return the channels that a runtime computes at once: a vector register's floats, or a tensor core's tile."""
+    if backend not in CPU_BACKENDS:
+        return 8
+    flags = processor_flags()
+    return 16 if "avx512f" in flags else 8 if "avx2" in flags else 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A layer by itself, in seconds: as it is, and with its channels at the next step up and down."""
+
+    layer: str
+    before: int
+    width: int
+    step: int
+    up: int
+    down: int
+    width_s: float
+    up_s: float
+    down_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """Time layers whose output channels are off the steps: the ``most`` longest that take ``worth`` of the call."""
+
+    backend: Backend
+    batch_size: int = 1
+    num_threads: int = 1
+    worth: float = 0.02
+    most: int = 8
+    stopwatch: Stopwatch = BRIEF
+
+    def tried(
+        self, before: NetworkPractice, after: NetworkPractice, paid: Mapping[str, Cost], progress: Progress = unheard
+    ) -> tuple[Trial, ...]:
+        """Try the layers that were cut to widths off the steps."""
+        step, was = step_of(self.backend.name), {layer.name: layer for layer in before.layers}
+        off = [
+            layer
+            for layer in after.layers
+            if layer.name in was and layer.outputs % step and layer.outputs < was[layer.name].outputs
+            and paid[layer.name].shape is not None and paid[layer.name].shape.groups == 1  # type: ignore[union-attr]
+            and _seconds(layer) >= self.worth * after.profiled_s
+        ]  # fmt: skip
+        off = sorted(off, key=_seconds, reverse=True)[: self.most]
+        if not off:
+            return ()
+        call_s = self._layer_s(CALL, 1, 1)
+        trials = []
+        for done, layer in enumerate(off):
+            progress("widths", done, len(off))
+            shape = paid[layer.name].shape
+            assert shape is not None
+            up = math.ceil(layer.outputs / step) * step
+            down = max(step, up - step)
+            width_s, up_s, down_s = (
+                max(1e-9, self._layer_s(shape, width, layer.inputs) - call_s) for width in (layer.outputs, up, down)
+            )
+            trials.append(Trial(layer=layer.name, before=was[layer.name].outputs, width=layer.outputs, step=step,
+                                up=up, down=down, width_s=width_s, up_s=up_s, down_s=down_s))  # fmt: skip
+        progress("widths", len(off), len(off))
+        return tuple(trials)
+
+    def _layer_s(self, shape: LayerShape, rows: int, columns: int) -> float:
+        samples = samples_s(
+            self.backend, lambda path: write_layer(path, shape, rows, columns, self.batch_size), self.stopwatch,
+            batch_size=self.batch_size, num_threads=self.num_threads,
+        )  # fmt: skip
+        return float(np.median(samples))
+
+
+def _seconds(layer: LayerPractice) -> float:
+    return layer.predicted_s if layer.measured_s is None else layer.measured_s

@@ -1,0 +1,32 @@
+"""Time one ONNX file that takes next to no input: a layer by itself, or a probe."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from secateur.backends.measure import Stopwatch
+from secateur.backends.onnx_file import random_inputs, read_inputs
+from secateur.backends.protocol import Backend, BuildOptions
+
+
+def samples_s(
+    backend: Backend, write: Callable[[Path], Path], stopwatch: Stopwatch, *, batch_size: int = 1, num_threads: int = 1
+) -> Float[np.ndarray, " calls"]:
+    """Have a file written into a folder of its own, build it and return the seconds of its calls.
+
+    Raises:
+        BackendError: the runtime refuses the file.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        file = write(folder / "layer.onnx")
+        options = BuildOptions(
+            batch_size=batch_size, max_batch_size=batch_size, num_threads=num_threads, tolerance=1e-2
+        )
+        built = backend.build(file, folder, options)
+        inputs = random_inputs(read_inputs(file), batch_size, seed=0)
+        with backend.load(built, folder, num_threads=num_threads) as engine:
+            return stopwatch.time(lambda: engine.run(inputs)).samples_s
