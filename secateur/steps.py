@@ -124,7 +124,8 @@ class Steps:
             kind=kind, keep=keep, allowed_loss=settings.allowed_loss, rounds=settings.rounds,
             schedule=settings.schedule, allocator=allocator(settings.allocator), signal=self._signal(),
             compensation=settings.compensation, samples=settings.samples, batch_size=settings.batch_size,
-            multiple=settings.multiple, protect=tuple(settings.keep), branches=settings.branches, seed=self.recipe.seed,
+            multiple=settings.multiple, protect=tuple(settings.keep), dead=settings.dead, branches=settings.branches,
+            seed=self.recipe.seed,
         )  # fmt: skip
         recovery = self._finetune(num_steps=settings.recovery_steps, validation_share=0.0)
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from secateur.artifacts.channels import Pinned
 from secateur.artifacts.quantization import QuantizeResult
 from secateur.artifacts.record import Record
-from secateur.artifacts.redundancy import Redundancy
+from secateur.artifacts.redundancy import DeadRemoval, Redundancy
 
 
 class PruneRound(Record):
@@ -41,7 +41,10 @@ class PruneRound(Record):
 
 
 class PruneResult(Record):
-    """The whole of pruning. Widths map every group's name to its number of channels."""
+    """The whole of pruning. Widths map every group's name to its number of channels.
+
+    ``dead`` tells of the channels that went before the first round because they did nothing; None where none did.
+    """
 
     macs_before: int
     macs_after: int
@@ -53,6 +56,7 @@ class PruneResult(Record):
     blocks: dict[str, str]
     rounds: tuple[PruneRound, ...]
     pinned: tuple[Pinned, ...]
+    dead: DeadRemoval | None = None
 
 
 class FinetuneEpoch(Record):
