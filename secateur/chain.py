@@ -4,8 +4,8 @@ Every step is named by the hash of its settings and of what the steps it reads w
 takes finished steps from the run folder, a changed setting redoes what depends on it and nothing else.
 """
 
-import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from secateur.artifacts import (
 )
 from secateur.deployment import NETWORKS, PRACTICE, Deployment, Engines, Measured
 from secateur.errors import RecipeError
+from secateur.launched import Others, find_others, require_one_process
 from secateur.listening import Listener, Silent
 from secateur.loading import Workload, importable, load
 from secateur.manifest import SPECTRA
@@ -56,6 +57,8 @@ class Outcome:
 def run(recipe: Recipe, *, beside: Path = Path(), fresh: bool = False, listener: Listener | None = None) -> Outcome:
     """Run a recipe from the trained network to the judged engines.
 
+    Among processes that ``torchrun`` started the first one calls this, the others `assist`.
+
     Args:
         recipe: what to do.
         beside: the folder whose modules the recipe may name, besides the working folder.
@@ -65,9 +68,32 @@ def run(recipe: Recipe, *, beside: Path = Path(), fresh: bool = False, listener:
     Raises:
         SecateurError: the run cannot be made; what was finished stays in the run folder.
     """
-    _require_one_process()
-    with importable(beside), open_run(recipe.folder / recipe.name, fresh=fresh) as folder:
-        return _chain(recipe, folder, listener or Silent()).run()
+    others = find_others()
+    if others is not None and others.rank > 0:
+        raise RecipeError("a run of a recipe", f"process {others.rank}", "the first process", "Call assist in others.")
+    with (
+        nullcontext() if others is None else others.apart(),
+        importable(beside),
+        open_run(recipe.folder / recipe.name, fresh=fresh) as folder,
+    ):
+        return _chain(recipe, folder, listener or Silent(), others).run()
+
+
+def assist(recipe: Recipe, *, beside: Path = Path(), listener: Listener | None = None) -> None:
+    """Help with the training of a run whose first process is another one, see `secateur.launched`; write nothing.
+
+    Raises RecipeError where this process is alone, and as the training does.
+    """
+    others = find_others()
+    if others is None:
+        raise RecipeError("assist", "a single process", "one of several", "Call run instead.")
+    listener = listener or Silent()
+    with others.apart(), importable(beside):
+        workload = load(recipe)
+    lessons = others.await_call()
+    if lessons is not None:
+        with importable(beside), others.together():
+            Steps(recipe=recipe, workload=workload, listener=listener).train(lessons)
 
 
 def estimate(
@@ -77,7 +103,7 @@ def estimate(
 
     The step is the one that `run` begins with, which therefore finds it finished.
     """
-    _require_one_process()
+    require_one_process("an estimate")
     with importable(beside), open_run(recipe.folder / recipe.name, fresh=fresh) as folder:
         step = _chain(recipe, folder, listener or Silent()).estimate()
         redundancy = read(step.folder, "redundancy", Redundancy)
@@ -86,24 +112,14 @@ def estimate(
         return redundancy, picture
 
 
-def _require_one_process() -> None:
-    """Raise RecipeError where several processes were launched: a stopwatch among them would judge nothing."""
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched > 1:
-        raise RecipeError(
-            "a run of a recipe", f"{launched} processes", "one, which builds and measures undisturbed",
-            "Start it without torchrun; Finetune, called from Python, trains in several processes.",
-        )  # fmt: skip
-
-
-def _chain(recipe: Recipe, folder: Run, listener: Listener) -> "_Chain":
+def _chain(recipe: Recipe, folder: Run, listener: Listener, others: Others | None = None) -> "_Chain":
     listener.step("load")
     workload = load(recipe)
     check_gates(recipe.gates, workload.task.metrics, quantized=recipe.quantize is not None)
     listener.message(workload.data.description or f"{len(workload.data.train)} training samples")  # type: ignore[arg-type]
     return _Chain(
         recipe=recipe, workload=workload, folder=folder, listener=listener,
-        steps=Steps(recipe=recipe, workload=workload, listener=listener),
+        steps=Steps(recipe=recipe, workload=workload, listener=listener, others=others),
         deployment=Deployment(recipe=recipe, workload=workload, listener=listener),
     )  # fmt: skip
 
@@ -168,10 +184,13 @@ class _Chain:
             "prune", {"prune": recipe.prune, "recovery": healing, **timing}, (estimated,),
             lambda folder: steps.prune(estimated.folder, folder),
         )  # fmt: skip
+        processes = {} if steps.others is None else {"processes": steps.others.number}
         finetuned = self.step(
-            "finetune", {"finetune": recipe.finetune}, (estimated, pruned),
+            "finetune", {"finetune": recipe.finetune, **processes}, (estimated, pruned),
             lambda folder: steps.finetune(estimated.folder, pruned.folder, folder),
         )  # fmt: skip
+        if steps.others is not None and finetuned.reused:
+            steps.others.call(None)
         evaluated = self.step("evaluate", {}, (finetuned,), lambda folder: steps.evaluate(finetuned.folder, folder))
         exported = self.step(
             "export", {"export": recipe.export}, (finetuned,), lambda folder: steps.export(finetuned.folder, folder)

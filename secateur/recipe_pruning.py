@@ -99,6 +99,8 @@ class PruneSettings(Section):
     """Widths are cut in steps of this many channels, which the runtimes' kernels prefer."""
     keep: list[str] = []
     """Modules, by dotted name or class name, that are never cut."""
+    dead: bool = False
+    """Remove channels that do nothing before the first round; biases carry on what constant ones were."""
     branches: bool = False
     """Let residual branches go whole where that loses less; what stays of one is a constant for each channel."""
     recovery_steps: Annotated[int, Field(ge=0)] = 50

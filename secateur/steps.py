@@ -21,6 +21,7 @@ from secateur.backends.latency_table import LatencyTable
 from secateur.calibration.batches import batches, evaluate
 from secateur.calibration.gram import load_gate_gram
 from secateur.calibration.parameter_fisher import collect_parameter_fisher, load_parameter_fisher
+from secateur.launched import Lessons, Others
 from secateur.listening import Listener
 from secateur.loading import Workload
 from secateur.pipeline.allocation import ALLOCATORS, Allocator
@@ -76,6 +77,7 @@ class Steps:
     recipe: Recipe
     workload: Workload
     listener: Listener
+    others: Others | None = None
 
     def structure(self, model: Model) -> Structure:
         """Trace a network as the recipe wants it pruned."""
@@ -124,7 +126,8 @@ class Steps:
             kind=kind, keep=keep, allowed_loss=settings.allowed_loss, rounds=settings.rounds,
             schedule=settings.schedule, allocator=allocator(settings.allocator), signal=self._signal(),
             compensation=settings.compensation, samples=settings.samples, batch_size=settings.batch_size,
-            multiple=settings.multiple, protect=tuple(settings.keep), branches=settings.branches, seed=self.recipe.seed,
+            multiple=settings.multiple, protect=tuple(settings.keep), dead=settings.dead, branches=settings.branches,
+            seed=self.recipe.seed,
         )  # fmt: skip
         recovery = self._finetune(num_steps=settings.recovery_steps, validation_share=0.0)
 
@@ -142,9 +145,19 @@ class Steps:
 
     def finetune(self, estimated: Path, pruned: Path, folder: Path) -> None:
         """Distil the cut network from the uncut one."""
-        model, result = self._heal(self._finetune(), self.compressed(pruned), estimated, folder / "checkpoint")
+        lessons = Lessons(estimated=estimated, pruned=pruned, checkpoints=folder / "checkpoint")
+        if self.others is None:
+            model, result = self.train(lessons)
+        else:
+            self.others.call(lessons)
+            with self.others.together():
+                model, result = self.train(lessons)
         save_model(model, folder / "model")
         write(folder, "finetune", result)
+
+    def train(self, lessons: Lessons) -> tuple[Model, FinetuneResult]:
+        """Train the cut network, in all processes that do so."""
+        return self._heal(self._finetune(), self.compressed(lessons.pruned), lessons.estimated, lessons.checkpoints)
 
     def evaluate(self, finetuned: Path, folder: Path) -> None:
         """Measure both networks' metrics on the test set."""

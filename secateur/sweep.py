@@ -7,6 +7,7 @@ from secateur.artifacts import Record
 from secateur.chain import run
 from secateur.comparing import RunsCompared, compare_runs, pareto_png, runs_table
 from secateur.errors import BudgetError, EqualityError, RecipeError, TrainingError
+from secateur.launched import require_one_process
 from secateur.listening import Listener, Silent
 from secateur.ray_sweep import run_on_ray
 from secateur.recipe import Recipe
@@ -50,9 +51,10 @@ def sweep(
         listener: who is told of the progress.
 
     Raises:
-        RecipeError: a recipe without a share, or a share out of range.
+        RecipeError: a recipe without a share, or a share out of range; several processes.
         SecateurError: what stops every run, such as a missing runtime.
     """
+    require_one_process("a sweep")
     told = listener or Silent()
     recipes = swept(recipe, keep)
     folder = recipe.folder / f"{recipe.name}-sweep"

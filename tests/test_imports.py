@@ -18,7 +18,7 @@ ORDER = [
     {"recipe_section"},
     {"recipe_pruning"},
     {"recipe"},
-    {"listening", "loading", "recipe_file", "recipe_template", "runs", "sbom"},
+    {"launched", "listening", "loading", "recipe_file", "recipe_template", "runs", "sbom"},
     {"layer_precision", "manifest", "steps", "terminal"},
     {"judging", "quantization", "sealing"},
     {"deployment"},

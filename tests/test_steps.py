@@ -1,5 +1,7 @@
 """What a recipe says of healing reaches the training, whole, from the estimate on."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
+import secateur
 from secateur import chain, steps
 from secateur.artifacts import FinetuneResult, PruneResult
 from secateur.errors import RecipeError
@@ -16,6 +20,7 @@ from secateur.loading import importable, load
 from secateur.pipeline.finetune import Averaging, Finetune
 from secateur.recipe import Recipe
 from secateur.steps import Steps, read
+from secateur.sweep import sweep
 
 OWN = """
 import torch
@@ -111,8 +116,56 @@ def test_without_options_a_recipe_asks_for_what_finetune_does_by_itself() -> Non
     assert recipe.ema is None
 
 
-def test_a_run_in_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_torchrun_did_not_start_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    for start in (chain.run, chain.estimate):
+    with pytest.raises(RecipeError, match=r"found 2 processes that torchrun did not start"):
+        chain.run(recipe_with({}))
+    for start in (chain.estimate, lambda recipe: sweep(recipe, [0.5])):
         with pytest.raises(RecipeError, match=r"found 2 processes; wanted one.*Start it without torchrun"):
             start(recipe_with({}))
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(RecipeError, match=r"assist: found a single process"):
+        chain.assist(recipe_with({}))
+
+
+TOGETHER = """
+import sys
+from pathlib import Path
+
+import yaml
+
+from secateur.chain import assist
+from secateur.launched import find_others, is_helper
+from secateur.listening import Silent
+from secateur.loading import importable, load
+from secateur.recipe import Recipe
+from secateur.steps import Steps
+
+folder = Path(sys.argv[1])
+recipe = Recipe.model_validate(yaml.safe_load((folder / "own.yaml").read_text()))
+if is_helper():
+    assist(recipe, beside=folder)
+else:
+    others = find_others()
+    with importable(folder), others.apart():
+        steps = Steps(recipe=recipe, workload=load(recipe), listener=Silent(), others=others)
+        steps.estimate(folder / "estimate")
+        steps.prune(folder / "estimate", folder / "prune")
+        steps.finetune(folder / "estimate", folder / "prune", folder / "finetune")
+"""
+
+
+def test_two_processes_train_together_and_one_does_the_rest(project: Path) -> None:
+    finetune = {"epochs": 2, "batch_size": 4, "learning_rate": 0.01, "device": "cpu"}
+    (project / "own.yaml").write_text(yaml.safe_dump(recipe_with(finetune).model_dump(mode="json")))
+    (project / "together.py").write_text(TOGETHER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone",
+               str(project / "together.py"), str(project)]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(Path(secateur.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert ended.returncode == 0, ended.stderr
+    twice = recipe_with(finetune | {"batch_size": 8})
+    alone = Steps(recipe=twice, workload=load(twice), listener=Silent())
+    alone.finetune(project / "estimate", project / "prune", project / "alone")
+    one, two = (read(project / name, "finetune", FinetuneResult).epochs for name in ("finetune", "alone"))
+    assert [epoch.loss for epoch in one] == pytest.approx([epoch.loss for epoch in two], rel=1e-4)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from secateur.artifacts.channels import Pinned
 from secateur.artifacts.record import Record
+from secateur.artifacts.redundancy import DeadRemoval
 
 
 class PruneRound(Record):
@@ -39,7 +40,10 @@ class PruneRound(Record):
 
 
 class PruneResult(Record):
-    """The whole of pruning. Widths map every group's name to its number of channels."""
+    """The whole of pruning. Widths map every group's name to its number of channels.
+
+    ``dead`` tells of the channels that went before the first round because they did nothing; None where none did.
+    """
 
     macs_before: int
     macs_after: int
@@ -51,6 +55,7 @@ class PruneResult(Record):
     blocks: dict[str, str]
     rounds: tuple[PruneRound, ...]
     pinned: tuple[Pinned, ...]
+    dead: DeadRemoval | None = None
 
 
 class FinetuneEpoch(Record):

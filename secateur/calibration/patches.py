@@ -65,7 +65,7 @@ class Application:
         return chosen.reshape(-1, self.groups, self.weight[0].numel())
 
     def _windows(self, part: slice) -> Tensor:
-        """Return a view [samples, *places, channels, *kernel] of the inputs of a convolution, of a linear layer them."""
+        """View a convolution's inputs as [samples, *places, channels, *kernel], a linear layer's as they are."""
         inputs = self.inputs[part]
         if self.rank == 0:
             return inputs

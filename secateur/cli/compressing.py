@@ -32,9 +32,14 @@ def run(
     quiet: Quiet = False,
     fresh: Fresh = False,
 ) -> None:
-    """Compress, export, build, measure and judge; a rerun resumes."""
+    """Compress, export, build, measure and judge; a rerun resumes.
+
+    Processes that torchrun started train together, and the first one does all the rest.
+    """
+    from secateur.chain import assist
     from secateur.chain import run as run_chain
     from secateur.judging import write_verdict
+    from secateur.launched import is_helper
     from secateur.recipe_file import read_policy, read_recipe
     from secateur.report.console import verdict_panel
     from secateur.report.write import summary_json
@@ -42,6 +47,9 @@ def run(
     wanted = read_recipe(recipe, overrides or ())
     if policy is not None:
         wanted = wanted.model_copy(update={"gates": read_policy(policy).gates})
+    if is_helper():
+        assist(wanted, beside=recipe.parent)
+        return
     with listening(quiet) as listener:
         outcome = run_chain(wanted, beside=recipe.parent, fresh=fresh, listener=listener)
     write_verdict(outcome.summary, junit=junit, markdown=markdown)

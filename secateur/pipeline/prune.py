@@ -17,6 +17,7 @@ from secateur.pipeline.allocation import ALLOCATORS, Allocator, floor_cost, kept
 from secateur.pipeline.branching import Branching, branch_losses
 from secateur.pipeline.budget import Kind, Limited, cheapest_allowed
 from secateur.pipeline.compensation import COMPENSATIONS, Removal
+from secateur.pipeline.dead_removal import remove_dead
 from secateur.pipeline.floors import floors_of, require_floors_reachable
 from secateur.pipeline.kept import compose
 from secateur.pipeline.proof import assert_cut_equals_masked
@@ -50,7 +51,8 @@ class Prune:
     against ``labels`` (see `choose_labels`, `label_loss`), softened by ``temperature`` unless they are true, on
     ``samples`` random samples of the calibration set (the training set where there is none), which are held in memory.
     Widths change in steps of ``multiple``; the channels of the modules in ``protect`` (dotted paths or class names) are
-    never cut. With ``branches`` residual branches may go whole, see `Branching`. ``compensation`` names how what stays
+    never cut. With ``dead`` channels that do nothing go first, and their constants into biases, see `remove_dead`.
+    With ``branches`` residual branches may go whole, see `Branching`. ``compensation`` names how what stays
     makes up for what goes, see `COMPENSATIONS`; with ``batch_norm`` running statistics are measured again after each
     cut; each is kept where it lowers the loss on the samples.
     ``tolerance`` bounds the relative distance between the cut and the masked network. ``seed`` chooses the samples.
@@ -69,6 +71,7 @@ class Prune:
     batch_size: int = 16
     multiple: int = 1
     protect: tuple[str, ...] = ()
+    dead: bool = False
     branches: bool = False
     compensation: str = "least-squares"
     batch_norm: bool = True
@@ -140,6 +143,12 @@ class Prune:
             samples=list(batches(source, self.batch_size, limit=self.samples, seed=self.seed)),
         )  # fmt: skip
         current, structure, rounds = model.clone(), start, list[PruneRound]()
+        emptied = remove_dead(current, start, work.samples, self.tolerance) if self.dead else None
+        if emptied is not None:
+            current, removal = emptied
+            structure = self.trace(current)
+            work = replace(work, floors={name: min(n, structure.widths[name]) for name, n in floors.items()})
+            progress(f"{removal.num_channels:,} dead channels go; outputs move by {removal.residual:.2g}")
         highest = None if self.allowed_loss is None else work.loss(model.module, "before pruning") + self.allowed_loss
         for number, target in enumerate(self._targets(whole, final), start=1):
             now = limited.whole(structure)
@@ -160,9 +169,10 @@ class Prune:
             parameters_after=structure.parameters(),
             widths_before=start.widths,
             widths_after={name: len(current.kept.get(name, range(width))) for name, width in start.widths.items()},
-            floors={group.name: group.allowed_width(floors.get(group.name, 0)) for group in start.groups},
+            floors={group.name: group.allowed_width(work.floors.get(group.name, 0)) for group in start.groups},
             blocks={group.name: group.block for group in start.groups},
             rounds=tuple(rounds),
+            dead=None if emptied is None else emptied[1],
             pinned=start.pinned,
         )
 

@@ -230,6 +230,29 @@ def test_the_redundancy_of_another_network_is_refused() -> None:
         Prune(keep=0.5)(pruned, TASK, DATA, redundancy=redundancy())
 
 
+def test_dead_channels_go_first_and_leave_their_constants_in_biases() -> None:
+    model, said = trained().clone(), []
+    norm = model.module.one[1]
+    with torch.no_grad():  # two channels are always 0, one is always 3
+        norm.weight[[1, 4, 7]] = 0
+        norm.bias[[1, 4]] = -1
+        norm.bias[7] = 3
+    whole = trace(model.module, model.example_inputs)
+    pruned, result = Prune(keep=0.99, dead=True)(model, TASK, DATA, progress=said.append)
+    assert result.dead is not None
+    assert result.dead.num_channels == 3
+    assert set(range(24)) - set(pruned.kept["one.0"].tolist()) == {1, 4, 7}
+    assert result.rounds == ()
+    assert result.macs_after == whole.macs() - (result.macs_before - result.dead.macs)
+    assert said == [f"3 dead channels go; outputs move by {result.dead.residual:.2g}"]
+    images = DATA.test.tensors[0]
+    wanted, found = model.module(images), pruned.module(images)
+    # Only the borders, where the reader pads with zeros, know of the constant that went.
+    assert float((found - wanted).abs().max() / wanted.abs().max()) == pytest.approx(result.dead.residual, rel=2)
+    assert result.dead.residual < result.dead.residual_zero
+    assert Prune(keep=1.0, dead=True)(trained(), TASK, DATA)[1].dead is None
+
+
 def test_a_network_within_its_budget_comes_back_as_a_copy() -> None:
     model = trained()
     same, result = Prune(keep=1.0)(model, TASK, DATA)
