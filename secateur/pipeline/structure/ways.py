@@ -86,16 +86,26 @@ def _best(
     """
     best = (_RAISED, settings)
     for way in _ways(settings, kind, sites, everybody):
+        rooted = replace(way, rooted=way.rooted | frozenset(sites.contractions))
+        # All groups at once are the whole proof; where other classes are in the way, those of this one alone tell.
+        fault = _whole(flow, way, test)
+        if fault is None:
+            return _WORKS, way
+        if not fault.raised and sites.contractions and _whole(flow, rooted, test) is None:
+            return _WORKS, rooted
         rank = _rank(flow, way, sites, others, test)
-        if rank == _OTHER_VALUES and sites.contractions:
-            rooted = replace(way, rooted=way.rooted | frozenset(sites.contractions))
-            if _rank(flow, rooted, sites, others, test) == _WORKS:
-                return _WORKS, rooted
+        if rank == _OTHER_VALUES and sites.contractions and _rank(flow, rooted, sites, others, test) == _WORKS:
+            return _WORKS, rooted
         if rank < best[0]:
             best = (rank, way)
         if rank == _WORKS:
             break
     return best
+
+
+def _whole(flow: Flow, way: Settings, test: Test) -> Fault | None:
+    assembly = assemble(flow, way)
+    return test(assembly, assembly.groups)
 
 
 def _rank(flow: Flow, way: Settings, sites: _Sites, others: set[type], test: Test) -> int:
