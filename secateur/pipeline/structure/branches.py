@@ -75,7 +75,8 @@ class Removable:
         keep = {g.name: torch.zeros(g.num_channels, dtype=torch.bool) for g in groups if g.name in gone}
         whole = copy_of(subject.module, shares_parameters=True).eval()
         try:
-            small = without_branches(subject.module, branches, subject.inputs, shares_parameters=True).eval()
+            with subject.precision():  # constants are computed here
+                small = without_branches(subject.module, branches, subject.inputs, shares_parameters=True).eval()
             found = subject.run(small)
             with masked(whole, groups, keep):
                 wanted = subject.run(whole)

@@ -58,13 +58,15 @@ class Trial:
         left = [g for g in groups if g.name not in found]
         return {**found, **(self._greedy(left) if found and self.fault(left) else {})}
 
-    def fault(self, groups: Sequence[Group]) -> Fault | None:
+    def fault(self, groups: Sequence[Group], *, only_shapes: bool = False) -> Fault | None:
         """Return what goes wrong when these groups are cut, None if all is well.
 
-        With ``is_uneven`` they are cut to shares that differ, as parts may work only if all are cut alike.
+        With ``is_uneven`` they are cut to shares that differ, as parts may work only if all are cut alike;
+        ``only_shapes`` asks for no more than what shows without values.
         """
         shrinking = _shrinking(groups)
-        return (self._shape_fault(shrinking) or self._fault(shrinking)) if shrinking else None
+        fault = self._shape_fault(shrinking) if shrinking else None
+        return self._fault(shrinking) if shrinking and not fault and not only_shapes else fault
 
     def _masks(self, groups: Sequence[Group]) -> Kept:
         shares = _UNEVEN if self.is_uneven else _EVEN

@@ -26,8 +26,8 @@ class UnrecordedError(Exception):
 class Recording:
     """A graph with the node of every parameter and buffer that it reads, by name, and of every input that it reads.
 
-    ``outputs`` are the nodes of the tensors that the network returns, in order, None for those that it did not compute;
-    ``written`` those that are written into inputs, parameters or buffers.
+    ``outputs`` are the nodes of the tensors that the network returns, in order;
+    ``written`` those that write into inputs, parameters or buffers.
     """
 
     graph: Graph
@@ -63,7 +63,6 @@ def record(module: nn.Module, example_inputs: tuple[Tensor, ...], *, training: b
         elif id(buffer) not in recorder.names:
             raise UnrecordedError(f"the network replaces buffer {name}")
     outputs = tuple(recorder.node_of(leaf) for leaf in leaves if isinstance(leaf, Tensor))
-    _sweep(recorder.graph, {*outputs, *recorder.written})
     return Recording(
         graph=recorder.graph, tensors={n: node for n, node in recorder.held.items() if node.users or node in outputs},
         inputs=nodes, outputs=outputs, written=tuple(recorder.written),
@@ -154,16 +153,3 @@ class _Recorder(WithoutValues):
 
     def _noded(self, argument: Any) -> Any:
         return self.node_of(argument) if isinstance(argument, Tensor) else argument
-
-
-def _sweep(graph: Graph, needed: set[Node]) -> None:
-    """Take out what nothing needs: no other node, no output, and it writes into nothing."""
-    for node in reversed(graph.nodes):
-        schema = getattr(node.target, "_schema", None)
-        if (
-            node.op == "call_function"
-            and not node.users
-            and node not in needed
-            and not getattr(schema, "is_mutable", False)
-        ):
-            graph.erase_node(node)

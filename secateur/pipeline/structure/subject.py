@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -45,9 +45,12 @@ class Subject:
         """Return the outputs of a copy or a cut of ``module``."""
         # TensorFloat-32 would hide a wrong cut behind its rounding.
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        double = seeing(InDouble()) if self.is_double else nullcontext()
-        with torch.no_grad(), randomness_kept(device_of(module)), exact, double:
+        with torch.no_grad(), randomness_kept(device_of(module)), exact, self.precision():
             return flat_outputs(module(*self.inputs))
+
+    def precision(self) -> AbstractContextManager[None]:
+        """Return the context in which operators compute as trials do."""
+        return seeing(InDouble()) if self.is_double else nullcontext()
 
     def falls_back(self) -> bool:
         """Tell, after an error, whether double precision is the cause: then the network is used as it is from now on.

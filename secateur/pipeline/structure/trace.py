@@ -70,14 +70,14 @@ def trace(
 
     def trial(found: Assembly) -> Trial:
         joints = Joints(groups=found.groups, shapes=shapes, numbers=numbers_of(module, found, flow, shapes))
-        uneven = bool(flow.divisions)
+        uneven = bool(flow.contractions or flow.divisions)
         return Trial(subject=subject, joints=joints, trains=hidden, is_uneven=uneven, input_axes=input_axes)
 
     proved: list[Settings] = []
 
-    def test(assembly: Assembly, groups: Sequence[Group]) -> Fault | None:
-        fault = trial(assembly).fault(groups)
-        if fault is None and groups is assembly.groups:
+    def test(assembly: Assembly, groups: Sequence[Group], only_shapes: bool) -> Fault | None:
+        fault = trial(assembly).fault(groups, only_shapes=only_shapes)
+        if fault is None and groups is assembly.groups and not only_shapes:
             proved.append(assembly.settings)
         return fault
 
