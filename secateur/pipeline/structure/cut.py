@@ -140,7 +140,8 @@ def taken(tensor: Tensor, axes: Mapping[int, np.ndarray]) -> Tensor:
         stays[indices + 1] = True
         block = int(np.gcd.reduce(np.append(np.flatnonzero(stays[1:] != stays[:-1]), size)))
         blocks = torch.from_numpy(indices[::block] // block).to(tensor.device)
-        tensor = tensor.unflatten(axis, (-1, block)).index_select(axis, blocks).flatten(axis, axis + 1)
+        parts = tensor.reshape(*tensor.shape[:axis], -1, block, *tensor.shape[axis + 1 :])
+        tensor = parts.index_select(axis, blocks).flatten(axis, axis + 1)
     return tensor
 
 

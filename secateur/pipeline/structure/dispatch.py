@@ -15,7 +15,7 @@ META = torch.device("meta")
 @contextmanager
 def seeing(mode: TorchDispatchMode) -> Iterator[None]:
     """Let a mode see every operator as it is called, within the context; nothing is recorded for gradients."""
-    with torch._C._AutoDispatchBelowAutograd(), mode:  # type: ignore[attr-defined]
+    with torch._C._AutoDispatchBelowAutograd(), mode:
         yield
 
 
@@ -39,6 +39,9 @@ def written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list
 
 class WithoutValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Let operators return tensors of the right shapes on the meta device, whatever device they are called for."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Call an operator with all that belongs to a device moved."""

@@ -69,7 +69,7 @@ def record(module: nn.Module, example_inputs: tuple[Tensor, ...], *, training: b
     )  # fmt: skip
 
 
-class _Recorder(WithoutValues):
+class _Recorder(WithoutValues):  # type: ignore[no-untyped-call]
     """Add a node for every operator; tensors are known by identity, so all that were met are kept."""
 
     def __init__(self, *, names: Mapping[int, str]) -> None:
