@@ -5,10 +5,11 @@ import sys
 import traceback
 from pathlib import Path
 
+import jaxtyping
 import torch
 from torch import nn
 
-_NOT_THE_NETWORK = tuple(str(Path(file).parent) + os.sep for file in (torch.__file__, __file__))
+_NOT_THE_NETWORK = tuple(str(Path(file).parent) + os.sep for file in (torch.__file__, jaxtyping.__file__, __file__))
 _STANDARD_LIBRARY = str(Path(os.__file__).parent) + os.sep
 
 

@@ -52,9 +52,15 @@ def cut_unchecked(module: nn.Module, structure: Structure, keep: Plan | Mapping[
     return without_branches(result, branches, structure.example_inputs) if branches else result
 
 
-def shrunk(module: nn.Module, structure: Joints, masks: Kept, *, shares_parameters: bool = False) -> nn.Module:
-    """Return a cut copy of a network; whole parameters may stay the given network's own, see `copy_of`."""
-    result = resized(module, cut_tensors(module, structure, masks), shares_parameters=shares_parameters)
+def shrunk(
+    module: nn.Module, structure: Joints, masks: Kept, *, shares_parameters: bool = False, is_double: bool = False
+) -> nn.Module:
+    """Return a cut copy of a network; whole parameters may stay the given network's own, see `copy_of`.
+
+    With ``is_double`` entries that are scaled come in double precision, for a run in which all else is computed so.
+    """
+    replacements = cut_tensors(module, structure, masks, is_double=is_double)
+    result = resized(module, replacements, shares_parameters=shares_parameters)
     for number in structure.numbers:
         if number.group in masks:
             lower(result, number, int(np.count_nonzero(~masks[number.group])))
@@ -72,14 +78,15 @@ def require_traced(module: nn.Module, structure: Structure) -> None:
             )  # fmt: skip
 
 
-def cut_tensors(module: nn.Module, structure: Joints, masks: Kept) -> dict[str, Tensor]:
-    """Return the tensors that shrink, shrunk."""
+def cut_tensors(module: nn.Module, structure: Joints, masks: Kept, *, is_double: bool = False) -> dict[str, Tensor]:
+    """Return the tensors that shrink, shrunk, those that are scaled in double precision if wanted."""
     whole = tensors(module)
     factors = root_factors(structure, masks)
     found = {}
     for name, axes in surviving(structure, masks).items():
         tensor = whole[name].detach()
         for axis, factor in factors.get(name, {}).items():
+            tensor = tensor.double() if is_double else tensor
             tensor = tensor * along(factor, tensor, axis)
         found[name] = taken(tensor, axes)
     return found
@@ -123,9 +130,18 @@ def surviving(structure: Joints, masks: Kept) -> dict[str, dict[int, np.ndarray]
 
 
 def taken(tensor: Tensor, axes: Mapping[int, np.ndarray]) -> Tensor:
-    """Return a tensor's entries at these indices of these axes."""
-    for axis, indices in axes.items():
-        tensor = tensor.index_select(axis, torch.from_numpy(indices).to(tensor.device))
+    """Return a tensor's entries at these indices of these axes.
+
+    Indices that come in blocks, as those of channels that were flattened with their space, are taken block by block.
+    """
+    for axis, indices in sorted(axes.items()):
+        size = tensor.shape[axis]
+        stays = np.zeros(size + 2, dtype=bool)
+        stays[indices + 1] = True
+        block = int(np.gcd.reduce(np.append(np.flatnonzero(stays[1:] != stays[:-1]), size)))
+        blocks = torch.from_numpy(indices[::block] // block).to(tensor.device)
+        parts = tensor.reshape(*tensor.shape[:axis], -1, block, *tensor.shape[axis + 1 :])
+        tensor = parts.index_select(axis, blocks).flatten(axis, axis + 1)
     return tensor
 
 

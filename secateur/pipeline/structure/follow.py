@@ -21,7 +21,7 @@ def follow(captured: Captured, flow: Flow, batch_size: int) -> Env:
     """
     env: Env = {}
     batched: set[Node] = set()
-    for node in captured.program.graph.nodes:
+    for node in captured.graph.nodes:
         flow.module = _module_path(node)
         flow.operator = str(node.target)
         if node.op == "placeholder":

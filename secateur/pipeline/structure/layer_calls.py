@@ -32,7 +32,7 @@ def layers_of(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple[La
     captured = capture(module, inputs)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors(module).items()}
     found = []
-    for node in captured.program.graph.nodes:
+    for node in captured.graph.nodes:
         name = getattr(getattr(node.target, "_schema", None), "name", "")
         if name not in _CONVOLUTIONS and name != "aten::linear":
             continue

@@ -5,8 +5,10 @@ and ``x.view(len(x), -1)`` can be the same operator. So every group is cut once,
 masked one.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -49,38 +51,72 @@ class Trial:
 
     def failures(self, known: Set[str] = frozenset()) -> dict[str, str]:
         """Map the groups that cannot be cut to what goes wrong, apart from those that are known."""
-        groups = [g for g in self.joints.groups if trial_width(g) < g.num_channels and g.name not in known]
+        groups = _shrinking([g for g in self.joints.groups if g.name not in known])
+        if not groups or self._fault(groups) is None:
+            return {}
         found = self._search(groups)
         left = [g for g in groups if g.name not in found]
         return {**found, **(self._greedy(left) if found and self.fault(left) else {})}
 
-    def fault(self, groups: Sequence[Group]) -> Fault | None:
+    def fault(self, groups: Sequence[Group], *, only_shapes: bool = False) -> Fault | None:
         """Return what goes wrong when these groups are cut, None if all is well.
 
-        With ``is_uneven`` they are cut again to shares that differ, as parts may work only if all are cut alike.
+        With ``is_uneven`` they are cut to shares that differ, as parts may work only if all are cut alike;
+        ``only_shapes`` asks for no more than what shows without values.
         """
-        fault = self._fault(groups, {g.name: _mask(g, trial_width(g)) for g in groups}) if groups else None
-        if fault is not None or not self.is_uneven:
-            return fault
-        return self._fault(groups, {g.name: _mask(g, trial_width(g, n % 3)) for n, g in enumerate(groups)})
+        shrinking = _shrinking(groups)
+        fault = self._shape_fault(shrinking) if shrinking else None
+        return self._fault(shrinking) if shrinking and not fault and not only_shapes else fault
 
-    def _fault(self, groups: Sequence[Group], masks: Kept) -> Fault | None:
-        small = shrunk(self.subject.module, self.joints, masks, shares_parameters=True).eval()
+    def _masks(self, groups: Sequence[Group]) -> Kept:
+        shares = _UNEVEN if self.is_uneven else _EVEN
+        return {g.name: _mask(g, trial_width(g, shares[n % len(shares)])) for n, g in enumerate(groups)}
+
+    def _shape_fault(self, groups: Sequence[Group]) -> Fault | None:
+        """Return the error that the cut network raises even without values, which is found out at little cost."""
+        if self.subject.bare is None:
+            return None
+        small = shrunk(self.subject.bare, self.joints, self._masks(groups), shares_parameters=True)
+        try:
+            self.subject.run_bare(small)
+        except Exception as error:  # the network's own code fails in its own ways
+            return _raised("its forward", error, small)
+        return None
+
+    def _fault(self, groups: Sequence[Group]) -> Fault | None:
+        masks = self._masks(groups)
+        small = shrunk(
+            self.subject.module, self.joints, masks, shares_parameters=True, is_double=self.subject.is_double
+        ).eval()
         try:
             found = self.subject.run(small)
         except Exception as error:  # the network's own code fails in its own ways
-            return self._fault(groups, masks) if self.subject.falls_back() else _raised("its forward", error, small)
+            return self._fault(groups) if self.subject.falls_back() else _raised("its forward", error, small)
         training_fault = self._training_fault(small) if self.trains else None
-        del small  # the masked network needs as much memory
-        masked = copy_of(self.subject.module, self._masked_readers(groups, masks), shares_parameters=True).eval()
-        survivors = {name: torch.from_numpy(mask) for name, mask in masks.items()}
-        written = [(writer, survivors[group.name]) for group in groups for writer in group.writers]
+        masked = copy_of(self.subject.module, shares_parameters=True).eval()
         try:
-            with gated_norms(masked, groups, survivors), tap_readers(masked, {}, zeroing(masked, written)):
-                wanted, is_exact = self.subject.is_exact_after(masked)
+            wanted = self.subject.remembered(_key(groups, masks), lambda: self._masked_outputs(masked, groups, masks))
         except Exception as error:  # the network's own code fails in its own ways
-            return self._fault(groups, masks) if self.subject.falls_back() else _raised("its forward", error, masked)
-        return disagreement(found, wanted) or training_fault if is_exact else self._fault(groups, masks)
+            return self._fault(groups) if self.subject.falls_back() else _raised("its forward", error, masked)
+        return disagreement(found, wanted) or training_fault
+
+    def _masked_outputs(self, module: nn.Module, groups: Sequence[Group], masks: Kept) -> list[Tensor]:
+        """Return what the network computes where channels that go are zero at their readers, or where they are made.
+
+        Readers that are called with other than their weight itself get a weight with zeros, which is the same.
+        """
+        survivors = {name: torch.from_numpy(mask) for name, mask in masks.items()}
+        read = zeroing(module, [(reader, survivors[g.name]) for g in groups for reader in g.readers])
+        written = zeroing(module, [(writer, survivors[g.name]) for g in groups for writer in g.writers])
+        with gated_norms(module, groups, survivors), tap_readers(module, read, written) as seen:
+            outputs = self.subject.run(module)
+        missed = read.keys() - seen
+        if missed:
+            rest = copy_of(module, self._zeroed(missed, groups, masks), shares_parameters=True)
+            read = {name: zero for name, zero in read.items() if name not in missed}
+            with gated_norms(rest, groups, survivors), tap_readers(rest, read, written):
+                outputs = self.subject.run(rest)
+        return outputs
 
     def _training_fault(self, small: nn.Module) -> Fault | None:
         """Return what goes wrong when the cut network trains, unless the whole one fails as well."""
@@ -116,13 +152,12 @@ class Trial:
                 accepted.append(group)
         return found
 
-    def _masked_readers(self, groups: Sequence[Group], masks: Kept) -> dict[str, Tensor]:
-        """Return the readers' weights with zeros for the channels that go: the same as zeros in their inputs."""
+    def _zeroed(self, weights: Set[str], groups: Sequence[Group], masks: Kept) -> dict[str, Tensor]:
+        """Return these readers' weights with zeros for the channels that go: the same as zeros in their inputs."""
         named, gone = tensors(self.subject.module), dict[str, list[np.ndarray]]()
         for group in groups:
-            readers = {reader.weight for reader in group.readers}
             for s in group.slices:
-                if s.tensor in readers and s.axis == self.input_axes[s.tensor]:
+                if s.tensor in weights and s.axis == self.input_axes[s.tensor]:
                     gone.setdefault(s.tensor, []).append(s.indices[~masks[group.name]].reshape(-1))
         found = {}
         for name, indices in gone.items():
@@ -133,16 +168,35 @@ class Trial:
         return found
 
 
-def trial_width(group: Group, more: int = 1) -> int:
-    """Return an allowed width near two thirds, or ``more`` thirds and one; odd if it may be, to find out halves."""
-    width = max(group.num_channels * (1 + more) // 3 // group.multiple * group.multiple, group.least)
+_EVEN = (Fraction(2, 3),)
+_UNEVEN = (Fraction(1, 3), Fraction(2, 3), Fraction(1, 2))
+
+
+def trial_width(group: Group, share: Fraction = _EVEN[0]) -> int:
+    """Return an allowed width near a share of a group; odd if it may be, to find out halves."""
+    width = max(int(group.num_channels * share) // group.multiple * group.multiple, group.least)
     return width - 1 if group.multiple == 1 and width % 2 == 0 and width > group.least else width
+
+
+def _shrinking(groups: Sequence[Group]) -> list[Group]:
+    return [group for group in groups if trial_width(group) < group.num_channels]
 
 
 def _mask(group: Group, width: int) -> np.ndarray:
     mask = np.zeros(group.num_channels, dtype=bool)
     mask[np.random.default_rng(0).permutation(group.num_channels)[:width]] = True
     return mask
+
+
+def _key(groups: Sequence[Group], masks: Kept) -> str:
+    """Name what is masked: of ways that differ in the cut only, one masked network will do."""
+    digest = hashlib.sha256()
+    for group in groups:
+        for layers in (group.readers, group.norms, group.writers):
+            for layer in layers:
+                digest.update(layer.weight.encode() + layer.positions[~masks[group.name]].tobytes() + b";")
+            digest.update(b"|")
+    return digest.hexdigest()
 
 
 def _raised(what: str, error: Exception, module: nn.Module) -> Fault:

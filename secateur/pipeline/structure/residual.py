@@ -57,7 +57,7 @@ class Search:
 
     def candidates(self) -> list[Candidate]:
         """Return the branches that have channels of their own, the smallest first."""
-        nodes = [node for node in self.captured.program.graph.nodes if node.op == "call_function"]
+        nodes = [node for node in self.captured.graph.nodes if node.op == "call_function"]
         depends = self._depending(nodes)
         calls = Counter(path for node in nodes for path in _stack(node))
         found = []
@@ -72,7 +72,7 @@ class Search:
 
     def _depending(self, nodes: list[Node]) -> set[Node]:
         """Return the nodes that depend on the network's inputs."""
-        found = {n for n in self.captured.program.graph.nodes if n.name in self.captured.user_inputs}
+        found = {n for n in self.captured.graph.nodes if n.name in self.captured.user_inputs}
         for node in nodes:
             if any(n in found for n in node.all_input_nodes):
                 found.add(node)

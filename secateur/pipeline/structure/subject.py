@@ -1,15 +1,17 @@
-"""Run a network in double precision, in which even a small difference is a difference."""
+"""Run a network as trials do: in double precision, where even a small difference is a difference, or for shapes."""
 
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.calibration.randomness import randomness_kept
 from secateur.pipeline.structure.capture import device_of, flat_outputs
 from secateur.pipeline.structure.copying import copy_of, tensors
+from secateur.pipeline.structure.dispatch import InDouble, WithoutValues, seeing, without_values
 
 NEAR_ZERO = 1e-3
 """Below this, entries of a parameter count as not trained yet."""
@@ -25,47 +27,59 @@ class Subject:
     """
 
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...], *, wants_double: bool) -> None:
-        self._native = copy_of(module, _drawn(module), shares_parameters=True), inputs
+        self.module, self.inputs = copy_of(module, _drawn(module), shares_parameters=True), inputs
         # Apple's GPUs have no float64.
-        self._is_settled = not wants_double or device_of(module).type == "mps"
-        self.module, self.inputs = self._native if self._is_settled else _doubled(*self._native)
+        self.is_double = wants_double and device_of(module).type != "mps"
+        self._is_settled = not self.is_double
+        self._last: tuple[str, list[Tensor]] | None = None
+
+    def remembered(self, key: str, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
+        """Return what was computed last if it was under this key and in this precision, else compute it."""
+        key = f"{key} {self.is_double}"
+        if self._last is None or self._last[0] != key:
+            self._last = None
+            self._last = (key, compute())
+        return self._last[1]
 
     def run(self, module: nn.Module) -> list[Tensor]:
         """Return the outputs of a copy or a cut of ``module``."""
         # TensorFloat-32 would hide a wrong cut behind its rounding.
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with torch.no_grad(), randomness_kept(device_of(module)), exact:
+        with torch.no_grad(), randomness_kept(device_of(module)), exact, self.precision():
             return flat_outputs(module(*self.inputs))
 
-    def is_exact_after(self, module: nn.Module) -> tuple[list[Tensor], bool]:
-        """Return the outputs and whether they are what they should be.
-
-        They are not where a part of the network computes in less than double precision; then the network is used as it
-        is from now on, and whatever was compared must be compared again.
-        """
-        if self._is_settled:
-            return self.run(module), True
-        with _Watch() as watch:
-            outputs = self.run(module)
-        if watch.has_seen_less:
-            self._fall_back()
-        self._is_settled = True
-        return outputs, not watch.has_seen_less
+    def precision(self) -> AbstractContextManager[None]:
+        """Return the context in which operators compute as trials do."""
+        return seeing(InDouble()) if self.is_double else nullcontext()
 
     def falls_back(self) -> bool:
-        """Tell, after an error, whether double precision may be the cause: then the network is used as it is."""
-        if self._is_settled:
-            return False
-        try:
-            _, is_exact = self.is_exact_after(copy_of(self.module, shares_parameters=True).eval())
-        except Exception:  # the network's own code refuses double precision in its own ways
-            self._fall_back()
-            return True
-        return not is_exact
+        """Tell, after an error, whether double precision is the cause: then the network is used as it is from now on.
 
-    def _fall_back(self) -> None:
-        self.module, self.inputs = self._native
-        self._is_settled = True
+        Whatever was compared must be compared again.
+        """
+        if not self._is_settled:
+            self._is_settled = True
+            try:
+                self.run(copy_of(self.module, shares_parameters=True).eval())
+            except Exception:  # the network's own code refuses double precision in its own ways
+                self.is_double = False
+                return True
+        return False
+
+    @functools.cached_property
+    def bare(self) -> nn.Module | None:
+        """The network without values, None if it does not run so."""
+        found = copy_of(self.module, {name: without_values(t) for name, t in tensors(self.module).items()}).eval()
+        try:
+            self.run_bare(copy_of(found, shares_parameters=True))
+        except Exception:  # the network's own code asks for values in its own ways
+            return None
+        return found
+
+    def run_bare(self, module: nn.Module) -> Any:
+        """Run a copy or a cut of ``bare``, as errors of shapes come to light without computing anything."""
+        with torch.no_grad(), randomness_kept(device_of(module)), seeing(WithoutValues()):
+            return module(*map(without_values, self.inputs))
 
 
 def _drawn(module: nn.Module) -> dict[str, Tensor]:
@@ -82,23 +96,6 @@ def _drawn(module: nn.Module) -> dict[str, Tensor]:
 def _is_near_zero(parameter: Tensor) -> bool:
     if not parameter.is_floating_point() or not parameter.numel():
         return False
-    return max(float(extreme.abs()) for extreme in torch.aminmax(parameter.detach())) < NEAR_ZERO
-
-
-def _doubled(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    exact = {name: t.detach().double() for name, t in tensors(module).items() if t.is_floating_point()}
-    return copy_of(module, exact), tuple(x.double() if x.is_floating_point() else x for x in inputs)
-
-
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """See whether anything is computed in less than double precision."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.has_seen_less = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        found = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor) and leaf.numel() > 1]
-        self.has_seen_less |= any(leaf.is_floating_point() and leaf.itemsize < 8 for leaf in found)
-        return result
+    values = parameter.detach().reshape(-1)
+    parts = values[:64], values  # most show at once that they are not
+    return all(max(abs(float(extreme)) for extreme in torch.aminmax(part)) < NEAR_ZERO for part in parts)

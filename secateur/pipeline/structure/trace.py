@@ -18,7 +18,7 @@ from secateur.pipeline.structure.follow import follow
 from secateur.pipeline.structure.groups import Assembly, Settings
 from secateur.pipeline.structure.labels import Flow
 from secateur.pipeline.structure.numbers import numbers_of, unusual
-from secateur.pipeline.structure.proof import Trial
+from secateur.pipeline.structure.proof import Fault, Trial
 from secateur.pipeline.structure.residual import Search
 from secateur.pipeline.structure.stand_in import made_by_constants
 from secateur.pipeline.structure.structure import Joints, Structure, with_branches
@@ -70,11 +70,19 @@ def trace(
 
     def trial(found: Assembly) -> Trial:
         joints = Joints(groups=found.groups, shapes=shapes, numbers=numbers_of(module, found, flow, shapes))
-        uneven = bool(flow.divisions)
+        uneven = bool(flow.contractions or flow.divisions)
         return Trial(subject=subject, joints=joints, trains=hidden, is_uneven=uneven, input_axes=input_axes)
 
-    found, rejected = fit(flow, settings, module, lambda assembly, groups: trial(assembly).fault(groups))
-    faults = rejected | trial(found).failures(set(rejected))
+    proved: list[Settings] = []
+
+    def test(assembly: Assembly, groups: Sequence[Group], only_shapes: bool) -> Fault | None:
+        fault = trial(assembly).fault(groups, only_shapes=only_shapes)
+        if fault is None and groups is assembly.groups and not only_shapes:
+            proved.append(assembly.settings)
+        return fault
+
+    found, rejected = fit(flow, settings, module, test)
+    faults = {} if found.settings in proved else rejected | trial(found).failures(set(rejected))
     if faults.keys() > rejected.keys():
         counting = frozenset(type(owner) for owner in module.modules())
         wider = replace(found, settings=replace(found.settings, counting=counting))

@@ -16,8 +16,8 @@ from secateur.pipeline.structure.groups import Assembly, Settings, assemble
 from secateur.pipeline.structure.labels import Flow, Labels
 from secateur.pipeline.structure.proof import Fault
 
-Test = Callable[[Assembly, Sequence[Group]], Fault | None]
-"""Says what goes wrong when these groups of an assembly are cut."""
+Test = Callable[[Assembly, Sequence[Group], bool], Fault | None]
+"""Says what goes wrong when these groups of an assembly are cut; the last asks only for what shows without values."""
 
 _WORKS, _OTHER_VALUES, _RAISED_ELSEWHERE, _RAISED = range(4)
 
@@ -54,12 +54,12 @@ def fit(flow: Flow, settings: Settings, module: nn.Module, test: Test) -> tuple[
     if works:
         return assembly, {}
     labels = [labels for sites in by_class.values() for labels in sites.labels(flow)]
-    fault = test(assembly, assembly.groups_at(labels))
+    fault = test(assembly, assembly.groups_at(labels), False)
     if fault is not None and not fault.raised:
         contractions = [frozenset(sites.contractions) for sites in by_class.values()]
         assembly, fault = _together(flow, assembly, fault, labels, contractions, test)
     groups = [] if fault is None else assembly.groups_at(labels)
-    faults = {group.name: test(assembly, [group]) for group in groups}
+    faults = {group.name: test(assembly, [group], False) for group in groups}
     return assembly, {name: wrong.reason for name, wrong in faults.items() if wrong is not None}
 
 
@@ -86,24 +86,30 @@ def _best(
     """
     best = (_RAISED, settings)
     for way in _ways(settings, kind, sites, everybody):
-        rank = _rank(flow, way, sites, others, test)
-        if rank == _OTHER_VALUES and sites.contractions:
-            rooted = replace(way, rooted=way.rooted | frozenset(sites.contractions))
-            if _rank(flow, rooted, sites, others, test) == _WORKS:
+        rooted = replace(way, rooted=way.rooted | frozenset(sites.contractions))
+        # All groups at once are the whole proof; where other classes are in the way, those of this one alone tell.
+        for at_once in (True, False):
+            rank = _rank(flow, way, sites, others, test, at_once=at_once)
+            if rank == _WORKS:
+                return _WORKS, way
+            may_divide = rank == _OTHER_VALUES and sites.contractions
+            if may_divide and _rank(flow, rooted, sites, others, test, at_once=at_once) == _WORKS:
                 return _WORKS, rooted
         if rank < best[0]:
             best = (rank, way)
-        if rank == _WORKS:
-            break
     return best
 
 
-def _rank(flow: Flow, way: Settings, sites: _Sites, others: set[type], test: Test) -> int:
+def _rank(flow: Flow, way: Settings, sites: _Sites, others: set[type], test: Test, *, at_once: bool) -> int:
     assembly = assemble(flow, way)
     groups = assembly.groups_at(sites.labels(flow))
-    fault = test(assembly, groups)
-    if not groups or (fault is not None and fault.raised):
-        return _RAISED_ELSEWHERE if fault is not None and fault.owner in others else _RAISED
+    if not groups:
+        return _RAISED
+    # All at once may fit by chance where those of this class alone do not.
+    fault = test(assembly, groups, True) if at_once else None
+    fault = fault or test(assembly, assembly.groups if at_once else groups, False)
+    if fault is not None and fault.raised:
+        return _RAISED_ELSEWHERE if fault.owner in others else _RAISED
     return _WORKS if fault is None else _OTHER_VALUES
 
 
@@ -131,6 +137,6 @@ def _together(
     """
     for chosen in itertools.product(*([frozenset[int](), numbers] for numbers in contractions if numbers)):
         other = assemble(flow, replace(assembly.settings, rooted=_followed(flow).union(*chosen)))
-        if test(other, other.groups_at(labels)) is None:
+        if test(other, other.groups_at(labels), False) is None:
             return other, None
     return assembly, fault
