@@ -101,7 +101,9 @@ class TensorRt:
         """Load an engine onto the first GPU; the number of threads has no meaning there."""
         require(self.name, self.unable_to_run(), f"{self.package} and a GPU")
         content = engine_file(self, result, folder)
-        return TensorRtEngine(importlib.import_module(self.package), log_of(self.package), content, cuda_graph=self.cuda_graph)
+        return TensorRtEngine(
+            importlib.import_module(self.package), log_of(self.package), content, cuda_graph=self.cuda_graph
+        )
 
     def _parity(self, trt: Any, log: Log, content: bytes, onnx_file: Path, options: BuildOptions) -> Parity:
         with TensorRtEngine(trt, log, content) as engine:

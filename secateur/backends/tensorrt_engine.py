@@ -130,8 +130,9 @@ class TensorRtEngine(Engine):
             if self._context is None:
                 return
             self._forget_graph()
-            for buffer in (*self._buffers.values(), *self._pinned.values(), *self._events):
-                buffer.close()
+            owned: list[DeviceArray | PinnedArray | Event] = [*self._buffers.values(), *self._pinned.values()]
+            for one in (*owned, *self._events):
+                one.close()
             self._stream.close()
             # The context needs the engine and the engine the runtime.
             self._context = None
