@@ -3,9 +3,11 @@
 Tensor-carrying artefacts are frozen dataclasses; results that end up in JSON are frozen pydantic records.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from secateur.artifacts.channels import Group, Pinned, Reader, Root, Slice
 from secateur.artifacts.layers import LatencyGrid, Layer, LayerShape
-from secateur.artifacts.networks import Batch, Data, Metric, Model, Task, as_tuple
 from secateur.artifacts.quantization import (
     QUANTIZED,
     QuantizedActivation,
@@ -42,6 +44,11 @@ from secateur.artifacts.results import (
     Verdict,
     realised_fraction,
 )
+
+if TYPE_CHECKING:
+    from secateur.artifacts.networks import Batch, Data, Metric, Model, Task, as_tuple
+
+_NETWORKS = frozenset({"Batch", "Data", "Metric", "Model", "Task", "as_tuple"})
 
 __all__ = [
     "QUANTIZED",
@@ -89,3 +96,10 @@ __all__ = [
     "as_tuple",
     "realised_fraction",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what holds tensors when it is first used: engines run on machines without torch."""
+    if name not in _NETWORKS:
+        raise AttributeError(f"module 'secateur.artifacts' has no attribute {name!r}")
+    return getattr(importlib.import_module("secateur.artifacts.networks"), name)

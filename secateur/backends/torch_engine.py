@@ -6,7 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from secateur.backends.device_time import DeviceTimes
 from secateur.backends.engine_inputs import ExpectedInputs
 from secateur.backends.onnx_file import OnnxInput
 from secateur.backends.protocol import Engine, LayerTime, first_line
+from secateur.backends.torch import Mode
 from secateur.errors import BackendError
 
-Mode = Literal["eager", "compile", "cuda_graph"]
 Tensors = tuple[Tensor, ...]
 
 WARM_UP_CALLS = 3
