@@ -1,10 +1,10 @@
 """Run a deployed engine: numpy in, numpy out, by the description beside it. Nothing here imports torch.
 
-    from secateur.deploy import load
+from secateur.deploy import load
 
-    with load("deployed") as network:
-        network.predict(picture)          # uint8 or float, [rows, columns, 3] or [batch, rows, columns, 3]
-        network.run(array)                # the network's own inputs
+with load("deployed") as network:
+    network.predict(picture)          # uint8 or float, [rows, columns, 3] or [batch, rows, columns, 3]
+    network.run(array)                # the network's own inputs
 """
 
 from collections.abc import Callable
@@ -171,9 +171,7 @@ class Deployed:
         self.close()
 
 
-def prepared(
-    pictures: np.ndarray, wanted: Pictures
-) -> Float[np.ndarray, "batch channels rows columns"]:
+def prepared(pictures: np.ndarray, wanted: Pictures) -> Float[np.ndarray, "batch channels rows columns"]:
     """Resize, scale and shift pictures, [batch, rows, columns, channels], and put their channels first."""
     sized = pictures if pictures.shape[1:3] == wanted.size else _resized(pictures, wanted.size)
     values = sized.astype(np.float32) * np.float32(wanted.scale)

@@ -12,6 +12,7 @@ import typer
 
 from secateur import __version__
 from secateur.cli.compressing import check, estimate, run, sweep
+from secateur.cli.deploying import deploy, triton
 from secateur.cli.gazing import gaze
 from secateur.cli.judging import compare, gate, verify
 from secateur.cli.options import err, show
@@ -30,6 +31,8 @@ VERBS: dict[Callable[..., Any], str] = {
     gate: "secateur gate runs/my-network --policy release.yaml --junit gates.xml --markdown gates.md",
     verify: "secateur verify runs/my-network",
     compare: "secateur compare runs/my-network runs/other --json",
+    deploy: "secateur deploy runs/my-network deployed --backend openvino",
+    triton: "secateur triton deployed models --name my-network",
     bench: "secateur bench original.onnx compressed.onnx --backend openvino --threads 2",
     gaze: "secateur gaze film.mp4 --engine gaze.onnx --out seen.mp4",
     doctor: "secateur doctor --json",
