@@ -172,8 +172,12 @@ class _Chain:
             lambda folder: steps.finetune(estimated.folder, pruned.folder, folder),
         )  # fmt: skip
         evaluated = self.step("evaluate", {}, (finetuned,), lambda folder: steps.evaluate(finetuned.folder, folder))
+        captured = {"program": True} if steps.with_program else {}
         exported = self.step(
-            "export", {"export": recipe.export}, (finetuned,), lambda folder: steps.export(finetuned.folder, folder)
+            "export",
+            {"export": recipe.export, **captured},
+            (finetuned,),
+            lambda folder: steps.export(finetuned.folder, folder),
         )
         quantized = self.quantize(finetuned, exported)
         files = (exported,) if quantized is None else (exported, quantized)

@@ -35,8 +35,9 @@ class Tensor(Record):
 
 
 class Pictures(Record):
-    """How pictures become the network's input: resized to rows and columns, (value * scale - mean) / std, channels
-    first. ``mean`` and ``std`` have one entry, or one a channel.
+    """How pictures become the network's input: resized to rows and columns, (value * scale - mean) / std.
+
+    ``mean`` and ``std`` have one entry, or one a channel; channels come first in the network's input.
     """
 
     size: tuple[int, int]
@@ -175,7 +176,7 @@ def prepared(pictures: np.ndarray, wanted: Pictures) -> Float[np.ndarray, "batch
     """Resize, scale and shift pictures, [batch, rows, columns, channels], and put their channels first."""
     sized = pictures if pictures.shape[1:3] == wanted.size else _resized(pictures, wanted.size)
     values = sized.astype(np.float32) * np.float32(wanted.scale)
-    values = (values - np.float32(wanted.mean)) / np.float32(wanted.std)
+    values = (values - np.asarray(wanted.mean, np.float32)) / np.asarray(wanted.std, np.float32)
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
 

@@ -21,6 +21,7 @@ from secateur.cli import app
 from secateur.deploy import DESCRIPTION, Description, Pictures, Tensor, load, prepared, write_folder
 from secateur.errors import BackendError, StorageError
 from secateur.pipeline.export import export
+from secateur.recipe import BuildSettings
 from secateur.triton import config, write_model
 
 WITHOUT_TORCH = """
@@ -144,7 +145,7 @@ def test_a_model_of_the_triton_server(deployed: Path, tmp_path: Path) -> None:
 
 def test_what_a_run_deploys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    run = run_tiny(tmp_path, "deployed_tiny")
+    run = run_tiny(tmp_path, "deployed_tiny", build=BuildSettings(backends=["onnxruntime", "torch"]))
     called = CliRunner().invoke(app, ["deploy", str(run), "out"])
     assert called.exit_code == 0, called.output
     with load("out") as network:
@@ -156,6 +157,10 @@ def test_what_a_run_deploys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     called = CliRunner().invoke(app, ["triton", "out", "models", "--name", "tiny"])
     assert called.exit_code == 0, called.output
     assert "dims: [ 4 ]" in (tmp_path / "models" / "tiny" / "config.pbtxt").read_text()
+    assert CliRunner().invoke(app, ["deploy", str(run), "eager", "--backend", "torch"]).exit_code == 0
+    with load("out") as network, load("eager") as eager:
+        inputs = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+        np.testing.assert_allclose(network.run(inputs)[0], eager.run(inputs)[0], atol=1e-5)
     refused = CliRunner().invoke(app, ["deploy", str(run), "out", "--backend", "openvino"])
     assert isinstance(refused.exception, BackendError)
 

@@ -18,7 +18,7 @@ NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxInput:
-    """One input or output of a graph. A size that the file leaves open is a name, ``<input>.<axis>`` where it has none."""
+    """An input or output of a graph. A size that the file leaves open is a name, ``<input>.<axis>`` without one."""
 
     name: str
     dtype: np.dtype
