@@ -3,7 +3,12 @@
 import json
 import subprocess
 import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -22,6 +27,7 @@ from secateur.deploy import DESCRIPTION, Description, Pictures, Tensor, load, pr
 from secateur.errors import BackendError, StorageError
 from secateur.pipeline.export import export
 from secateur.recipe import BuildSettings
+from secateur.serving import server
 from secateur.triton import config, write_model
 
 WITHOUT_TORCH = """
@@ -99,6 +105,65 @@ def test_one_picture_and_many_and_other_sizes(deployed: Path) -> None:
 def test_resizing_keeps_what_is_even() -> None:
     even = np.full((1, 8, 8, 3), 51, np.uint8)
     np.testing.assert_allclose(prepared(even, Pictures(size=(4, 6))), np.full((1, 3, 4, 6), 0.2), rtol=1e-6)
+
+
+@pytest.fixture
+def served(deployed: Path) -> Iterator[str]:
+    """The address of the small classifier, served by another thread."""
+    with load(deployed) as network:
+        listening = server(network, "127.0.0.1", 0)
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{listening.server_address[1]}"
+        listening.shutdown()
+        thread.join()
+        listening.server_close()
+
+
+def asked(url: str, body: object = None) -> tuple[int, dict[str, Any]]:
+    content = None if body is None else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"http://{url}", content)) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_a_network_is_served(served: str, deployed: Path) -> None:
+    model = f"{served}/v2/models/small net".replace(" ", "%20")
+    assert asked(f"{served}/v2/health/ready") == (200, {"ready": True})
+    assert asked(f"{served}/v2/nothing")[0] == asked(f"{served}/v2/nothing", {})[0] == 404
+    status, told = asked(model)
+    assert (status, told["inputs"][0]["shape"], told["outputs"][0]["datatype"]) == (200, [-1, 3, 16, 12], "FP32")
+    drawn = np.random.default_rng(0).random((2, 3, 16, 12), dtype=np.float32)
+    entry = {"name": told["inputs"][0]["name"], "shape": [2, 3, 16, 12], "datatype": "FP32"}
+    status, answer = asked(f"{model}/infer", {"inputs": [{**entry, "data": drawn.ravel().tolist()}]})
+    with load(deployed) as network:
+        np.testing.assert_allclose(answer["outputs"][0]["data"], network.run(drawn)[0].ravel(), rtol=1e-5)
+    for body, wanted in [
+        ({"inputs": [{**entry, "data": [1.0]}]}, "cannot reshape"),
+        ({"inputs": []}, "found the inputs []"),
+        ({"inputs": [{**entry, "shape": [6, 1, 16, 12], "data": drawn.ravel().tolist()}]}, "axis 1"),
+        ({}, "inputs"),
+    ]:
+        status, answer = asked(f"{model}/infer", body)
+        assert status == 400
+        assert wanted in answer["error"]
+
+
+def test_a_client_of_the_triton_server_is_understood(served: str, deployed: Path) -> None:
+    client = pytest.importorskip("tritonclient.http", reason="pip install tritonclient[http]")
+    with load(deployed) as network, client.InferenceServerClient(served) as caller:
+        name = network.description.inputs[0].name
+        assert caller.is_server_ready()
+        assert caller.get_model_metadata("small net")["inputs"][0]["name"] == name
+        drawn = np.random.default_rng(0).random((2, 3, 16, 12), dtype=np.float32)
+        entry = client.InferInput(name, list(drawn.shape), "FP32")
+        entry.set_data_from_numpy(drawn, binary_data=False)
+        out = network.description.outputs[0].name
+        wanted = [client.InferRequestedOutput(out, binary_data=False)]
+        found = caller.infer("small net", [entry], outputs=wanted).as_numpy(out)
+        np.testing.assert_allclose(found, network.run(drawn)[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("fault", ["absent", "text", "format", "outside", "damaged", "unknown"])

@@ -16,7 +16,7 @@ ORDER = [
     {"pipeline", "backends", "report"},
     {"workloads"},
     {"deploy", "recipe_section"},
-    {"recipe_pruning", "triton"},
+    {"recipe_pruning", "serving", "triton"},
     {"recipe"},
     {"listening", "loading", "recipe_file", "recipe_template", "runs", "sbom"},
     {"manifest", "steps", "terminal"},
