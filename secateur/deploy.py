@@ -176,7 +176,8 @@ def prepared(pictures: np.ndarray, wanted: Pictures) -> Float[np.ndarray, "batch
     """Resize, scale and shift pictures, [batch, rows, columns, channels], and put their channels first."""
     sized = pictures if pictures.shape[1:3] == wanted.size else _resized(pictures, wanted.size)
     values = sized.astype(np.float32) * np.float32(wanted.scale)
-    values = (values - np.asarray(wanted.mean, np.float32)) / np.asarray(wanted.std, np.float32)
+    mean, std = np.array(wanted.mean, dtype=np.float32), np.array(wanted.std, dtype=np.float32)
+    values = ((values - mean) / std).astype(np.float32)
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
 
