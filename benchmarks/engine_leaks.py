@@ -1,8 +1,8 @@
 """Load and close engines, and call them, many times over; write results/engine_leaks.json with the memory they leave.
 
-Every backend that runs here is loaded and closed ``--loads`` times and called ``--calls`` times on a small convolutional
-network. Resident memory is read after each hundredth part; what counts is the slope over the second half (Theil and
-Sen's), when caches and pools are full.
+Every backend that runs here is loaded and closed ``--loads`` times and called ``--calls`` times on a small
+convolutional network. Resident memory is read after each hundredth part; what counts is the slope over the second half
+(Theil and Sen's), when caches and pools are full.
 
     python benchmarks/engine_leaks.py --loads 1000 --calls 100000
 """
