@@ -177,7 +177,7 @@ def _backend(name: str) -> str:
     from secateur.backends import BACKENDS
 
     if name not in BACKENDS:
-        raise ValueError(f"no backend is named {name!r}: choose one of {', '.join(BACKENDS)}")
+        raise ValueError(f"one of {', '.join(BACKENDS)}")
     return name
 
 
