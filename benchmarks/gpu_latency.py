@@ -326,7 +326,7 @@ def call(engine: Engine, inputs: tuple[np.ndarray, ...]) -> Callable[[], object]
 
 
 def judged(cell: dict[str, dict[str, np.ndarray]], networks: dict[str, Any]) -> dict[str, Any]:
-    """Turn block medians into latencies, speed-ups with their intervals, and the share of the promise that came true."""
+    """Turn block medians into latencies, speed-ups with intervals, and the share of the promise that came true."""
     row: dict[str, Any] = {
         "median_s": {v: {kind: float(np.median(x)) for kind, x in kept.items()} for v, kept in cell.items()},
         "blocks_s": {v: {kind: x.tolist() for kind, x in kept.items()} for v, kept in cell.items()},
@@ -372,7 +372,9 @@ def told(row: dict[str, Any]) -> str:
     parts = " ".join(f"{times[v]['compute_s'] * 1e3:.3f}" for v in VARIANTS)
     gains = " ".join(f"x{row['speedup'][v]['compute']['value']:.2f}" for v in VARIANTS[1:])
     apart = max(row["relative_difference"].values())
-    return f"  {row['backend']} {row['network']} {row['precision']} batch {row['batch']}: {parts} ms, {gains}, {apart:.1e}"
+    return (
+        f"  {row['backend']} {row['network']} {row['precision']} batch {row['batch']}: {parts} ms, {gains}, {apart:.1e}"
+    )
 
 
 if __name__ == "__main__":

@@ -192,8 +192,12 @@ class _Chain:
         if steps.others is not None and finetuned.reused:
             steps.others.call(None)
         evaluated = self.step("evaluate", {}, (finetuned,), lambda folder: steps.evaluate(finetuned.folder, folder))
+        captured = {"program": True} if steps.with_program else {}
         exported = self.step(
-            "export", {"export": recipe.export}, (finetuned,), lambda folder: steps.export(finetuned.folder, folder)
+            "export",
+            {"export": recipe.export, **captured},
+            (finetuned,),
+            lambda folder: steps.export(finetuned.folder, folder),
         )
         quantized = self.quantize(finetuned, exported)
         files = (exported,) if quantized is None else (exported, quantized)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from secateur.recipe_pruning import PruneSettings
 from secateur.recipe_section import Section
@@ -201,7 +201,15 @@ class QuantizeSettings(Section):
     the border between two are rounded either way."""
 
 
-BackendName = Literal["onnxruntime", "onnxruntime_cuda", "onnxruntime_tensorrt", "openvino", "tensorrt", "tensorrt_rtx"]
+def _backend(name: str) -> str:
+    from secateur.backends import BACKENDS
+
+    if name not in BACKENDS:
+        raise ValueError(f"one of {', '.join(BACKENDS)}")
+    return name
+
+
+BackendName = Annotated[str, AfterValidator(_backend)]
 
 
 class BuildSettings(Section):

@@ -18,6 +18,7 @@ from secateur.artifacts import (
 )
 from secateur.backends import BACKENDS
 from secateur.backends.latency_table import LatencyTable
+from secateur.backends.torch import Torch
 from secateur.calibration.batches import batches, evaluate
 from secateur.calibration.gram import load_gate_gram
 from secateur.calibration.parameter_fisher import collect_parameter_fisher, load_parameter_fisher
@@ -167,6 +168,12 @@ class Steps:
             self.listener.message(", ".join(f"{metric} {value:.4f}" for metric, value in result.metrics.items()))
             write(folder, name, result)
 
+    @property
+    def with_program(self) -> bool:
+        """Whether a runtime of the recipe wants the network as torch captures it, beside the ONNX file."""
+        named = (*self.recipe.build.backends, self.recipe.measure.backend)
+        return any(isinstance(BACKENDS[name], Torch) for name in named)
+
     def export(self, finetuned: Path, folder: Path) -> None:
         """Write both networks as ONNX and prove them equal to the networks."""
         settings = self.recipe.export
@@ -174,7 +181,7 @@ class Steps:
         for name, model in self.both(finetuned).items():
             exported = export(
                 model, folder, name=name, opset=settings.opset, dynamic_batch=settings.dynamic_batch,
-                tolerance=settings.tolerance, batches=real, seed=self.recipe.seed,
+                tolerance=settings.tolerance, batches=real, program=self.with_program, seed=self.recipe.seed,
                 metadata={"recipe": self.recipe.name, "network": name},
             )  # fmt: skip
             parity = exported.result.parity

@@ -1,6 +1,6 @@
 """Engines of a run whose runtimes do not all take the network."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -15,7 +15,7 @@ from secateur.artifacts import Data, Model
 from secateur.deployment import NETWORKS, Deployment, Engines
 from secateur.errors import BackendError
 from secateur.loading import Workload
-from secateur.recipe import Recipe
+from secateur.recipe import QuantizeSettings, Recipe
 from secateur.steps import read
 from secateur.workloads import TASKS
 
@@ -86,3 +86,11 @@ def test_engines_belong_to_the_versions_of_their_runtimes() -> None:
     versions = deployment("onnxruntime", ["openvino"]).runtimes()
     assert set(versions) == {"onnxruntime", "openvino"}
     assert versions["onnxruntime"] == onnxruntime.__version__
+
+
+def test_torch_is_not_asked_for_integers() -> None:
+    asked = deployment("torch", [])
+    asked.require_runtime()
+    rounded = asked.recipe.model_copy(update={"quantize": QuantizeSettings()})
+    with pytest.raises(BackendError, match=r"measure\.backend: torch: found a quantised network"):
+        replace(asked, recipe=rounded).require_runtime()

@@ -3,10 +3,12 @@
 Tensor-carrying artefacts are frozen dataclasses; results that end up in JSON are frozen pydantic records.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from secateur.artifacts.channels import Group, Pinned, Reader, Root, Slice
 from secateur.artifacts.layers import LatencyGrid, Layer, LayerShape
 from secateur.artifacts.measurement import BenchCell, Clients, Cold, Measurement
-from secateur.artifacts.networks import Batch, Data, Metric, Model, Task, as_tuple
 from secateur.artifacts.packing import PackedTensor, PackResult
 from secateur.artifacts.practice import Finding, LayerPractice, NetworkPractice, Practice, Roofline
 from secateur.artifacts.quantization import (
@@ -47,6 +49,11 @@ from secateur.artifacts.results import (
     realised_fraction,
 )
 from secateur.artifacts.summary import Summary
+
+if TYPE_CHECKING:
+    from secateur.artifacts.networks import Batch, Data, Metric, Model, Task, as_tuple
+
+_NETWORKS = frozenset({"Batch", "Data", "Metric", "Model", "Task", "as_tuple"})
 
 __all__ = [
     "QUANTIZED",
@@ -107,3 +114,10 @@ __all__ = [
     "as_tuple",
     "realised_fraction",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what holds tensors when it is first used: engines run on machines without torch."""
+    if name not in _NETWORKS:
+        raise AttributeError(f"module 'secateur.artifacts' has no attribute {name!r}")
+    return getattr(importlib.import_module("secateur.artifacts.networks"), name)

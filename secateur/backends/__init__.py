@@ -1,5 +1,6 @@
 """Runtimes: build engines, run them, time them."""
 
+from secateur.backends.installed import installed_backends
 from secateur.backends.onnxruntime import OnnxRuntime
 from secateur.backends.openvino import OpenVino
 from secateur.backends.protocol import Backend
@@ -19,6 +20,8 @@ BACKENDS: dict[str, Backend] = {
     "tensorrt": TensorRt(package="tensorrt"),
     "tensorrt_rtx": TensorRt(package="tensorrt_rtx", compute_capabilities=("8.6", "8.9", "12.0")),
 }
-"""Every runtime by its name. A new one is one file and one line here."""
+"""Every runtime by its name. A new one is one file and one line here, or an entry point of another package."""
+
+BACKENDS |= installed_backends(BACKENDS)
 
 __all__ = ["BACKENDS", "Backend"]

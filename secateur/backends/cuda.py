@@ -134,7 +134,7 @@ class PinnedArray:
         (pointer,) = checked(runtime.cudaHostAlloc(max(size_bytes, 1), runtime.cudaHostAllocDefault))
         self._pointer: int | None = int(pointer)
         content = (ctypes.c_byte * size_bytes).from_address(self._pointer)
-        self.array = np.frombuffer(content, dtype=dtype).reshape(shape)
+        self.array = np.ctypeslib.as_array(content).view(dtype).reshape(shape)
 
     def close(self) -> None:
         """Free the memory; the array must not be used any more."""

@@ -21,7 +21,7 @@ NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxInput:
-    """One input of a graph. A size that the file leaves open is a name, ``<input>.<axis>`` where it has none."""
+    """An input or output of a graph. A size that the file leaves open is a name, ``<input>.<axis>`` without one."""
 
     name: str
     dtype: np.dtype
@@ -58,6 +58,11 @@ def read_inputs(path: Path) -> tuple[OnnxInput, ...]:
     proto = _read(path, weights=False)
     weights = {initializer.name for initializer in proto.graph.initializer}
     return tuple(_input(value, path) for value in proto.graph.input if value.name not in weights)
+
+
+def read_outputs(path: Path) -> tuple[OnnxInput, ...]:
+    """Read the outputs of an ONNX file, as `read_inputs` does its inputs; raises `BackendError`."""
+    return tuple(_input(value, path) for value in _read(path, weights=False).graph.output)
 
 
 def read_whole(path: Path) -> bytes:
@@ -107,8 +112,8 @@ def _input(value: onnx.ValueInfoProto, path: Path) -> OnnxInput:
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
         raise BackendError(
-            f"{path}, input {value.name!r}", "no tensor of known rank", "a tensor with a shape",
-            "Export the network again, with its inputs' shapes.",
+            f"{path}, {value.name!r}", "no tensor of known rank", "a tensor with a shape",
+            "Export the network again, with its shapes.",
         )  # fmt: skip
     sizes = (
         dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"{value.name}.{axis}"

@@ -20,7 +20,7 @@ from secateur.storage import read, sha256, write
 Provider = Literal["CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"]
 Optimisation = Literal["none", "basic", "extended", "all"]
 
-CPU = "CPUExecutionProvider"
+CPU: Provider = "CPUExecutionProvider"
 LEVELS: dict[str, str] = {
     "none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL",
 }  # fmt: skip

@@ -193,8 +193,10 @@ class _Bound:
 
     def close(self) -> None:
         self.forget()
-        for owned in (*self.places, *self.staged, *self.results):
-            owned.close()
+        for place in self.places:
+            place.close()
+        for pinned in (*self.staged, *self.results):
+            pinned.close()
 
 
 def _run(session: Any, names: list[str], inputs: Arrays, expected: ExpectedInputs) -> Arrays:

@@ -1,17 +1,28 @@
-"""OpenVINO on the processor, tuned for latency."""
+"""OpenVINO on the processor, on Intel's GPU or NPU."""
 
 import functools
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from secateur.artifacts import EngineResult
+from secateur.backends.engine_inputs import ExpectedInputs
 from secateur.backends.engine_parity import engine_parity
 from secateur.backends.onnx_file import OnnxInput, read_inputs, read_whole
-from secateur.backends.protocol import BuildOptions, Engine, Missing, engine_file, first_line, require
+from secateur.backends.protocol import (
+    BuildOptions,
+    Engine,
+    LayerTime,
+    Missing,
+    engine_file,
+    first_line,
+    require,
+)
 from secateur.errors import BackendError
 from secateur.storage import sha256, write
 
@@ -29,14 +40,26 @@ def _core() -> Any:
     return openvino.Core()
 
 
+Device = Literal["CPU", "GPU", "NPU"]
+Precision = Literal["f32", "f16", "bf16"]
+Hint = Literal["latency", "throughput"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class OpenVino:
-    """OpenVINO on the CPU: one stream, latency hint, float32 arithmetic also where the processor has bfloat16.
+    """OpenVINO on the processor, on Intel's GPU or NPU.
 
-    The engine's file is the ONNX file; it is compiled for the processor when it is loaded.
+    ``precision`` is the arithmetic of what the file has in float32; eight-bit files stay in eight bits. ``hint`` asks
+    for the least latency, one stream, or for throughput, as many streams as the device works best with. The engine's
+    file is the ONNX file, compiled for the device when it is loaded, or with ``compiled`` the blob that compiling
+    made: it loads faster, on this device and version alone.
     """
 
     name: str = "openvino"
+    device: Device = "CPU"
+    precision: Precision = "f32"
+    hint: Hint = "latency"
+    compiled: bool = False
 
     def unavailable(self) -> Missing | None:
         """Say why nothing can be compiled here, or None."""
@@ -45,8 +68,11 @@ class OpenVino:
         except ImportError as error:
             return Missing(found=f"no openvino ({error})", remedy="Install it: pip install 'secateur[openvino]'.")
         devices = _core().available_devices
-        if "CPU" not in devices:
-            return Missing(found=f"an openvino with the devices {devices}", remedy="Install openvino's CPU plugin.")
+        if not any(device.split(".")[0] == self.device for device in devices):
+            return Missing(
+                found=f"an openvino with the devices {devices}",
+                remedy=f"Install the driver and openvino's plugin of {self.device}.",
+            )
         return None
 
     def unable_to_run(self) -> Missing | None:
@@ -62,23 +88,26 @@ class OpenVino:
         return openvino.__version__
 
     def devices(self) -> tuple[str, ...]:
-        """Name the processor as OpenVINO sees it."""
+        """Name the device as OpenVINO sees it."""
         if self.unavailable() is not None:
             return ()
-        return (_core().get_property("CPU", "FULL_DEVICE_NAME").strip(),)
+        return (_core().get_property(self.device, "FULL_DEVICE_NAME").strip(),)
 
     def build(self, onnx_file: Path, folder: Path, options: BuildOptions) -> EngineResult:
-        """Copy the ONNX file, its weights inside, compile it and prove its outputs."""
-        require(self.name, self.unavailable(), "OpenVINO with its CPU plugin")
+        """Copy the ONNX file, its weights inside, or write the compiled blob; prove its outputs."""
+        require(self.name, self.unavailable(), f"OpenVINO with its {self.device} plugin")
         inputs = read_inputs(onnx_file)
         options.progress("compile", 0, 2)
         content = read_whole(onnx_file)
         started = time.perf_counter()
-        with self._compiled(content, inputs, str(onnx_file), options.num_threads) as engine:
-            build_s = time.perf_counter() - started
+        network = self._compiled(content, str(onnx_file), options.num_threads)
+        build_s = time.perf_counter() - started
+        with self._engine(network, inputs, lambda: self._compiled(content, str(onnx_file), 1, counted=True)) as engine:
             options.progress("prove", 1, 2)
             parity = engine_parity(f"{self.name} {self.version()}", engine, onnx_file, options)
-        path = folder / f"{onnx_file.stem}.{self.name}.onnx"
+        if self.compiled:
+            content = network.export_model().getvalue()
+        path = folder / f"{onnx_file.stem}.{self.name}.{'blob' if self.compiled else 'onnx'}"
         write(path, content)
         options.progress("done", 2, 2)
         return EngineResult(
@@ -86,80 +115,126 @@ class OpenVino:
             backend_version=self.version(),
             status="built",
             device=", ".join(self.devices()),
-            options={"hint": "latency", "streams": "1", "precision": "float32"},
+            options={
+                "device": self.device, "hint": self.hint, "precision": self.precision, "compiled": str(self.compiled),
+                "streams": str(network.get_property("NUM_STREAMS")),
+            },
             path=path.name,
             sha256=sha256(content),
             size_bytes=len(content),
             build_s=build_s,
             parity=parity,
-        )
+        )  # fmt: skip
 
     def load(self, result: EngineResult, folder: Path, *, num_threads: int = 1) -> Engine:
-        """Compile the engine's file anew."""
-        require(self.name, self.unable_to_run(), "OpenVINO with its CPU plugin")
+        """Compile the engine's file anew, or import the blob."""
+        require(self.name, self.unable_to_run(), f"OpenVINO with its {self.device} plugin")
         content = engine_file(self, result, folder)
         path = folder / str(result.path)
-        return self._compiled(content, read_inputs(path), str(path), num_threads)
+        if self.compiled:
+            network = self._imported(content, str(path), num_threads)
+            inputs = tuple(_declared(entry) for entry in network.inputs)
+            return self._engine(network, inputs, lambda: self._imported(content, str(path), num_threads, counted=True))
+        network = self._compiled(content, str(path), num_threads)
+        return self._engine(
+            network, read_inputs(path), lambda: self._compiled(content, str(path), num_threads, counted=True)
+        )
 
-    def _compiled(
-        self, content: bytes, inputs: tuple[OnnxInput, ...], where: str, num_threads: int
-    ) -> "OpenVinoEngine":
+    def _engine(self, network: Any, inputs: tuple[OnnxInput, ...], counted: Callable[[], Any]) -> "OpenVinoEngine":
+        expected = ExpectedInputs(engine=self.name, inputs=inputs)
+        return OpenVinoEngine(network, expected, device=self.device, counted=counted)
+
+    def _settings(self, num_threads: int, counted: bool) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": self.hint.upper(), "INFERENCE_PRECISION_HINT": self.precision, "PERF_COUNT": counted,
+        }  # fmt: skip
+        if self.device == "CPU":
+            settings["INFERENCE_NUM_THREADS"] = num_threads
+        if self.hint == "latency":
+            settings["NUM_STREAMS"] = 1
+        return settings
+
+    def _compiled(self, content: bytes, where: str, num_threads: int, *, counted: bool = False) -> Any:
         core = _core()
-        settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-            "INFERENCE_NUM_THREADS": num_threads,
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
         try:
-            request = core.compile_model(core.read_model(content), "CPU", settings).create_infer_request()
+            return core.compile_model(core.read_model(content), self.device, self._settings(num_threads, counted))
         except RuntimeError as error:
             raise BackendError(
                 f"{self.name}, {where}", f"a refusal ({_cause(error)})", "a network that OpenVINO can compile",
                 "Export in another opset, or replace the operator it names.",
             ) from error  # fmt: skip
-        return OpenVinoEngine(request, inputs, self.name)
+
+    def _imported(self, blob: bytes, where: str, num_threads: int, *, counted: bool = False) -> Any:
+        try:
+            return _core().import_model(blob, self.device, self._settings(num_threads, counted))
+        except RuntimeError as error:
+            raise BackendError(
+                f"{self.name}, {where}", f"a refusal ({_cause(error)})", "a blob compiled for this device",
+                "Build the engine again on this machine.",
+            ) from error  # fmt: skip
 
 
 class OpenVinoEngine(Engine):
-    """A compiled network with one request."""
+    """A compiled network with one request. Calls from several threads wait for one another."""
 
-    def __init__(self, request: Any, inputs: tuple[OnnxInput, ...], name: str) -> None:
-        self._request = request
-        self._inputs = inputs
-        self._name = name
+    def __init__(self, network: Any, expected: ExpectedInputs, *, device: str, counted: Callable[[], Any]) -> None:
+        self.expected = expected
+        self._device = device
+        self._counted = counted
+        self._request = network.create_infer_request()
+        self._lock = threading.Lock()
 
     def run(self, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
         """Run the request; outputs are copies."""
-        if self._request is None:
-            raise BackendError(self._name, "a closed engine", "an open one", "Load the engine again.")
-        if not self._fit(inputs):
-            raise self._refusal(inputs, "other shapes or types")
-        try:
-            return tuple(self._request.infer(dict(enumerate(inputs))).to_tuple())
-        except (RuntimeError, ValueError) as error:
-            raise self._refusal(inputs, first_line(error)) from error
-
-    def _fit(self, inputs: tuple[np.ndarray, ...]) -> bool:
         # OpenVINO computes on arrays of the wrong shape without a word where the batch is dynamic.
-        return len(inputs) == len(self._inputs) and all(
-            array.dtype == entry.dtype
-            and array.ndim == len(entry.shape)
-            and all(isinstance(size, str) or size == n for size, n in zip(entry.shape, array.shape, strict=True))
-            for array, entry in zip(inputs, self._inputs, strict=True)
-        )
+        self.expected.check(inputs)
+        with self._lock:
+            if self._request is None:
+                raise self._closed()
+            try:
+                return tuple(self._request.infer(dict(enumerate(inputs))).to_tuple())
+            except (RuntimeError, ValueError) as error:
+                raise self.expected.refusal(inputs, first_line(error)) from error
 
-    def _refusal(self, inputs: tuple[np.ndarray, ...], reason: str) -> BackendError:
-        given = [f"{array.dtype} {list(array.shape)}" for array in inputs]
-        wanted = [f"{entry.dtype} {list(entry.shape)}" for entry in self._inputs]
-        return BackendError(
-            self._name, f"a refusal of the inputs {given} ({reason})", f"{wanted}",
-            "Give inputs of the types and shapes of the ONNX file.",
-        )  # fmt: skip
+    def profile(self, inputs: tuple[np.ndarray, ...], *, num_calls: int = 10) -> tuple[LayerTime, ...]:
+        """Time every layer by OpenVINO's counters, in a network that is compiled anew with them."""
+        if self._request is None:
+            raise self._closed()
+        self.expected.check(inputs)
+        request = self._counted().create_infer_request()
+        times: dict[str, list[float]] = {}
+        told: dict[str, Any] = {}
+        for _ in range(num_calls + 1):
+            request.infer(dict(enumerate(inputs)))
+            for layer in request.profiling_info:
+                times.setdefault(layer.node_name, []).append(layer.real_time.total_seconds())
+                told[layer.node_name] = layer
+        layers = [
+            LayerTime(
+                name=name, operator=told[name].node_type, place=self._device, precision=told[name].exec_type,
+                time_s=float(np.mean(spent[1:])),
+            )
+            for name, spent in times.items()
+            if told[name].status == told[name].Status.EXECUTED
+        ]  # fmt: skip
+        return tuple(sorted(layers, key=lambda layer: -layer.time_s))
 
     def close(self) -> None:
         """Let go of the request and its compiled network."""
-        self._request = None
+        with self._lock:
+            self._request = None
+
+    def _closed(self) -> BackendError:
+        return BackendError(self.expected.engine, "a closed engine", "an open one", "Load the engine again.")
+
+
+def _declared(entry: Any) -> OnnxInput:
+    """Read what a compiled network says of one of its inputs."""
+    name = entry.any_name
+    sizes = (
+        f"{name}.{axis}" if size.is_dynamic else size.get_length() for axis, size in enumerate(entry.partial_shape)
+    )
+    return OnnxInput(name=name, dtype=np.dtype(entry.element_type.to_dtype()), shape=tuple(sizes))
 
 
 def _cause(error: BaseException) -> str:

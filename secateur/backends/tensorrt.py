@@ -12,12 +12,17 @@ from secateur.backends.engine_parity import engine_parity
 from secateur.backends.onnx_file import OnnxInput, read_inputs, read_whole
 from secateur.backends.protocol import BuildOptions, Engine, Missing, Progress, engine_file, require
 from secateur.backends.tensorrt_engine import TensorRtEngine
+from secateur.backends.tensorrt_layers import summary
 from secateur.backends.tensorrt_log import Log, log_of
 from secateur.errors import BackendError
-from secateur.storage import sha256, write
+from secateur.storage import read, sha256, write
 
 Package = Literal["tensorrt", "tensorrt_rtx"]
 
+FLAGS = {
+    "version_compatible": "VERSION_COMPATIBLE", "refittable": "REFIT", "stripped": "STRIP_PLAN",
+}  # fmt: skip
+"""Fields that are flags of the builder."""
 EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
 
 
@@ -29,11 +34,24 @@ class TensorRt:
     precision file. ``compute_capabilities`` names the GPUs that TensorRT for RTX compiles for, which needs no GPU;
     without any it leaves a portable engine that is finished when it is loaded. Full TensorRT compiles for the GPU at
     hand. ``tf32`` allows the 10-bit mantissa of tensor cores in float32 convolutions.
+
+    ``level``, 0 to 5, is how hard the compiler searches; ``workspace_bytes`` what a layer may take beside its tensors.
+    ``timing_cache`` is a file of what was timed, read and written at every build. ``version_compatible`` engines run on
+    later releases, ``hardware_compatible`` ones on every GPU from Ampere on. ``refittable`` engines take other weights,
+    and ``stripped`` ones are written without any: they get them from the ONNX file by `TensorRtEngine.refit`. Where the
+    installed release cannot do what is asked, the build is refused. ``cuda_graph`` replays recorded kernels.
     """
 
     package: Package
     compute_capabilities: tuple[str, ...] = ()
     tf32: bool = False
+    level: int | None = None
+    workspace_bytes: int | None = None
+    timing_cache: Path | None = None
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    refittable: bool = False
+    stripped: bool = False
     cuda_graph: bool = False
 
     @property
@@ -101,7 +119,24 @@ class TensorRt:
         """Load an engine onto the first GPU; the number of threads has no meaning there."""
         require(self.name, self.unable_to_run(), f"{self.package} and a GPU")
         content = engine_file(self, result, folder)
-        return TensorRtEngine(importlib.import_module(self.package), log_of(self.package), content, cuda_graph=self.cuda_graph)
+        self._require_gpu(result, str(folder / str(result.path)))
+        return TensorRtEngine(
+            importlib.import_module(self.package), log_of(self.package), content, cuda_graph=self.cuda_graph
+        )
+
+    def _require_gpu(self, result: EngineResult, where: str) -> None:
+        """Refuse an engine that was compiled for another GPU than the first one here."""
+        here = self.devices()[0]
+        if result.options.get("hardware_compatible") == "True":
+            return
+        named = result.options.get("compute_capabilities", "default")
+        fits = named == "default" if self.package == "tensorrt_rtx" else result.device.split(", ")[0] == here
+        if not fits and not any(here.endswith(f"(compute capability {one})") for one in named.split()):
+            wanted = result.device if self.package == "tensorrt" else f"the compute capabilities {named}"
+            raise BackendError(
+                where, f"the GPU {here}", f"one it was compiled for: {wanted}",
+                "Build the engine on this machine, or with hardware_compatible.",
+            )  # fmt: skip
 
     def _parity(self, trt: Any, log: Log, content: bytes, onnx_file: Path, options: BuildOptions) -> Parity:
         with TensorRtEngine(trt, log, content) as engine:
@@ -114,8 +149,16 @@ class TensorRt:
             "tf32": str(self.tf32),
             "compute_capabilities": " ".join(self.compute_capabilities) or "default",
         }
-        num_layers = log.num_layers()
-        return settings if num_layers is None else {**settings, "num_layers": str(num_layers)}
+        asked = {flag: "True" for flag in FLAGS if getattr(self, flag)}
+        if self.level is not None:
+            asked["level"] = str(self.level)
+        if self.workspace_bytes is not None:
+            asked["workspace_bytes"] = str(self.workspace_bytes)
+        if self.hardware_compatible:
+            asked["hardware_compatible"] = "True"
+        layers = log.layers()
+        told = {} if layers is None else {"num_layers": str(len(layers)), "layers": summary(layers)}
+        return {**settings, **asked, **told}
 
     def _compile(
         self, trt: Any, log: Log, onnx_file: Path, inputs: tuple[OnnxInput, ...], options: BuildOptions
@@ -135,6 +178,7 @@ class TensorRt:
             if not self.tf32:
                 config.clear_flag(trt.BuilderFlag.TF32)
             self._set_compute_capabilities(trt, config)
+            self._set_options(trt, config)
             profile = builder.create_optimization_profile()
             if any(isinstance(size, str) for entry in inputs for size in entry.shape):
                 for entry in inputs:
@@ -150,6 +194,7 @@ class TensorRt:
                     f"{self.name}, {onnx_file}", f"a failed build ({log.last_error()})", "an engine",
                     "Replace the layer it names, or update the runtime.",
                 )  # fmt: skip
+            self._keep_timings(config)
             return bytes(plan)
         finally:
             plan = None
@@ -159,6 +204,39 @@ class TensorRt:
             parser = None
             network = None
             builder = None
+
+    def _set_options(self, trt: Any, config: Any) -> None:
+        for field, flag in FLAGS.items():
+            if getattr(self, field):
+                config.set_flag(self._member(trt.BuilderFlag, flag, field))
+        if self.hardware_compatible:
+            levels = getattr(trt, "HardwareCompatibilityLevel", None)
+            config.hardware_compatibility_level = self._member(levels, "AMPERE_PLUS", "hardware_compatible")
+        if self.level is not None:
+            config.builder_optimization_level = self.level
+        if self.workspace_bytes is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self.workspace_bytes)
+        if self.timing_cache is not None:
+            if self.package == "tensorrt_rtx":
+                raise self._cannot("timing_cache")
+            known = read(self.timing_cache) if self.timing_cache.is_file() else b""
+            config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
+
+    def _keep_timings(self, config: Any) -> None:
+        if self.timing_cache is not None:
+            write(self.timing_cache, bytes(config.get_timing_cache().serialize()))
+
+    def _member(self, table: Any, name: str, field: str) -> Any:
+        members = getattr(table, "__members__", {})
+        if name not in members:
+            raise self._cannot(field)
+        return members[name]
+
+    def _cannot(self, field: str) -> BackendError:
+        return BackendError(
+            self.name, f"{field}, which {self.package} {self.version()} cannot do", "options that it has",
+            f"Leave {field} out, or install another release.",
+        )  # fmt: skip
 
     def _parse_error(self, parser: Any, onnx_file: Path) -> BackendError:
         errors = [parser.get_error(index) for index in range(parser.num_errors)]

@@ -1,6 +1,7 @@
 """A TensorRT engine on the GPU: one context, one stream, buffers that live as long as the engine."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,22 @@ class TensorRtEngine(Engine):
             ]
         return tuple(sorted(layers, key=lambda layer: -layer.time_s))
 
+    def refit(self, onnx_file: Path) -> None:
+        """Take the weights of an ONNX file of the same network; what a stripped engine needs before its first call.
+
+        Raises:
+            BackendError: the file's weights do not fit, or the engine was not built to take others.
+        """
+        with self._lock:
+            self._require_open()
+            refitter = self._trt.Refitter(self._engine, self._log)
+            weights = self._trt.OnnxParserRefitter(refitter, self._log)
+            if not weights.refit_from_file(str(onnx_file)) or not refitter.refit_cuda_engine():
+                raise BackendError(
+                    f"{self._name}, {onnx_file}", f"weights that do not fit ({self._log.last_error()})",
+                    "those of the network that the engine was built from", "Build with refittable or stripped.",
+                )  # fmt: skip
+
     def inspect(self) -> str:
         """Describe the engine's layers, fused as they run, as TensorRT's own JSON."""
         self._require_open()
@@ -130,8 +147,9 @@ class TensorRtEngine(Engine):
             if self._context is None:
                 return
             self._forget_graph()
-            for buffer in (*self._buffers.values(), *self._pinned.values(), *self._events):
-                buffer.close()
+            owned: list[DeviceArray | PinnedArray | Event] = [*self._buffers.values(), *self._pinned.values()]
+            for one in (*owned, *self._events):
+                one.close()
             self._stream.close()
             # The context needs the engine and the engine the runtime.
             self._context = None

@@ -2,8 +2,9 @@
 
 import functools
 import importlib
-import re
 from typing import Any, Protocol, runtime_checkable
+
+from secateur.backends.tensorrt_layers import FusedLayer, parse_layers
 
 
 @runtime_checkable
@@ -16,8 +17,8 @@ class Log(Protocol):
     def last_error(self) -> str:
         """Return the last message of an error, or say that there was none."""
 
-    def num_layers(self) -> int | None:
-        """Count the layers of the engine that was built, after fusion; None where they were not told."""
+    def layers(self) -> tuple[FusedLayer, ...] | None:
+        """Return the layers of the engine that was built, after fusion; None where they were not told."""
 
 
 @functools.cache
@@ -33,22 +34,22 @@ def log_of(package: str) -> Log:
         def __init__(self) -> None:
             super().__init__()
             self.errors: list[str] = []
-            self.layers: str | None = None
+            self.told: str | None = None
 
         def log(self, severity: object, message: str) -> None:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                 self.errors.append(message)
             elif message.startswith("Layers:"):
-                self.layers = message
+                self.told = message
 
         def clear(self) -> None:
             self.errors.clear()
-            self.layers = None
+            self.told = None
 
         def last_error(self) -> str:
             return self.errors[-1].strip()[:300] if self.errors else "no message"
 
-        def num_layers(self) -> int | None:
-            return None if self.layers is None else len(re.findall(r"^Name: ", self.layers, flags=re.MULTILINE))
+        def layers(self) -> tuple[FusedLayer, ...] | None:
+            return None if self.told is None else parse_layers(self.told)
 
     return KeptLog()

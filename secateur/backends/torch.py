@@ -5,17 +5,20 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from secateur.artifacts import EngineResult
 from secateur.backends.engine_parity import engine_parity
 from secateur.backends.machine import processor
 from secateur.backends.onnx_file import read_inputs
 from secateur.backends.protocol import BuildOptions, Engine, Missing, engine_file, require
-from secateur.backends.torch_engine import Mode, TorchEngine, load_program
 from secateur.errors import BackendError
 from secateur.storage import read, sha256, write
 
+if TYPE_CHECKING:
+    from secateur.backends.torch_engine import TorchEngine
+
+Mode = Literal["eager", "compile", "cuda_graph"]
 COMPILERS = ("c++", "g++", "clang++")
 
 
@@ -37,8 +40,10 @@ class Torch:
 
     def unavailable(self) -> Missing | None:
         """Say why the program cannot be run here, or None."""
-        import torch
-
+        try:
+            import torch
+        except ImportError as error:
+            return Missing(found=f"no torch ({error})", remedy="Install it: pip install torch.")
         if self.device == "cuda" and not torch.cuda.is_available():
             return Missing(
                 found=f"a torch {torch.__version__} without a CUDA device",
@@ -58,16 +63,18 @@ class Torch:
 
     def version(self) -> str:
         """Name the installed version."""
-        import torch
-
+        try:
+            import torch
+        except ImportError:
+            return ""
         return torch.__version__
 
     def devices(self) -> tuple[str, ...]:
         """Name the processor or the CUDA devices."""
-        import torch
-
         if self.device == "cpu":
             return (processor(),)
+        import torch
+
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         found = [torch.cuda.get_device_properties(index) for index in range(count)]
         return tuple(f"{p.name} (compute capability {p.major}.{p.minor})" for p in found)
@@ -111,7 +118,9 @@ class Torch:
         content = engine_file(self, result, folder)
         return self._open(content, str(folder / str(result.path)), num_threads)
 
-    def _open(self, content: bytes, where: str, num_threads: int) -> TorchEngine:
+    def _open(self, content: bytes, where: str, num_threads: int) -> "TorchEngine":
+        from secateur.backends.torch_engine import TorchEngine, load_program
+
         program = load_program(content, where)
         return TorchEngine(
             program, name=self.name, device=self.device, mode=self.mode, tf32=self.tf32, num_threads=num_threads

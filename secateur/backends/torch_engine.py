@@ -6,7 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from secateur.backends.device_time import DeviceTimes
 from secateur.backends.engine_inputs import ExpectedInputs
 from secateur.backends.onnx_file import OnnxInput
 from secateur.backends.protocol import Engine, LayerTime, first_line
+from secateur.backends.torch import Mode
 from secateur.errors import BackendError
 
-Mode = Literal["eager", "compile", "cuda_graph"]
 Tensors = tuple[Tensor, ...]
 
 WARM_UP_CALLS = 3
@@ -128,7 +128,7 @@ class TorchEngine(Engine):
             )
         with self._ready(inputs):
             staged = self._host(inputs)
-            events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
+            events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]  # type: ignore[no-untyped-call]
             events[0].record()
             on_device = tuple(tensor.to(self._device, non_blocking=True) for tensor in staged)
             events[1].record()
@@ -158,9 +158,12 @@ class TorchEngine(Engine):
             if spent_us > 0:
                 found.append(
                     LayerTime(
-                        name=entry.key, operator=entry.key, time_s=spent_us / 1e6 / num_calls, place=self._device,
+                        name=entry.key,
+                        operator=entry.key,
+                        time_s=spent_us / 1e6 / num_calls,
+                        place=self._device,
                         num_calls=entry.count // num_calls or 1,
-                    )  # fmt: skip
+                    )
                 )
         return tuple(sorted(found, key=lambda layer: -layer.time_s))
 
@@ -207,7 +210,7 @@ class TorchEngine(Engine):
 
     def _record(self, inputs: Tensors) -> _Recorded:
         kept = tuple(tensor.clone() for tensor in inputs)
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(WARM_UP_CALLS):

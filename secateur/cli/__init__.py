@@ -12,6 +12,7 @@ import typer
 
 from secateur import __version__
 from secateur.cli.compressing import check, estimate, run, sweep
+from secateur.cli.deploying import deploy, triton
 from secateur.cli.gazing import gaze
 from secateur.cli.judging import compare, gate, verify
 from secateur.cli.options import err, show
@@ -34,6 +35,8 @@ VERBS: dict[Callable[..., Any], str] = {
     bench: "secateur bench original.onnx compressed.onnx --backend openvino --batch 1,8 --threads 1,2",
     pack: "secateur pack compressed.onnx --sharing k-means --levels 32",
     unpack: "secateur unpack compressed.onnx.pack --out compressed.onnx",
+    deploy: "secateur deploy runs/my-network deployed --backend openvino",
+    triton: "secateur triton deployed models --name my-network",
     gaze: "secateur gaze film.mp4 --engine gaze.onnx --out seen.mp4",
     doctor: "secateur doctor --json",
     init: "secateur init recipe.yaml",

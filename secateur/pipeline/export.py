@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.artifacts import Exported, ExportResult, Model, as_tuple
-from secateur.errors import ExportError
+from secateur.errors import BackendError, EqualityError, ExportError
+from secateur.pipeline.export_first import first_difference
 from secateur.pipeline.export_proof import ExportProof, Inputs
 from secateur.pipeline.structure.capture import flat_outputs
 from secateur.storage import sha256, write, written
@@ -78,7 +79,8 @@ def export(
         num_outputs = len(flat_outputs(network(*example)))
     if output_names is None:
         output_names = ("output",) if num_outputs == 1 else tuple(f"output_{i}" for i in range(num_outputs))
-    proto = _convert(network, example, name, opset, dynamic_batch, input_names, output_names)
+    converted = _convert(network, example, name, opset, dynamic_batch, input_names, output_names)
+    proto = converted.model_proto
     _check_graph(proto, name, opset, dynamic_batch, len(example), num_outputs)
     proto = _described(proto, metadata)
     content = proto.SerializeToString(deterministic=True)
@@ -93,7 +95,10 @@ def export(
     path = folder / f"{name}.onnx"
     captured = _captured(network, example, name, dynamic_batch) if program else None
     with written(path, content) as unproved:
-        parity = proof.check(network, unproved, tuple(output_names))
+        try:
+            parity = proof.check(network, unproved, tuple(output_names))
+        except EqualityError as error:
+            raise _located(error, converted, proto, example, tolerance) from error
     if captured is not None:
         write(path.with_suffix(".pt2"), captured)
     result = ExportResult(
@@ -163,7 +168,7 @@ def _convert(
     dynamic_batch: bool,
     input_names: Sequence[str] | None,
     output_names: Sequence[str],
-) -> onnx.ModelProto:
+) -> torch.onnx.ONNXProgram:
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -183,7 +188,21 @@ def _convert(
             "batch size is in the way, export with dynamic_batch=False.",
         ) from error  # fmt: skip
     assert program is not None  # only the TorchScript exporter returns nothing
-    return program.model_proto
+    return program
+
+
+def _located(
+    error: EqualityError, converted: torch.onnx.ONNXProgram, proto: onnx.ModelProto, example: Inputs, tolerance: float
+) -> EqualityError:
+    """Add which node differs first, where it does on the example inputs and can be found."""
+    if converted.exported_program is None:
+        return error
+    try:
+        first = first_difference(converted.exported_program, proto, example, tolerance)
+    except BackendError:
+        first = None
+    told = "no inner tensor differs on the example inputs" if first is None else f"the first to differ is {first}"
+    return EqualityError(error.where, f"{error.found}; {told}", error.wanted, error.remedy)
 
 
 def _captured(network: nn.Module, example: Inputs, name: str, dynamic_batch: bool) -> bytes:

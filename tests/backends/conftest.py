@@ -90,8 +90,9 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A network of 32 channels, its batch size open."""
     model = Model(module=convnet(32), example_inputs=(torch.randn(2, 3, 24, 24),))
     return export(
-        model, tmp_path_factory.mktemp("wide"), name="wide", input_names=["image"], output_names=["scores"], program=True
-    )
+        model, tmp_path_factory.mktemp("wide"), name="wide", input_names=["image"], output_names=["scores"],
+        program=True,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

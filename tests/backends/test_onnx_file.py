@@ -1,5 +1,6 @@
 """ONNX files whole, and what they take."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +55,9 @@ def test_weights_in_a_file_of_their_own_are_taken_in(wide: Exported, tmp_path: P
     inputs = {"image": np.random.default_rng(0).standard_normal((2, 3, 24, 24), dtype=np.float32)}
     wanted = onnxruntime.InferenceSession(str(wide.path)).run(None, inputs)[0]
     np.testing.assert_array_equal(onnxruntime.InferenceSession(read_whole(apart)).run(None, inputs)[0], wanted)
-    for backend in BACKENDS.values():
-        if backend.unable_to_run() is None:
+    shutil.copy(wide.path.with_suffix(".pt2"), apart.with_suffix(".pt2"))
+    for name, backend in BACKENDS.items():
+        if name != "torch_compile" and backend.unable_to_run() is None:
             with backend.load(backend.build(apart, tmp_path / "built", BuildOptions()), tmp_path / "built") as engine:
                 np.testing.assert_allclose(engine.run(tuple(inputs.values()))[0], wanted, atol=1e-5)
     (tmp_path / "apart.onnx.data").unlink()

@@ -1,6 +1,7 @@
 """TensorRT for RTX compiles for named GPUs without one; running needs a GPU, and says so."""
 
 import ast
+import copy
 import inspect
 import json
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 import torch
 import torchvision
 
-from secateur.artifacts import Exported, Model
-from secateur.backends import BACKENDS, tensorrt, tensorrt_engine
+from secateur.artifacts import EngineResult, Exported, Model
+from secateur.backends import BACKENDS, tensorrt, tensorrt_engine, tensorrt_log
 from secateur.backends.cuda import missing_cuda
 from secateur.backends.protocol import BuildOptions
 from secateur.backends.tensorrt import TensorRt
@@ -20,6 +21,8 @@ from secateur.backends.tensorrt_engine import TensorRtEngine
 from secateur.backends.tensorrt_log import log_of
 from secateur.errors import BackendError
 from secateur.pipeline.export import export
+from secateur.pipeline.quantize.quantize import Quantize, quantize
+from secateur.pipeline.structure import cut, trace
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: pip install 'secateur[rtx]'")
 pytestmark = pytest.mark.trt_rtx
@@ -55,6 +58,106 @@ def test_a_pruned_torchvision_network_compiles(tmp_path: Path) -> None:
     assert result.options["compute_capabilities"] == "8.9"
     num_nodes = len(onnx.load(exported.path).graph.node)
     assert 0 < int(result.options["num_layers"]) < num_nodes, "convolutions, sums and activations are fused"
+
+
+CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0")
+WIDTH = 21
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A network that was really pruned, to an odd width, in three precisions, its batch size open."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 32, 3, padding=1), torch.nn.BatchNorm2d(32), torch.nn.ReLU(),
+        torch.nn.Conv2d(32, 32, 3, padding=1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        torch.nn.Linear(32, 5),
+    ).eval()  # fmt: skip
+    inputs = (torch.randn(2, 3, 16, 16),)
+    structure = trace(network, inputs)
+    small = cut(network, structure, {group.name: torch.arange(WIDTH) for group in structure.groups})
+    folder = tmp_path_factory.mktemp("precisions")
+    exported = export(Model(module=small, example_inputs=inputs), folder, name="fp32")
+    half = Model(module=copy.deepcopy(small).half(), example_inputs=(inputs[0].half(),))
+    return {
+        "Float": exported.path,
+        "Half": export(half, folder, name="fp16", tolerance=0.05).path,
+        "Int8": quantize(exported, [torch.randn(8, 3, 16, 16)], Quantize(corrections=())).exported.path,
+    }
+
+
+@pytest.mark.parametrize("precision", ["Float", "Half", "Int8"])
+def test_pruned_networks_compile_for_every_gpu(files: dict[str, Path], tmp_path: Path, precision: str) -> None:
+    # For Turing the release has no products of matrices in single precision.
+    named = CAPABILITIES if precision == "Half" else CAPABILITIES[1:]
+    compiler = TensorRt(package="tensorrt_rtx", compute_capabilities=named)
+    result = compiler.build(files[precision], tmp_path, BuildOptions(batch_size=2, max_batch_size=8))
+    layers = log_of("tensorrt_rtx").layers()
+    assert layers is not None
+    convolutions = [layer for layer in layers if any("onv" in node for node in layer.nodes) and layer.tactic]
+    assert convolutions
+    assert result.options["compute_capabilities"] == " ".join(named)
+    assert precision in {layer.precision for layer in convolutions}, result.options["layers"]
+    widths = {layer.channels for layer in convolutions if layer.channels is not None and layer.channels >= WIDTH}
+    # Single precision takes the odd width as it is; tensor cores' kernels read channels in eights.
+    assert max(widths) == (WIDTH if precision == "Float" else 24), widths
+    assert len(layers) <= 14, result.options["layers"]
+
+
+@pytest.mark.parametrize("field", ["timing_cache", "hardware_compatible"])
+def test_what_a_release_cannot_do_is_refused(narrow: Exported, tmp_path: Path, field: str) -> None:
+    if field == "hardware_compatible" and hasattr(trt, "HardwareCompatibilityLevel"):
+        pytest.skip("this release has it")
+    asked = {"timing_cache": tmp_path / "timings", "hardware_compatible": True}[field]
+    with pytest.raises(BackendError, match=rf"{field}, which tensorrt_rtx .* cannot do"):
+        TensorRt(package="tensorrt_rtx", **{field: asked}).build(narrow.path, tmp_path, BuildOptions())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_are_told(narrow: Exported, tmp_path: Path) -> None:
+    compiler = TensorRt(package="tensorrt_rtx", compute_capabilities=("8.9",), workspace_bytes=2**26)
+    told = compiler.build(narrow.path, tmp_path, BuildOptions()).options
+    assert told["workspace_bytes"] == str(2**26)
+    assert "Float" in told["layers"]
+
+
+def test_an_engine_of_another_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "cuda_devices", lambda: ("Here (compute capability 8.0)",))
+    full, rtx = TensorRt(package="tensorrt"), TensorRt(package="tensorrt_rtx")
+    made = EngineResult(
+        backend="tensorrt", backend_version="1", status="built", device="There (compute capability 9.0)"
+    )
+    full._require_gpu(made.model_copy(update={"device": "Here (compute capability 8.0)"}), "e")
+    full._require_gpu(made.model_copy(update={"options": {"hardware_compatible": "True"}}), "e")
+    with pytest.raises(BackendError, match=r"the GPU Here .*; wanted one it was compiled for: There"):
+        full._require_gpu(made, "e")
+    rtx._require_gpu(made.model_copy(update={"options": {"compute_capabilities": "8.0 8.9"}}), "e")
+    with pytest.raises(BackendError, match=r"wanted one it was compiled for: the compute capabilities 8\.6 8\.9"):
+        rtx._require_gpu(made.model_copy(update={"options": {"compute_capabilities": "8.6 8.9"}}), "e")
+
+
+REMOVED = {
+    "EXPLICIT_BATCH", "FP16", "BF16", "INT8", "FP8", "INT4", "OBEY_PRECISION_CONSTRAINTS",
+    "PREFER_PRECISION_CONSTRAINTS", "WEIGHTLESS", "QuantizationFlag", "int8_calibrator",
+    "set_quantization_flag", "set_calibration_profile",
+    "algorithm_selector", "platform_has_fast_fp16", "platform_has_fast_int8", "IStreamReader", "device_memory_size",
+    "create_execution_context_without_device_memory", "weight_streaming_budget", "all_shape_inputs_specified",
+    "dynamic_range", "set_dynamic_range", "set_output_type", "CUBLAS", "CUDNN", "supports_model",
+    "parse_with_weight_descriptors", "has_implicit_batch_dimension", "max_workspace_size", "execute_async_v2",
+}  # fmt: skip
+
+
+def test_no_name_that_a_release_removed_is_used() -> None:
+    """TensorRT 10 has them and 11 has not."""
+    used = {
+        name
+        for module in (tensorrt, tensorrt_engine, tensorrt_log)
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
+        for name in [node.attr if isinstance(node, ast.Attribute) else getattr(node, "value", None)]
+        if isinstance(name, str)
+    }
+    assert not used & REMOVED
+    assert not any(hasattr(trt.BuilderFlag, name) for name in REMOVED), "TensorRT for RTX has the interface of 11"
 
 
 def test_operators_that_the_parser_does_not_know_are_named(tmp_path: Path) -> None:
