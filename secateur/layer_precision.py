@@ -1,13 +1,14 @@
 """What each layer of a network takes in each precision, timed on a runtime."""
 
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from secateur.backends.measure import Stopwatch, WarmUp
-from secateur.backends.onnx_file import random_inputs, read_inputs
-from secateur.backends.protocol import Backend, BuildOptions, Progress, require, unheard
+import numpy as np
+
+from secateur.backends.measure import BRIEF, Stopwatch
+from secateur.backends.protocol import Backend, Progress, require, unheard
+from secateur.backends.single_file import samples_s
 from secateur.pipeline.quantize.quantize import Calibrated
 from secateur.pipeline.quantize.single import single_layer
 from secateur.storage import write
@@ -23,11 +24,7 @@ class LayerPrecisions:
     backend: Backend
     batch_size: int = 1
     num_threads: int = 1
-    stopwatch: Stopwatch = field(
-        default_factory=lambda: Stopwatch(
-            duration_s=0.05, least_calls=16, warm_up=WarmUp(least_s=0.02, most_s=1.0, window_s=0.01, agreement=0.05)
-        )
-    )
+    stopwatch: Stopwatch = BRIEF
 
     def __call__(
         self, calibrated: Calibrated, precisions: Sequence[str], progress: Progress = unheard
@@ -59,13 +56,12 @@ class LayerPrecisions:
         return found
 
     def _median_s(self, content: bytes) -> float:
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place)
-            write(folder / "layer.onnx", content)
-            options = BuildOptions(
-                batch_size=self.batch_size, max_batch_size=self.batch_size, num_threads=self.num_threads, tolerance=1.0
-            )
-            built = self.backend.build(folder / "layer.onnx", folder, options)
-            inputs = random_inputs(read_inputs(folder / "layer.onnx"), self.batch_size, seed=0)
-            with self.backend.load(built, folder, num_threads=self.num_threads) as engine:
-                return self.stopwatch.time(engine, inputs).p50_s
+        def written(path: Path) -> Path:
+            write(path, content)
+            return path
+
+        samples = samples_s(
+            self.backend, written, self.stopwatch,
+            batch_size=self.batch_size, num_threads=self.num_threads, tolerance=1.0,
+        )  # fmt: skip
+        return float(np.median(samples))

@@ -13,9 +13,12 @@ from secateur.backends.protocol import Backend, BuildOptions
 
 
 def samples_s(
-    backend: Backend, write: Callable[[Path], Path], stopwatch: Stopwatch, *, batch_size: int = 1, num_threads: int = 1
-) -> Float[np.ndarray, " calls"]:
+    backend: Backend, write: Callable[[Path], Path], stopwatch: Stopwatch, *, batch_size: int = 1,
+    num_threads: int = 1, tolerance: float = 1e-2,
+) -> Float[np.ndarray, " calls"]:  # fmt: skip
     """Have a file written into a folder of its own, build it and return the seconds of its calls.
+
+    ``tolerance`` is the relative error that the engine's outputs may have.
 
     Raises:
         BackendError: the runtime refuses the file.
@@ -24,7 +27,7 @@ def samples_s(
         folder = Path(place)
         file = write(folder / "layer.onnx")
         options = BuildOptions(
-            batch_size=batch_size, max_batch_size=batch_size, num_threads=num_threads, tolerance=1e-2
+            batch_size=batch_size, max_batch_size=batch_size, num_threads=num_threads, tolerance=tolerance
         )
         built = backend.build(file, folder, options)
         inputs = random_inputs(read_inputs(file), batch_size, seed=0)

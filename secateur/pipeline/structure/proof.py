@@ -170,12 +170,16 @@ class Trial:
 
 _EVEN = (Fraction(2, 3),)
 _UNEVEN = (Fraction(1, 3), Fraction(2, 3), Fraction(1, 2))
+_TELLING = 3
+"""Statistics over fewer channels leave nothing of one and a sign of two: what is wrong behind them would not show."""
 
 
 def trial_width(group: Group, share: Fraction = _EVEN[0]) -> int:
     """Return an allowed width near a share of a group; odd if it may be, to find out halves."""
-    width = max(int(group.num_channels * share) // group.multiple * group.multiple, group.least)
-    return width - 1 if group.multiple == 1 and width % 2 == 0 and width > group.least else width
+    telling = min(_TELLING, group.num_channels - group.multiple) // group.multiple * group.multiple
+    least = max(group.least, telling) if group.norms else group.least
+    width = max(int(group.num_channels * share) // group.multiple * group.multiple, least)
+    return width - 1 if group.multiple == 1 and width % 2 == 0 and width > least else width
 
 
 def _shrinking(groups: Sequence[Group]) -> list[Group]:
