@@ -10,7 +10,7 @@ their difference b - a. Every process takes steps on batches of its own; only ev
 and alpha averaged over the processes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,8 +125,8 @@ class Coda:
                 gradients = torch.autograd.grad(loss, [*lower, saddle.alpha])
                 with torch.no_grad():
                     for tensor, gradient, start in zip(lower, gradients, reference, strict=False):
-                        tensor -= rate * (gradient + (tensor - start) / self.gamma)
-                    saddle.alpha += rate * gradients[-1]
+                        tensor.sub_(rate * (gradient + (tensor - start) / self.gamma))
+                    saddle.alpha.add_(rate * gradients[-1])
                     for mean, tensor in zip(passed, lower, strict=True):
                         mean += tensor / num_steps
                     seen += loss.detach() / num_steps
@@ -169,16 +169,16 @@ class _Exchange:
     sent_bytes: int = 0
 
     @torch.no_grad()
-    def average(self, tensors: list[Tensor]) -> None:
+    def average(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors, in place, by their means over the processes."""
         flat = torch.cat([tensor.detach().float().flatten() for tensor in tensors])
         self.num_rounds += 1
         self.sent_bytes += flat.nbytes
         if num_processes() > 1:
             means = total(flat) / num_processes()
-            for tensor, mean in zip(tensors, means.split([t.numel() for t in tensors]), strict=True):
+            for tensor, mean in zip(tensors, torch.split(means, [t.numel() for t in tensors]), strict=True):
                 tensor.copy_(mean.view_as(tensor))
 
 
-def _copies(tensors: list[Tensor]) -> list[Tensor]:
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [tensor.detach().clone() for tensor in tensors]
