@@ -272,20 +272,21 @@ def draw(found: dict[str, Any]) -> None:
     import matplotlib.pyplot as plt
 
     measures = {"auc": "AUC", "nss": "NSS", "information_gain_bit": "information gain, bit"}
-    figure, panels = plt.subplots(1, 3, figsize=(15, 4.5))
     lines: dict[str, list[dict[str, float]]] = {}
     for row, facts in found["networks"].items():
         if "one_thread_ms" in facts and "auc" in facts:
             network, _, rest = row.partition(", ")
             lines.setdefault(f"{network}, {rest.rpartition(', ')[0]}" if rest else network, []).append(facts)
+    if not lines:
+        return  # nothing is timed yet
+    figure, panels = plt.subplots(1, 3, figsize=(15, 4.5))
     for panel, (measure, title) in zip(panels, measures.items(), strict=True):
         for line, points in lines.items():
             ordered = sorted(points, key=lambda facts: facts["one_thread_ms"])
             panel.plot([p["one_thread_ms"] for p in ordered], [p[measure] for p in ordered], marker="o", label=line)
         panel.set(xscale="log", xlabel="ms a picture, one thread", ylabel=f"{title}, held-out set")
         panel.grid(alpha=0.3)
-    if lines:
-        panels[0].legend(fontsize=6)
+    panels[0].legend(fontsize=6)
     figure.tight_layout()
     figure.savefig(RESULTS.with_suffix(".png"), dpi=110)
 
