@@ -26,6 +26,7 @@ from secateur.pipeline.coda import Classes, Coda
 RESULTS = Path(__file__).parent / "results" / "coda.json"
 INTERVALS = (1, 16, 64)
 NOISE = 1.5
+RATE = 0.05
 BATCH = 64
 
 
@@ -71,7 +72,7 @@ def worker(rank: int, processes: int, data: dict[str, Tensor], steps: int, folde
     for interval in INTERVALS:
         torch.manual_seed(0)
         module, started = network(), time.perf_counter()
-        coda = Coda(num_stages=3, num_steps=steps, interval=interval, learning_rate=0.05)
+        coda = Coda(num_stages=3, num_steps=steps, interval=interval, learning_rate=RATE)
         result = coda(module, batches(data["x"][own], data["y"][own] == 9, rank), weighed)
         rows.append({
             "loss": "AUC", "processes": processes, "interval": interval, "steps": result.num_steps,
@@ -84,17 +85,18 @@ def worker(rank: int, processes: int, data: dict[str, Tensor], steps: int, folde
 
 
 def by_cross_entropy(data: dict[str, Tensor], steps: int) -> dict[str, Any]:
-    """Train one network by cross-entropy for as many steps, in one process."""
+    """Train one network by cross-entropy, in one process, for as many steps in stages of the same rates."""
     torch.manual_seed(0)
     module, draw = network(), batches(data["x"], data["y"] == 9, 0)
-    optimiser = torch.optim.SGD(module.parameters(), lr=0.05)
-    for _ in range(steps):
-        inputs, labels = next(draw)
-        loss = functional.binary_cross_entropy_with_logits(module(inputs), labels)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return {"loss": "cross-entropy", "processes": 1, "steps": steps, "area": area(module, data)}
+    for stage in range(3):
+        optimiser = torch.optim.SGD(module.parameters(), lr=RATE / 3**stage)
+        for _ in range(steps * 3**stage):
+            inputs, labels = next(draw)
+            loss = functional.binary_cross_entropy_with_logits(module(inputs), labels)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    return {"loss": "cross-entropy", "processes": 1, "steps": 13 * steps, "area": area(module, data)}
 
 
 def main() -> None:
@@ -111,7 +113,7 @@ def main() -> None:
         given = arguments.processes, data, arguments.steps, folder
         multiprocessing.spawn(worker, given, nprocs=arguments.processes)
         rows = json.loads((Path(folder) / "rows.json").read_text())
-    rows.append(by_cross_entropy(data, 13 * arguments.steps))
+    rows.append(by_cross_entropy(data, arguments.steps))
     for row in rows:
         print(row)
     RESULTS.write_text(json.dumps({"rows": rows, "machine": machine_facts().model_dump()}, indent=1) + "\n")

@@ -141,7 +141,7 @@ class Coda:
         module.eval()
         return CodaResult(
             num_steps=step, num_rounds=exchange.num_rounds, sent_bytes=exchange.sent_bytes, losses=tuple(losses),
-            a=float(saddle.a), b=float(saddle.b), alpha=float(saddle.alpha),
+            a=saddle.a.item(), b=saddle.b.item(), alpha=saddle.alpha.item(),
         )  # fmt: skip
 
     @torch.no_grad()

@@ -110,7 +110,7 @@ class _Fixated:
 
     def by_picture(self) -> tuple[Float[Tensor, " _"], ...]:
         """Return each picture's values."""
-        return self.values.split(torch.bincount(self.picture, minlength=self.num_pictures).tolist())
+        return torch.split(self.values, torch.bincount(self.picture, minlength=self.num_pictures).tolist())
 
     def mean(self, scores: Float64[Tensor, " cells"]) -> Float64[Tensor, " pictures"]:
         """Return each picture's mean over its fixations."""
