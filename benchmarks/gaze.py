@@ -1,17 +1,21 @@
 """Put the trained and cut gaze networks on one machine's processor, and measure what they are worth there.
 
-    python benchmarks/gaze.py TRAINED DATA --files FILES --accuracy
+    python benchmarks/gaze.py TRAINED DATA --accuracy [--peers]
+    python benchmarks/gaze.py TRAINED DATA --files FILES --engines
     python benchmarks/gaze.py TRAINED DATA --files FILES --latency
 
-TRAINED is the OUT of train_gaze_networks.py. Both write into results/gaze.json and draw results/gaze.png.
+TRAINED is the OUT of train_gaze_networks.py. All write into results/gaze.json and draw results/gaze.png.
 
-``--accuracy`` compares every network with VGG-19's picture by picture of the held-out set, by a bootstrap, runs ours in
-ONNX Runtime, in single precision and in eight bits, and scores what needs no training: the centre bias, spectral
-residual, attention-center where ai-edge-litert is installed, and other people.
+``--accuracy`` compares every network with VGG-19's and with the teacher picture by picture of the held-out set, by a
+bootstrap, and scores what needs no training: the centre bias, spectral residual, other people; with ``--peers``
+google/attention-center as well, which needs ai-edge-litert.
+
+``--engines`` scores ours as ONNX Runtime computes them, in single precision and in eight bits.
 
 ``--latency`` times all networks in ONNX Runtime, batch 1, one thread and all cores, in rounds over all files in
-changing order, when nothing else runs; then ours against VGG-19 in pairs. Networks whose weights were not kept
-are built again with other weights, which take as long.
+changing order, when nothing else runs; then MobileNetV2's and ours against VGG-19 in pairs. All take the same picture;
+MobileNetV2's halve it first. Networks whose weights were not kept are built again with other weights, which take as
+long.
 """
 
 import argparse
@@ -27,10 +31,10 @@ import numpy as np
 import onnxruntime
 import torch
 from gaze_baselines import attention_center, mean_by_picture, milliseconds_of, other_viewers, spectral_residual
-from gaze_curve import rebuilt
+from gaze_curve import MOBILE, family_of, rebuilt
 from gaze_pool import MEASURES, Pool, Views, read_pool, whole_pictures
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from secateur import Quantize, bench
@@ -41,7 +45,7 @@ from secateur.backends.machine import machine_facts
 from secateur.calibration.samples import CalibrationSamples
 from secateur.pipeline.export import export
 from secateur.report.bootstrap import bootstrap_means, percentile_interval
-from secateur.workloads.gaze.backbones import BACKBONES, DEEP_INPUT_SIZE
+from secateur.workloads.gaze.backbones import DEEP_INPUT_SIZE
 from secateur.workloads.gaze.metrics import map_nss
 from secateur.workloads.gaze.readers import read_set
 from secateur.workloads.gaze.roc import auc, auc_judd
@@ -56,30 +60,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trained", type=Path)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--files", type=Path, required=True, help="where ONNX files go")
+    parser.add_argument("--files", type=Path, help="where ONNX files go")
     parser.add_argument("--accuracy", action="store_true")
+    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--engines", action="store_true")
     parser.add_argument("--latency", action="store_true")
-    parser.add_argument("--pair-s", type=float, default=120.0, help="at most so many seconds a pair")
+    parser.add_argument("--pair-s", type=float, default=240.0, help="at most so many seconds a pair")
     parser.add_argument("--limit", type=int, help="so many pictures, for rehearsals")
     parser.add_argument("--height", type=int, default=DEEP_INPUT_SIZE[0], help="of the pictures in training")
     arguments = parser.parse_args()
     trained = json.loads((arguments.trained / "gaze_networks.json").read_text())
     size = arguments.height, arguments.height * 4 // 3
     found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    found |= {"size": size, "trained_on": trained["device"], "networks": found.get("networks", {})}
-    files = exported(trained, arguments.trained, arguments.files, size)
+    spent = {name: facts for name, facts in trained.items() if name.startswith(("seconds of", "settings of"))}
+    found |= {"size": size, "trained_on": trained["device"], "training": spent, "networks": found.get("networks", {})}
     for row, facts in rows_of(trained):
-        kept = {key: facts[key] for key in ("macs", "trained", "cut_seconds", "loss_after_cut") if key in facts}
-        scores = {measure: facts[f"held-out, {measure}"] for measure in MEASURES}
-        found["networks"][row] = found["networks"].get(row, {}) | kept | scores
-    if arguments.accuracy:
+        kept = {key: facts[key] for key in ("macs", "trained", "cut_seconds", "loss_after_cut", "note") if key in facts}
+        scores = {m: facts[f"held-out, {m}"] for m in MEASURES if f"held-out, {m}" in facts}
+        gpu = trained.get("gpu latency, ms", {}).get(row)
+        found["networks"][row] = found["networks"].get(row, {}) | kept | scores | ({"gpu_ms": gpu} if gpu else {})
+    if arguments.accuracy or arguments.engines:
         held_out = trained["held_out"]
         pool = read_pool(arguments.data, held_out, None, size, torch.device("cpu"), arguments.limit)
+    if arguments.accuracy:
         compared(found, trained, arguments.trained)
-        for row, path in quantised(files, pool, size, arguments.files):
-            files[row] = path
-        engines(found, files, pool, size)
-        found["baselines"] = baselines(arguments.data, held_out, pool, size)
+        found["baselines"] = baselines(arguments.data, held_out, pool, size, arguments.peers)
+    if arguments.engines or arguments.latency:
+        files = exported(trained, arguments.trained, arguments.files, size)
+    if arguments.engines:
+        engines(found, files | dict(quantised(files, pool, size, arguments.files)), pool, size)
     if arguments.latency:
         timed(found, files | int8_files(files, arguments.files), arguments.pair_s, size)
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
@@ -87,10 +96,15 @@ def main() -> None:
 
 
 def rows_of(trained: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the networks of the deep family that were trained, and all that is known of each."""
+    """Yield the networks whose shapes are known, and all that is known of each."""
     for row, facts in trained.items():
-        if row.partition(",")[0] in BACKBONES and isinstance(facts, dict) and "shapes" in facts:
+        if isinstance(facts, dict) and "shapes" in facts:
             yield row, facts
+
+
+def is_ours(row: str) -> bool:
+    """Tell the networks that are compared in pairs: MobileNetV2's, and what was cut our way."""
+    return family_of(row.removesuffix(INT8)) == MOBILE or ", ours, " in row
 
 
 def slug(row: str) -> str:
@@ -109,12 +123,13 @@ def exported(trained: dict[str, Any], folder: Path, files: Path, size: tuple[int
     for row, facts in rows_of(trained):
         found[row] = files / f"{slug(row)}.onnx"
         if not found[row].exists():
-            network = rebuilt(row.partition(",")[0], facts["shapes"], weights.get(row))
+            name = family_of(row)
+            network = rebuilt(name, facts["shapes"], weights.get(row))
+            # The mean of two by two pixels is what bilinear halving gives.
+            network = nn.Sequential(nn.AvgPool2d(2), network) if name == MOBILE else network
             example = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
             export(Model(module=network, example_inputs=(example,)), files, name=slug(row), dynamic_batch=False)
             print(f"exported {row}{'' if row in weights else ' with other weights'}", flush=True)
-        if row in weights:
-            facts["has_weights"] = True
     return found
 
 
@@ -148,7 +163,7 @@ def quantised(files: dict[str, Path], pool: Pool, size: tuple[int, int], folder:
     views = Views(picture=train, box=whole, mirrored=torch.zeros(len(train), dtype=torch.bool))
     pictures = TensorDataset(views.pixels(pool, size), torch.zeros(len(train)))
     samples = CalibrationSamples(dataset=pictures, indices=tuple(range(len(train))), batch_size=1)
-    for row in [row for row in files if ", ours, " in row]:
+    for row in [row for row in files if is_ours(row)]:
         made = Quantize(target="cpu")(files[row], samples, folder, name=f"{slug(row)}-int8")
         yield row + INT8, made.exported.path
 
@@ -172,7 +187,7 @@ def engines(found: dict[str, Any], files: dict[str, Path], pool: Pool, size: tup
     part = pool.parts["held-out"]
     views = whole_pictures(pool, "held-out")
     for row, path in files.items():
-        if ", ours, " not in row:
+        if not is_ours(row):
             continue
         session = session_of(path, 0)
         name = session.get_inputs()[0].name
@@ -187,7 +202,7 @@ def engines(found: dict[str, Any], files: dict[str, Path], pool: Pool, size: tup
         print(row, facts["engine"], flush=True)
 
 
-def baselines(data: Path, held_out: str, pool: Pool, size: tuple[int, int]) -> dict[str, Any]:
+def baselines(data: Path, held_out: str, pool: Pool, size: tuple[int, int], with_peers: bool) -> dict[str, Any]:
     """Score what needs no training here, on the held-out pictures."""
     part, found = pool.parts["held-out"], dict[str, Any]()
     counts = pool.counts[part]
@@ -205,13 +220,11 @@ def baselines(data: Path, held_out: str, pool: Pool, size: tuple[int, int]) -> d
         name: float(mean_by_picture(measure(others, own), picture).mean())
         for name, measure in (("auc", auc), ("auc_judd", auc_judd), ("nss", map_nss))
     }
-    try:
-        run = attention_center(data / "models" / "gaze_attention_center" / "center.tflite", pool.grid, 1)
-    except ImportError as error:
-        found["attention-center"] = {"absent": str(error)}
-        return found
-    maps, milliseconds = run(pixels)
-    found["attention-center"] = of(maps) | {"milliseconds_one_thread": milliseconds_of(milliseconds)}
+    if with_peers:
+        maps, milliseconds = attention_center(
+            data / "models" / "gaze_attention_center" / "center.tflite", pool.grid, 1
+        )(pixels)
+        found["attention-center"] = of(maps) | {"one_thread_ms": milliseconds_of(milliseconds)}
     return found
 
 
@@ -224,10 +237,10 @@ def timed(found: dict[str, Any], files: dict[str, Path], pair_s: float, size: tu
     found["machine"] = machine_facts().model_dump()
     macs = found["networks"][VGG19]["macs"]
     for row, path in files.items():
-        if ", ours, " not in row:
+        if not is_ours(row):
             continue
-        result = bench(files[VGG19], path, backend="onnxruntime", compare=Compare(max_s=pair_s, num_instances=3,
-                       num_blocks=4), tolerance=1.0)  # fmt: skip
+        compare = Compare(max_s=pair_s, num_instances=3, num_blocks=4, null=False)
+        result = bench(files[VGG19], path, backend="onnxruntime", compare=compare, tolerance=1.0)
         facts = found["networks"][row]
         facts["speedup_over_vgg19"] = result.speedup.model_dump()
         facts["outcome"] = result.outcome
@@ -259,20 +272,21 @@ def draw(found: dict[str, Any]) -> None:
     import matplotlib.pyplot as plt
 
     measures = {"auc": "AUC", "nss": "NSS", "information_gain_bit": "information gain, bit"}
-    figure, panels = plt.subplots(1, 3, figsize=(15, 4.5))
     lines: dict[str, list[dict[str, float]]] = {}
     for row, facts in found["networks"].items():
         if "one_thread_ms" in facts and "auc" in facts:
             network, _, rest = row.partition(", ")
             lines.setdefault(f"{network}, {rest.rpartition(', ')[0]}" if rest else network, []).append(facts)
+    if not lines:
+        return  # nothing is timed yet
+    figure, panels = plt.subplots(1, 3, figsize=(15, 4.5))
     for panel, (measure, title) in zip(panels, measures.items(), strict=True):
         for line, points in lines.items():
             ordered = sorted(points, key=lambda facts: facts["one_thread_ms"])
             panel.plot([p["one_thread_ms"] for p in ordered], [p[measure] for p in ordered], marker="o", label=line)
         panel.set(xscale="log", xlabel="ms a picture, one thread", ylabel=f"{title}, held-out set")
         panel.grid(alpha=0.3)
-    if lines:
-        panels[0].legend(fontsize=6)
+    panels[0].legend(fontsize=6)
     figure.tight_layout()
     figure.savefig(RESULTS.with_suffix(".png"), dpi=110)
 

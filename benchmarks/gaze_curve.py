@@ -8,6 +8,7 @@ that lowers the loss.
 
 import copy
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,10 +30,14 @@ from secateur.pipeline.structure import trace
 from secateur.pipeline.structure.copying import tensors
 from secateur.pipeline.structure.resize import resized
 from secateur.workloads.gaze.backbones import BACKBONES
+from secateur.workloads.gaze.network import GazeNetwork
 from secateur.workloads.gaze.task import task
 
 TASK = task()
-BETAS = (0.006, 0.06, 0.6)
+MOBILE = "mobilenetv2"
+FAMILY: dict[str, Callable[..., nn.Module]] = {**BACKBONES, MOBILE: GazeNetwork}
+"""All networks by name; MobileNetV2's sees pictures at half the height and width."""
+BETAS = (6e-5, 6e-4, 6e-3, 6e-2)
 """Prices in nats a giga-multiply-add that Fisher pruning with FLOPs chooses from, by the loss after the cut."""
 
 
@@ -132,6 +137,11 @@ def multiply_adds(network: nn.Module, size: tuple[int, int]) -> int:
     return macs(copy.deepcopy(network).to("meta").eval(), (torch.zeros(1, 3, *size, device="meta"),))
 
 
+def family_of(row: str) -> str:
+    """Return which network of `FAMILY` a row is about; those of the ensemble are numbered."""
+    return re.sub(r" \d+$", "", row.partition(",")[0])
+
+
 def budgets_of(network: nn.Module, size: tuple[int, int], ratios: Sequence[float]) -> list[int]:
     """Return the multiply-adds that each ratio leaves of a network's."""
     whole = multiply_adds(network, size)
@@ -144,11 +154,11 @@ def shapes_of(network: nn.Module) -> dict[str, list[int]]:
 
 
 def rebuilt(name: str, shapes: Mapping[str, Sequence[int]], state: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """Return a cut network of `BACKBONES` in evaluation mode: its shapes, and its weights where they were kept.
+    """Return a cut network of `FAMILY` in evaluation mode: its shapes, and its weights where they were kept.
 
     Without them it has those of a fresh network, which takes as long.
     """
-    whole = BACKBONES[name](log_prior=torch.zeros(*shapes["log_prior"]))
+    whole = FAMILY[name](log_prior=torch.zeros(*shapes["log_prior"]))
     own = tensors(whole)
     network = resized(whole, {key: own[key].detach()[tuple(slice(n) for n in shapes[key])].clone() for key in shapes})
     if state is not None:

@@ -6,19 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from gaze_curve import rebuilt
+from gaze_curve import MOBILE, family_of, rebuilt
+from gaze_pool import half
 from torch import nn
-
-from secateur.workloads.gaze.backbones import BACKBONES
 
 
 def latencies(results: Mapping[str, Any], size: tuple[int, int], num_rounds: int = 5) -> dict[str, float]:
     """Return the milliseconds of every network in the results of training whose shapes are known, medians of rounds."""
-    graphs = {
-        row: graph_of(rebuilt(row.partition(",")[0], facts["shapes"]), size)
-        for row, facts in results.items()
-        if isinstance(facts, dict) and "shapes" in facts and row.partition(",")[0] in BACKBONES
-    }
+    graphs = {}
+    for row, facts in results.items():
+        if isinstance(facts, dict) and "shapes" in facts:
+            name = family_of(row)
+            graphs[row] = graph_of(rebuilt(name, facts["shapes"]), half(size) if name == MOBILE else size)
     found: dict[str, list[float]] = {row: [] for row in graphs}
     for _ in range(num_rounds):
         for row, (graph, _, _) in graphs.items():

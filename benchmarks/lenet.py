@@ -139,11 +139,7 @@ def cut(network: nn.Module, way: Way, share: float, samples: Sequence[tuple[Tens
 
 def measure(name: str, way: Way, whole: nn.Module, data: dict[str, Tensor], steps: int) -> list[dict[str, Any]]:
     """Cut from budget to budget in rounds of at most a third, train in between, and tell the errors."""
-    rows, current, cost = (
-        list[dict[str, Any]](),
-        Model(module=whole, example_inputs=()).clone().module,
-        operations(whole),
-    )
+    rows, current, cost = list[dict[str, Any]](), copy.deepcopy(whole), operations(whole)
     samples = list(zip(data["x"][:512].split(64), data["y"][:512].split(64), strict=True))
     for budget in BUDGETS:
         started = time.perf_counter()

@@ -1,6 +1,6 @@
 """Cut trained CIFAR-10 networks at once, without any fine-tuning, by ours and by the peer, and write what is left.
 
-ResNet-20 and ResNet-56 at 1/1.5, 1/2 and 1/3 of their multiply-adds, in the ways of `cifar_ways`. Ours settle as they
+ResNet-20 and ResNet-56 at 1/1.5, 1/2 and 1/3 of their multiply-adds, in the ways of `pruning_ways`. Ours settle as they
 do (old or newly measured batch statistics, whichever has the lower loss on the calibration images). The peer's are
 measured twice: as it leaves them, and settled like ours. All see the same calibration images, drawn anew for each
 seed. Accuracy is that on ``--test`` images of the test set. Writes results/pruning_quality.json and .png.
@@ -18,49 +18,48 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cifar_ways import NETWORKS, OURS, Evidences, accuracy, ours, peer, peers, settled
-from networks import macs
+from pruning_ways import OURS, SUBJECTS, Evidences, Subject, accuracy, ours, peer, peers, settled
 from torch import nn
 
 from secateur.artifacts import Batch, Data
 from secateur.backends.machine import machine_facts
 from secateur.calibration.batches import batches
-from secateur.workloads.classification import CifarResNet, cifar10
+from secateur.workloads.classification import cifar10
 
 RESULTS = Path(__file__).parent / "results" / "pruning_quality.json"
 RATIOS = (1.5, 2.0, 3.0)
+NETWORKS = ("resnet20", "resnet56")
 
 
 def measure(name: str, weights: Path, data: Data, num_test: int, seeds: int) -> Iterator[dict[str, Any]]:
     """Cut one network in all ways and tell what is left, one way after the other."""
-    build, file = NETWORKS[name]
-    network = build(weights / file).eval()
+    subject = SUBJECTS[name]
+    network = subject.build(weights).eval()
     test = list(batches(data.test, 250, limit=num_test, seed=0))
-    example = (torch.zeros(1, 3, 32, 32),)
-    whole = macs(network, example)
+    whole = subject.macs(network)
     yield {"network": name, "way": "uncut", "ratio": 1.0, "seed": 0, "macs": whole, "accuracy": accuracy(network, test)}
     for seed in range(seeds):
         samples = list(batches(data.calibration, 32, limit=512, seed=seed))
-        evidence = Evidences(network, samples, seed)
+        evidence = Evidences(subject, network, samples, seed)
         for ratio in RATIOS:
             budget = math.floor(whole / ratio)
-            for way, small in cut_in_all_ways(network, budget, samples, evidence):
+            for way, small in cut_in_all_ways(subject, network, budget, samples, evidence):
                 yield {
-                    "network": name, "way": way, "ratio": ratio, "seed": seed, "macs": macs(small, example),
+                    "network": name, "way": way, "ratio": ratio, "seed": seed, "macs": subject.macs(small),
                     "accuracy": accuracy(small, test),
                 }  # fmt: skip
 
 
 def cut_in_all_ways(
-    network: CifarResNet, budget: int, samples: list[Batch], evidence: Evidences
+    subject: Subject, network: nn.Module, budget: int, samples: list[Batch], evidence: Evidences
 ) -> Iterator[tuple[str, nn.Module]]:
     """Yield the name of each way and what it makes of the network."""
     for name, way in OURS.items():
         yield name, ours(way, network, budget, samples, evidence)
     for name, importance in peers().items():
-        left = peer(importance, network, budget, samples)
+        left = peer(importance, subject, network, budget, samples)
         if left is not None:
-            yield name, settled(left, samples)
+            yield name, settled(left, samples, subject.task.loss)
             yield f"{name}, as it leaves it", left
 
 

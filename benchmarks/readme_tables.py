@@ -1,23 +1,22 @@
-"""Write the README's tables from benchmarks/results/*.json: python benchmarks/readme_tables.py."""
+"""Write the tables of README.md and docs/benchmarks.md from results/*.json: python benchmarks/readme_tables.py."""
 
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+from detail_tables import RESULTS, accuracies, details, uncut
+
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
 MARKERS = re.compile(r"(<!-- results -->\n).*(<!-- /results -->)", re.DOTALL)
 METRICS = {"auc": "AUC", "top1": "top-1"}
-RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
-NAMES = {"resnet56": "ResNet-56", "gaze": "gaze network"}
 SETS = {"osie": "OSIE", "eyecrowd": "EyeCrowd", "scene500": "Scene500", "rendered": "rendered scenes"}
 
 
 def tables() -> str:
     """Return the tables that stand between the README's markers."""
-    recipes = json.loads((ROOT / "benchmarks" / "results" / "recipes.json").read_text())
-    teacher = json.loads((ROOT / "benchmarks" / "results" / "gaze_teacher.json").read_text())
+    recipes = json.loads((RESULTS / "recipes.json").read_text())
+    teacher = json.loads((RESULTS / "gaze_teacher.json").read_text())
     lines = [
         "| recipe | test samples | MACs | parameters | latency | speed-up (95 % interval) | quality | verdict |",
         "|---|---|---|---|---|---|---|---|",
@@ -51,112 +50,49 @@ def tables() -> str:
             f"| {title} | {row['num_pictures']:.0f} | {row['auc']:.3f} | {row['nss']:.2f} "
             f"| {row[f'{prefix}_auc']:.3f} | {row[f'{prefix}_nss']:.2f} |"
         )
-    return (
-        "\n".join(
-            [*lines, "", *structure(), "", *pruning_quality(), "", *pruning_healed(), "", *stopwatch(), *precision()]
-        )
-        + "\n"
-    )
+    return "\n".join([*lines, "", *gaze(), "", *structure(), "", *pruning_healed()]) + "\n"
 
 
-def precision() -> list[str]:
-    """Return the tables of quantisation and packing, as far as they were measured."""
-    lines: list[str] = []
-    for name, told in (("quantisation", quantisation), ("packing", packing)):
-        results = ROOT / "benchmarks" / "results" / f"{name}.json"
-        if results.exists():
-            lines += ["", *told(json.loads(results.read_text()))]
-    return lines
-
-
-def quantisation(found: dict[str, Any]) -> list[str]:
-    """Return the table of pruning alone, quantisation alone and both; speed-ups are there where they were timed."""
-    timed = {(row["file"], row["backend"]): row for row in found["latency"]}
+def gaze() -> list[str]:
+    """Return the table of gaze networks on the set that none of them saw, latencies where they were measured."""
+    found = json.loads((RESULTS / "gaze.json").read_text())
+    networks, base = found["networks"], found["baselines"]
+    rows = {
+        "MobileNetV2, the ensemble's first": "mobilenetv2 0", "VGG-19 (DeepGaze-II-like)": "deepgaze-vgg19",
+        "VGG-11 (FastGaze)": "fastgaze-vgg11", "VGG-11, ours, 1/2": "fastgaze-vgg11, ours, 1/2",
+        "VGG-11, ours, 1/10": "fastgaze-vgg11, ours, 1/10",
+        "VGG-11, uniform width, 1/10": "fastgaze-vgg11, uniform width, 1/10",
+        "VGG-11, Torch-Pruning GroupTaylor, 1/10": "fastgaze-vgg11, Torch-Pruning, GroupTaylor, 1/10",
+        "VGG-11, Fisher, automatic beta, 1/10": "fastgaze-vgg11, Fisher, automatic beta, 1/10",
+    }  # fmt: skip
+    timed = all("one_thread_ms" in networks[row] for row in rows.values())
     lines = [
-        "Eight bits after training, ours and the peers' from the same float32 files and calibration samples"
-        f" (`benchmarks/quantisation.py`, up to {found['num_test']:,} test samples). Lost: what the primary metric, in"
-        " per cent, is below the float32 network of the same state, with 95 % intervals. Speed-up: over"
-        " that network, and of pruned float32 networks over the whole one; one thread, one sample.",
+        "Gaze networks trained on OSIE and EyeCrowd by a MobileNetV2 ensemble, on the 500 pictures of Scene500 that"
+        f" none saw (`benchmarks/gaze_networks.sh`, `benchmarks/gaze.py`; trained on one {found['trained_on']}):",
         "",
-        "| network | precision by | size, packed | " + " | ".join(
-            f"{title}: lost | speed-up" for title in RUNTIMES.values()) + " |",
-        "|---|---|---|" + "---|---|" * len(RUNTIMES),
-    ]  # fmt: skip
-    for row in found["rows"]:
-        cells = []
-        for runtime in RUNTIMES:
-            lost = row["lost"][runtime]
-            at_all = f"{100 * row['quality'][runtime]:.1f} % kept"
-            percent = [100 * lost[key] for key in ("value", "low", "high")]
-            cells.append(at_all if row["by"] == "float32" else "{:.2f} ({:.2f} to {:.2f})".format(*percent))
-            latency = timed.get((row["file"], runtime))
-            cells.append("" if latency is None else f"{latency['speedup']['value']:.2f}")
-        sizes = f"{row['size_bytes'] / 1e3:,.0f} kB, {row['packed_bytes'] / 1e3:,.0f} kB"
-        named = f"{NAMES[row['network']]}, {row['state']}"
-        by = row["by"] if row["by"].startswith(("secateur", "float")) else f"{row['by']} {row['version']}"
-        lines.append(f"| {named} | {by} | {sizes} | {' | '.join(cells)} |")
-    return lines
-
-
-def packing(found: dict[str, Any]) -> list[str]:
-    """Return the tables of sizes, and of products on the coded form."""
-    lines = [
-        "Packed files (`benchmarks/packing.py`): kilobytes, what zstd makes of the same file, what no code of single"
-        " values can do without for its tensors, and the metric of the unpacked file in per cent, without training.",
-        "",
-        "| network | weights | archive | zstd -19 | entropy | of the uncut weights | metric |",
-        "|---|---|---|---|---|---|---|",
+        f"| network | 10⁹ MACs | AUC | AUC less VGG-19's (95 % interval) | NSS |{' ms, one thread |' if timed else ''}",
+        f"|---|---|---|---|---|{'---|' if timed else ''}",
     ]
-    lines += [
-        f"| {NAMES[row['network']]}, {row['state']} | {row['way']} | {row['archive_bytes'] / 1e3:,.0f} "
-        f"| {row['zstd_bytes']['file'] / 1e3:,.0f} | {row['entropy_bytes'] / 1e3:,.0f} "
-        f"| {row['ratio_of_weights']:.1%} | {100 * row['quality']:.1f} |"
-        for row in found["rows"]
-    ]
-    shape = " x ".join(str(length) for length in found["product_shape"])
-    lines += [
+    for title, row in rows.items():
+        facts = networks[row]
+        value, low, high = facts["minus_vgg19"]["auc"]
+        less = "—" if row == "deepgaze-vgg19" else f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
+        milliseconds = f" {facts['one_thread_ms']:.1f} |" if timed else ""
+        macs = f"{facts['macs'] / 1e9:.2f}"
+        lines.append(f"| {title} | {macs} | {facts['auc']:.4f} | {less} | {facts['nss']:.2f} |{milliseconds}")
+    centre, others = base["centre bias"], base["other viewers"]
+    return [
+        *lines,
         "",
-        f"A product of a {shape} matrix of 33 values with a vector, in milliseconds, and what the matrix takes:",
-        "",
-        "| zeros | dense | sparse (CSR) | ham | sham |",
-        "|---|---|---|---|---|",
+        f"The centre bias has AUC {centre['auc']:.3f}, other people {others['auc']:.3f}. The VGG backbones were trained"
+        " from nothing, probably why the smallest network is the best; after equally short training no way of cutting"
+        " them stands out.",
     ]
-    lines += [
-        f"| {row['zeros']:.0%} | " + " | ".join(
-            f"{1e3 * row[f'{form}_s']:.2f} ms, {row[f'{form}_bytes'] / 1e3:,.0f} kB"
-            for form in ("dense", "csr", "ham", "sham")) + " |"
-        for row in found["products"]
-    ]  # fmt: skip
-    return lines
-
-
-def stopwatch() -> list[str]:
-    """Return the table of comparisons whose truth is known."""
-    file = ROOT / "benchmarks" / "results" / "stopwatch_synthetic.json"
-    worlds = json.loads(file.read_text())["synthetic"]
-    trials = next(iter(worlds.values()))["null_trials"]
-    lines = [
-        f"The paired comparison where the truth is known (`benchmarks/stopwatch.py synthetic`, {trials} comparisons"
-        " each, on clocks that only engines move): how often the 95 % interval holds it, how often a difference is"
-        " claimed between equals, how often one of 3 % is found; beside it the interval of A timed first, then B.",
-        "",
-        "| machine | equals: holds | claimed | 3 %: holds | found | A, then B: holds | worst error |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, row in worlds.items():
-        claimed = row["null_faster"] + row["null_slower"]
-        lines.append(
-            f"| {name} | {row['null_coverage']:.0%} | {claimed:.0%} | {row['planted_coverage']:.0%} "
-            f"| {row['planted_faster']:.0%} | {row['sequential_null_coverage']:.0%} "
-            f"| {row['sequential_worst_error']:.0%} |"
-        )
-    return lines
 
 
 def structure() -> list[str]:
     """Return the table of networks cut by this project and by Torch-Pruning, with what it says in words."""
-    results = ROOT / "benchmarks" / "results"
-    found, laws = (json.loads((results / f"{name}.json").read_text()) for name in ("structure", "structure_laws"))
+    found, laws = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("structure", "structure_laws"))
     rows, machine = found["networks"], found["machine"]
     ours = {name: row["secateur"] for name, row in rows.items()}
     theirs = {name: row["torch-pruning"] for name, row in rows.items()}
@@ -195,89 +131,22 @@ def structure() -> list[str]:
     return lines
 
 
-def pruning_quality() -> list[str]:
-    """Return the table of what is left of networks that are cut at once, in our ways and in the peer's."""
-    found = json.loads((ROOT / "benchmarks" / "results" / "pruning_quality.json").read_text())
-    return [
-        f"Trained CIFAR-10 networks cut at once, without fine-tuning (`benchmarks/pruning_quality.py`): accuracy in per"
-        f" cent on {found['num_test']:,} test images, mean and half the range over draws of {found['num_calibration']}"
-        f" calibration images. Uncut: {_uncut(found['rows'])}. All have their batch statistics measured again where"
-        " that helps, but for those of Torch-Pruning as it leaves them. Torch-Pruning does not follow the padded"
-        " shortcuts of these networks and cuts inside the blocks only, as `inner` does.",
-        "",
-        *_accuracies(found["rows"]),
-    ]
-
-
 def pruning_healed() -> list[str]:
     """Return the tables of what equal fine-tuning makes of cut networks, in our ways and in the peer's."""
-    found = json.loads((ROOT / "benchmarks" / "results" / "pruning_healed.json").read_text())
+    found = json.loads((RESULTS / "pruning_healed.json").read_text())
     ablated = {row["way"] for row in found["rows"]} - {row["way"] for row in found["rows"] if row["ratio"] == 2}
     ablation = [row for row in found["rows"] if row["way"] in ablated | {"ours"} and row["ratio"] == 4]
     return [
         f"The same networks after {found['steps']} steps of the same fine-tuning, 128 images each, with distillation"
         f" from the uncut network (`benchmarks/pruning_healed.py`): accuracy in per cent on {found['num_test']:,} test"
-        f" images. Uncut: {_uncut(found['rows'])}.",
+        f" images. Uncut: {uncut(found['rows'])}.",
         "",
-        *_accuracies([row for row in found["rows"] if row["way"] not in ablated]),
+        *accuracies([row for row in found["rows"] if row["way"] not in ablated]),
         "",
         "Ours (Fisher signal, hierarchical allocation, least squares) with one part exchanged:",
         "",
-        *_accuracies(ablation),
+        *accuracies(ablation),
     ]
-
-
-def _uncut(rows: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{r['network']} {100 * r['accuracy']:.1f} %" for r in rows if r["way"] == "uncut")
-
-
-def _accuracies(rows: list[dict[str, Any]]) -> list[str]:
-    """Return a table of accuracies, a way a row and a network and budget a column."""
-    cells: dict[str, dict[tuple[str, float], list[float]]] = {}
-    for row in rows:
-        if row["way"] != "uncut":
-            cells.setdefault(row["way"], {}).setdefault((row["network"], row["ratio"]), []).append(row["accuracy"])
-    columns = sorted({key for values in cells.values() for key in values})
-    best = {key: max(sum(v[key]) / len(v[key]) for v in cells.values() if key in v) for key in columns}
-
-    def cell(values: dict[tuple[str, float], list[float]], key: tuple[str, float]) -> str:
-        if key not in values:
-            return ""
-        own = values[key]
-        mean = sum(own) / len(own)
-        text = f"{100 * mean:.1f}" + (f" ± {50 * (max(own) - min(own)):.1f}" if len(own) > 1 else "")
-        return f"**{text}**" if mean == best[key] else text
-
-    return [
-        "| way | " + " | ".join(f"{network}, 1/{ratio:g} of the MACs" for network, ratio in columns) + " |",
-        "|---|" + "---|" * len(columns),
-        *(f"| {way} | " + " | ".join(cell(values, key) for key in columns) + " |" for way, values in cells.items()),
-    ]
-
-
-def signal_oracle() -> list[str]:
-    """Return the table of signals against the loss that removing each channel really adds."""
-    found = json.loads((ROOT / "benchmarks" / "results" / "signal_oracle.json").read_text())
-    rows = found["signals"]
-    combined = sorted((name for name in rows if "/" in name), key=lambda name: -rows[name]["change"])
-    # Many combinations are the same in other words: the first of each stands for them.
-    first = {tuple(rows[name].values()): name for name in reversed(combined)}
-    different = sorted(first.values(), key=combined.index)
-    named = sorted((name for name in rows if "/" not in name), key=lambda name: -rows[name]["change"])
-    return [
-        f"Rank correlation with the change of the loss when one channel is removed: {found['num_channels']} channels of"
-        f" {found['network']} in {found['num_groups']} groups, {found['num_samples']} images for the signals and as"
-        " many others for the loss, true labels, no fine-tuning (`benchmarks/signal_oracle.py`). Of all"
-        f" {len(combined)} combinations of the four tables the five best different ones are listed:",
-        "",
-        "| signal | size of the change | the same, within groups | rise |",
-        "|---|---|---|---|",
-        *(f"| `{name}` | {rows[name]['change']:.2f} | {rows[name]['within']:.2f} | {rows[name]['rise']:.2f} |"
-          for name in [*named, *different[:5]]),
-        "",
-        f"Two halves of the test images agree on the size to {found['halves']['change']:.2f}, on the rise to"
-        f" {found['halves']['rise']:.2f}.",
-    ]  # fmt: skip
 
 
 def _cut(rows: dict[str, dict[str, Any]]) -> set[str]:
@@ -300,10 +169,14 @@ def _seconds(row: dict[str, Any]) -> str:
     return f"{row['seconds']:.1f} s" if row["status"] == "cut" else str(row["status"])
 
 
-def current(readme: str) -> str:
-    """Return the README with its tables as the results say."""
-    return MARKERS.sub(lambda found: found[1] + tables() + found[2], readme)
+PAGES = {"README.md": tables, "docs/benchmarks.md": details}
+
+
+def current(page: str) -> str:
+    """Return a page with its tables as the results say."""
+    return MARKERS.sub(lambda found: found[1] + PAGES[page]() + found[2], (ROOT / page).read_text())
 
 
 if __name__ == "__main__":
-    README.write_text(current(README.read_text()))
+    for page in PAGES:
+        (ROOT / page).write_text(current(page))

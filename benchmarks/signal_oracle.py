@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from readme_tables import signal_oracle
+from detail_tables import signal_oracle
 from scipy.stats import rankdata
 from torch import nn
 

@@ -132,6 +132,7 @@ def synthetic_world(name: str, world: World, trials: int) -> dict[str, Any]:
             found.append(compare_synthetic(world, ratio, generator, trial))
         sequential.append(sequentially(world, np.random.default_rng([trial, 0, list(WORLDS).index(name)])))
     row = {
+        "max_s": world.max_s,
         **told(same, 1.0, "null"),
         **told(planted, PLANTED, "planted"),
         "sequential_null_coverage": sum(low <= 1 <= high for _, low, high in sequential) / trials,

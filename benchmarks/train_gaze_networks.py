@@ -11,7 +11,8 @@ network sees its pictures or fixations in any stage.
    density at half resolution, then fixations (0.1) and the ensemble's density (0.9) at full resolution, on the
    pictures, on random parts of them, and on PICTURES without fixations where there are any. If VGG-19's network comes
    out better than the ensemble on the validation pictures, those after it learn from it instead.
-3. Students are cut in every way of `gaze_curve` to falling budgets, each followed by the same number of steps.
+3. Students, and the best MobileNetV2 network where ``--networks`` names ``mobilenetv2``, are cut in every way of
+   `gaze_curve` to falling budgets, each followed by the same number of steps.
 
 Everything runs on a GPU where there is one. What has a result so far is always whole in OUT: gaze_networks.json, scores
 of every picture in gaze_scores.npz, and the students' weights. A run goes on from what is in the folders of
@@ -31,7 +32,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from gaze_curve import budgets_of, half_precision, loss_on, multiply_adds, shapes_of, single_precision, ways
+from gaze_curve import (
+    FAMILY,
+    MOBILE,
+    budgets_of,
+    half_precision,
+    loss_on,
+    multiply_adds,
+    shapes_of,
+    single_precision,
+    ways,
+)
 from gaze_gpu import latencies
 from gaze_pool import Pool, Views, draw_views, half, log_densities, read_pool, scores, whole_pictures
 from gaze_training import Fit, Limit, distil, distil_features, fixation_term, mobile_teacher
@@ -66,12 +77,19 @@ def train(run: "Run") -> None:
     run.score("mobilenetv2 ensemble", teachers, half(run.size))
     views = run.taught(teachers, run.views)
     for name in arguments.networks:
+        if name == MOBILE:
+            best = min(teachers, key=lambda teacher: run.validation_loss([teacher], half(run.size)))
+            facts = {"macs": multiply_adds(best, half(run.size)), "shapes": shapes_of(best)}
+            run.score(MOBILE, [best], half(run.size), **facts)
+            run.weights[MOBILE] = half_precision(best)
+            run.curve(MOBILE, best, views, half(run.size))
+            continue
         network = run.network(name, teachers[0], views)
         if name == VGG19 and run.validation_loss([network], run.size) < run.validation_loss(teachers, half(run.size)):
             views = run.taught([network], run.views, run.size)
             run.note("teacher of all", VGG19)
         if name in arguments.curve:
-            run.curve(name, network, views)
+            run.curve(name, network, views, run.size)
 
 
 def parse() -> argparse.Namespace:
@@ -84,7 +102,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--without", nargs="*", default=[], help="networks whose weights are not written")
     parser.add_argument("--gpu-latency", action="store_true", help="time all networks on the GPU")
     parser.add_argument("--held-out", default="scene500")
-    parser.add_argument("--networks", nargs="*", default=[VGG19, "fastgaze-vgg11", "densegaze"], choices=BACKBONES)
+    parser.add_argument("--networks", nargs="*", default=[VGG19, "fastgaze-vgg11", "densegaze"], choices=FAMILY)
     parser.add_argument("--curve", nargs="*", default=["fastgaze-vgg11"], help="the networks that are cut")
     parser.add_argument("--ways", nargs="*", default=list(ways()), choices=list(ways()))
     parser.add_argument("--ratios", nargs="*", type=float, default=[2, 5, 10, 20, 30])
@@ -184,7 +202,8 @@ class Run:
         fit = Fit(limit=Limit(steps=given.teacher_steps, seconds=2 * given.seconds_per_stage), learning_rate=3e-3)
         network, record = mobile_teacher(self.pool, weights, self.size, given.teacher_batch_size, fit, 3e-4)
         self.weights[name] = half_precision(network)
-        self.score(name, [network], half(self.size), trained=record)
+        facts = {"macs": multiply_adds(network, half(self.size)), "shapes": shapes_of(network)}
+        self.score(name, [network], half(self.size), trained=record, **facts)
         return network
 
     def taught(self, teachers: list[nn.Module], views: Views, size: tuple[int, int] | None = None) -> Views:
@@ -216,7 +235,7 @@ class Run:
         network.load_state_dict(single_precision(self.weights[name]))
         return network.to(self.device).eval()
 
-    def curve(self, name: str, network: nn.Module, views: Views) -> None:
+    def curve(self, name: str, network: nn.Module, views: Views, size: tuple[int, int]) -> None:
         """Cut a network in every way to every budget, each from the one before, and train all of them equally."""
         given = self.arguments
         network.to(memory_format=torch.contiguous_format)
@@ -226,10 +245,10 @@ class Run:
             picture=chosen, mirrored=torch.zeros_like(chosen, dtype=torch.bool),
             box=torch.tensor([0.0, 0.0, 1.0, 1.0], device=self.device).expand(len(chosen), 4),
         )  # fmt: skip
-        pixels, counts = calibration.pixels(self.pool, self.size), calibration.counts(self.pool)
+        pixels, counts = calibration.pixels(self.pool, size), calibration.counts(self.pool)
         pairs = zip(pixels.split(16), counts.split(16), strict=True)
         samples = [(pixels.contiguous(), counts) for pixels, counts in pairs if len(pixels) == min(16, len(chosen))]
-        budgets = budgets_of(network, self.size, given.ratios)
+        budgets = budgets_of(network, size, given.ratios)
         left = {way: (cut, network) for way, cut in ways().items() if way in given.ways}
         for ratio, budget in zip(given.ratios, budgets, strict=True):
             for way, (cut, current) in list(left.items()):
@@ -237,28 +256,29 @@ class Run:
                 if time.perf_counter() - self.started > given.total_seconds:
                     self.note(row, {"skipped": f"after {given.total_seconds:g} s"})
                     continue
-                found = self._tried(row, partial(self._cut, row, cut, current, budget, samples, views))
+                found = self._tried(row, partial(self._cut, row, cut, current, budget, samples, views, size))
                 if found is None:
                     del left[way]
                     continue
                 left[way] = cut, found
-                if way == "ours" and ratio >= 5:
+                if way == "ours" and (ratio >= 5 or name == MOBILE):
                     self.weights[row] = half_precision(found)
         self.write_weights()
 
     def _cut(
-        self, row: str, cut: Callable[..., nn.Module], network: nn.Module, budget: int, samples: list[Any], views: Views
-    ) -> nn.Module:
+        self, row: str, cut: Callable[..., nn.Module], network: nn.Module, budget: int, samples: list[Any],
+        views: Views, size: tuple[int, int],
+    ) -> nn.Module:  # fmt: skip
         """Cut a network, train what is left, and score it."""
         given, started = self.arguments, time.perf_counter()
         torch.manual_seed(given.seed)
-        small = cut(network, budget, samples, self.size).requires_grad_(True)
+        small = cut(network, budget, samples, size).requires_grad_(True)
         seconds, after_cut = time.perf_counter() - started, loss_on(small, samples)
         fit = Fit(limit=Limit(steps=given.steps), learning_rate=given.learning_rate)
-        trained = distil(small, self.pool, views, self.size, given.batch_size, fit)
+        trained = distil(small, self.pool, views, size, given.batch_size, fit)
         small.to(memory_format=torch.contiguous_format)
-        facts = {"macs": multiply_adds(small, self.size), "budget": budget, "shapes": shapes_of(small)}
-        self.score(row, [small], self.size, trained=trained, cut_seconds=seconds, loss_after_cut=after_cut, **facts)
+        facts = {"macs": multiply_adds(small, size), "budget": budget, "shapes": shapes_of(small)}
+        self.score(row, [small], size, trained=trained, cut_seconds=seconds, loss_after_cut=after_cut, **facts)
         return small
 
     def _tried(self, row: str, attempt: Callable[[], nn.Module]) -> nn.Module | None:

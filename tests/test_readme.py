@@ -9,14 +9,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_tables_are_those_of_the_results() -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/benchmarks.md"])
+def test_the_tables_are_those_of_the_results(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if not (ROOT / "benchmarks" / "results" / "recipes.json").exists():
         pytest.skip("no results: run benchmarks/bench_recipes.py")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     spec = importlib.util.spec_from_file_location("readme_tables", ROOT / "benchmarks" / "readme_tables.py")
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
-    readme = (ROOT / "README.md").read_text()
-    assert tables.current(readme) == readme, "run `python benchmarks/readme_tables.py`"
+    assert tables.current(page) == (ROOT / page).read_text(), "run `python benchmarks/readme_tables.py`"
 
 
 def test_links_lead_somewhere() -> None:

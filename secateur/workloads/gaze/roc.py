@@ -1,4 +1,4 @@
-"""Areas under ROC curves of fixated cells against other cells, in one pass over the maps and exact at ties.
+"""Areas under ROC curves of fixated cells against other cells, exact at ties.
 
 Every function takes ``saliency`` [batch, rows, columns], any map whose order counts, and ``counts`` [batch, rows,
 columns], the number of fixations in each cell, and returns [batch], nan for a picture without fixations. A map with nan
@@ -8,15 +8,13 @@ arXiv 1604.03605; Kuemmerer et al. 2018, arXiv 1704.08615).
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int32, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from secateur.errors import DataError
 from secateur.workloads.gaze.metrics import Maps, Scores, by_parts
-
-MAX_BUCKETS = 2**15
-BLOCK = 2**15
 
 
 def auc(saliency: Maps, counts: Maps) -> Scores:
@@ -87,19 +85,18 @@ def _against_all(saliency: Maps, counts: Maps) -> Scores:
 
 
 def _against_unfixated(saliency: Maps, counts: Maps) -> Scores:
-    fixated = _fixated(saliency, counts)
-    below, _ = _standing(saliency.flatten(1), fixated, None)
-    keys, place = torch.unique(fixated.keys(), return_inverse=True)
-    num_unfixated = saliency[0].numel() - torch.bincount(fixated.picture, minlength=len(counts)).double()
-    ordered = fixated.keys().sort().values
-    first = torch.searchsorted(fixated.picture, torch.arange(len(counts), device=counts.device))
-    unfixated = below - (torch.searchsorted(ordered, fixated.keys()) - first[fixated.picture])
-    at = torch.zeros(len(keys), dtype=torch.float64, device=keys.device).scatter(0, place, unfixated)
-    owner = torch.zeros_like(keys).scatter(0, place, fixated.picture)
-    following, last = at.roll(-1), owner.roll(-1) != owner
-    last[-1:] = True
-    higher = torch.where(last, num_unfixated[owner], following)[place]
-    return fixated.mean((unfixated + higher) / (2 * num_unfixated[fixated.picture])).to(counts.dtype)
+    fixated, values = _fixated(saliency, counts), _ordered(saliency.flatten(1))
+    scores = [_between_thresholds(row, own) for row, own in zip(values, fixated.by_picture(), strict=True)]
+    return fixated.mean(torch.cat(scores)).to(counts.dtype)
+
+
+def _between_thresholds(values: Float[Tensor, " cells"], fixated: Float[Tensor, " fixated"]) -> Float64[Tensor, " _"]:
+    """Return, for every fixated value of a picture, the share of unfixated cells between it and the next higher one."""
+    thresholds, place = torch.unique(fixated, return_inverse=True)
+    below = _searched(values, thresholds) - _searched(fixated.sort().values, thresholds)
+    num_unfixated = len(values) - len(fixated)
+    following = torch.cat([below[1:], below.new_full((min(1, len(below)),), num_unfixated)])
+    return ((below + following).double() / (2 * num_unfixated))[place]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,10 +108,9 @@ class _Fixated:
     weights: Float64[Tensor, " cells"]
     num_pictures: int
 
-    def keys(self) -> Int64[Tensor, " cells"]:
-        """Number the cells so that numbers are ordered by picture, then by value; equal values have one number."""
-        levels, rank = torch.unique(self.values, return_inverse=True)
-        return self.picture * len(levels) + rank
+    def by_picture(self) -> tuple[Float[Tensor, " _"], ...]:
+        """Return each picture's values."""
+        return torch.split(self.values, torch.bincount(self.picture, minlength=self.num_pictures).tolist())
 
     def mean(self, scores: Float64[Tensor, " cells"]) -> Float64[Tensor, " pictures"]:
         """Return each picture's mean over its fixations."""
@@ -135,55 +131,42 @@ def _fixated(saliency: Maps, counts: Maps) -> _Fixated:
 def _standing(
     values: Float[Tensor, "batch cells"], fixated: _Fixated, weights: Float64[Tensor, "batch cells"] | None
 ) -> tuple[Float64[Tensor, " fixated"], Float64[Tensor, " fixated"]]:
-    """Weigh, for every fixated value, its picture's values below it and those equal to it.
+    """Weigh, for every fixated value, its picture's values below it and those equal to it."""
+    if weights is None:
+        ordered = _ordered(values)
+        masses: Tensor | None = None
+    else:
+        order = values.argsort(1)
+        ordered = _without_nan(values.gather(1, order))
+        masses = torch.cat([weights.new_zeros(len(weights), 1), weights.gather(1, order).cumsum(1)], dim=1)
+    below, equal = [], []
+    for number, own in enumerate(fixated.by_picture()):
+        least, most = (_searched(ordered[number], own, right=right) for right in (False, True))
+        if masses is not None:
+            least, most = masses[number, least], masses[number, most]
+        below.append(least.double())
+        equal.append((most - least).double())
+    return torch.cat(below), torch.cat(equal)
 
-    Values fall into buckets of equal width between the picture's lowest and highest fixated value. Rounding keeps the
-    order, so that whole buckets below a fixated value's own are below it; only values in buckets that hold a fixated
-    value are compared one by one. That is one counting pass where sorting all cells would take some twenty.
-    """
-    if bool(values.sum().isnan()) and bool(values.isnan().any()):
+
+def _ordered(values: Float[Tensor, "batch cells"]) -> Float[Tensor, "batch cells"]:
+    """Return the values of each picture in order; on a processor by NumPy, whose sorting is vectorised."""
+    if values.device.type == "cpu":
+        return _without_nan(torch.from_numpy(np.sort(values.detach().numpy(), axis=1)))
+    return _without_nan(values.sort(1).values)
+
+
+def _without_nan(ordered: Float[Tensor, "batch cells"]) -> Float[Tensor, "batch cells"]:
+    """Return values in order, among which nan would be the last, unless there is any."""
+    if bool(ordered[:, -1].isnan().any()):
         raise DataError("saliency maps", "nan", "numbers", "Look for what makes the map undefined.")
-    num_pictures, num_values = values.shape
-    num_buckets = min(MAX_BUCKETS, 4 * num_values)
-    least, scale = _span(fixated, num_buckets)
-    start = torch.arange(num_pictures, device=values.device, dtype=torch.int32) * (num_buckets + 2)
-    bucket = torch.empty(values.shape, dtype=torch.int32, device=values.device)
-    for first in range(0, num_values, BLOCK):
-        some, places = values[:, first : first + BLOCK], bucket[:, first : first + BLOCK]
-        places.copy_((some - least[:, None]).mul_(scale[:, None]).clamp_(-1, num_buckets).add_(1))
-    bucket = bucket.add_(start[:, None]).flatten()
-    own = (fixated.values - least[fixated.picture]).mul_(scale[fixated.picture]).clamp_(-1, num_buckets).add_(1).int()
-    own += start[fixated.picture]
-    heights = torch.bincount(
-        bucket, None if weights is None else weights.reshape(-1), minlength=num_pictures * (num_buckets + 2)
-    )
-    heights = heights.view(num_pictures, -1)
-    lower = (heights.cumsum(1) - heights).flatten()[own].double()
-    near = _holding(own, heights.numel()).index_select(0, bucket).nonzero().squeeze(1)
-    levels, rank = torch.unique(torch.cat([values.flatten()[near], fixated.values]), return_inverse=True)
-    picture = torch.cat([near // num_values, fixated.picture])
-    keys, wanted = (picture * len(levels) + rank).tensor_split([len(near)])
-    keys, order = keys.sort()
-    masses = torch.ones(len(near), dtype=torch.float64, device=values.device)
-    masses = masses if weights is None else weights.reshape(-1)[near[order]]
-    upto = torch.cat([masses.new_zeros(1), masses.cumsum(0)])
-    before, after = (upto[torch.searchsorted(keys, wanted, right=right)] for right in (False, True))
-    return lower + before - upto[torch.searchsorted(bucket[near[order]], own)], after - before
+    return ordered
 
 
-def _holding(buckets: Int32[Tensor, " fixated"], num_buckets: int) -> Bool[Tensor, " buckets"]:
-    """Mark the buckets that hold a fixated value."""
-    marks = torch.zeros(num_buckets, dtype=torch.bool, device=buckets.device)
-    marks[buckets] = True
-    return marks
-
-
-def _span(fixated: _Fixated, num_buckets: int) -> tuple[Float[Tensor, " pictures"], Float[Tensor, " pictures"]]:
-    """Return each picture's lowest finite fixated value, and how many buckets there are in one unit of value."""
-    finite, picture = fixated.values.isfinite(), fixated.picture
-    empty = fixated.values.new_zeros(fixated.num_pictures)
-    chosen, owner = fixated.values[finite], picture[finite]
-    least, most = (
-        empty.scatter_reduce(0, owner, chosen, reduce, include_self=False) for reduce in ("amin", "amax")
-    )  # fmt: skip
-    return least, (num_buckets / (most - least)).clamp(max=torch.finfo(least.dtype).max)
+def _searched(
+    ordered: Float[Tensor, " cells"], values: Float[Tensor, " _"], *, right: bool = False
+) -> Int64[Tensor, " _"]:
+    """Return how many of the values in order are below each of some, or, from the right, at most as high."""
+    if ordered.device.type == "cpu":
+        return torch.from_numpy(ordered.numpy().searchsorted(values.detach().numpy(), "right" if right else "left"))
+    return torch.searchsorted(ordered, values, right=right)

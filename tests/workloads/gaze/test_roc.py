@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.errors import DataError
-from secateur.workloads.gaze import metrics, roc
+from secateur.workloads.gaze import metrics
 from secateur.workloads.gaze.roc import auc, auc_borji, auc_judd, random_cells, shuffled_auc
 
 seeds = st.integers(0, 2**31 - 1)
@@ -108,8 +108,6 @@ def test_large_maps_are_looked_at_in_parts_with_the_same_result(monkeypatch):
     maps, counts = random_maps(5, "normal", batch=5, rows=40, columns=50)
     whole = [measure(maps, counts) for measure in (auc, auc_judd)]
     monkeypatch.setattr(metrics, "MAX_CELLS", 4000)
-    monkeypatch.setattr(roc, "MAX_BUCKETS", 64)
-    monkeypatch.setattr(roc, "BLOCK", 700)
     for measure, expected in zip((auc, auc_judd), whole, strict=True):
         torch.testing.assert_close(measure(maps, counts), expected, rtol=0, atol=0)
 

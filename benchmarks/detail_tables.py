@@ -1,0 +1,178 @@
+"""Tables of docs/benchmarks.md from benchmarks/results/*.json; `readme_tables` writes them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+NAMES = {"resnet56": "ResNet-56", "gaze": "gaze network"}
+
+
+def details() -> str:
+    """Return the tables that stand between the page's markers."""
+    lines = ["## Cut at once, without training", "", *pruning_quality(), "", "## Signals against the oracle", ""]
+    lines += [*signal_oracle(), "", "## The stopwatch", "", *stopwatch()]
+    precise = precision()
+    return "\n".join([*lines, *(["", "## Precision and storage", *precise] if precise else [])]) + "\n"
+
+
+def pruning_quality() -> list[str]:
+    """Return the table of what is left of networks that are cut at once, in our ways and in the peer's."""
+    found = json.loads((RESULTS / "pruning_quality.json").read_text())
+    return [
+        f"Trained CIFAR-10 networks cut at once, without fine-tuning (`benchmarks/pruning_quality.py`): accuracy in per"
+        f" cent on {found['num_test']:,} test images, mean and half the range over draws of {found['num_calibration']}"
+        f" calibration images. Uncut: {uncut(found['rows'])}. All have their batch statistics measured again where"
+        " that helps, but for those of Torch-Pruning as it leaves them. Torch-Pruning does not follow the padded"
+        " shortcuts of these networks and cuts inside the blocks only, as `inner` does.",
+        "",
+        *accuracies(found["rows"]),
+    ]
+
+
+def uncut(rows: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{r['network']} {100 * r['accuracy']:.1f} %" for r in rows if r["way"] == "uncut")
+
+
+def accuracies(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a table of accuracies, a way a row and a network and budget a column."""
+    cells: dict[str, dict[tuple[str, float], list[float]]] = {}
+    for row in rows:
+        if row["way"] != "uncut":
+            cells.setdefault(row["way"], {}).setdefault((row["network"], row["ratio"]), []).append(row["accuracy"])
+    columns = sorted({key for values in cells.values() for key in values})
+    best = {key: max(sum(v[key]) / len(v[key]) for v in cells.values() if key in v) for key in columns}
+
+    def cell(values: dict[tuple[str, float], list[float]], key: tuple[str, float]) -> str:
+        if key not in values:
+            return ""
+        own = values[key]
+        mean = sum(own) / len(own)
+        text = f"{100 * mean:.1f}" + (f" ± {50 * (max(own) - min(own)):.1f}" if len(own) > 1 else "")
+        return f"**{text}**" if mean == best[key] else text
+
+    return [
+        "| way | " + " | ".join(f"{network}, 1/{ratio:g} of the MACs" for network, ratio in columns) + " |",
+        "|---|" + "---|" * len(columns),
+        *(f"| {way} | " + " | ".join(cell(values, key) for key in columns) + " |" for way, values in cells.items()),
+    ]
+
+
+def signal_oracle() -> list[str]:
+    """Return the table of signals against the loss that removing each channel really adds."""
+    found = json.loads((RESULTS / "signal_oracle.json").read_text())
+    rows = found["signals"]
+    combined = sorted((name for name in rows if "/" in name), key=lambda name: -rows[name]["change"])
+    # Many combinations are the same in other words: the first of each stands for them.
+    first = {tuple(rows[name].values()): name for name in reversed(combined)}
+    different = sorted(first.values(), key=combined.index)
+    named = sorted((name for name in rows if "/" not in name), key=lambda name: -rows[name]["change"])
+    return [
+        f"Rank correlation with the change of the loss when one channel is removed: {found['num_channels']} channels of"
+        f" {found['network']} in {found['num_groups']} groups, {found['num_samples']} images for the signals and as"
+        " many others for the loss, true labels, no fine-tuning (`benchmarks/signal_oracle.py`). Of all"
+        f" {len(combined)} combinations of the four tables the five best different ones are listed:",
+        "",
+        "| signal | size of the change | the same, within groups | rise |",
+        "|---|---|---|---|",
+        *(f"| `{name}` | {rows[name]['change']:.2f} | {rows[name]['within']:.2f} | {rows[name]['rise']:.2f} |"
+          for name in [*named, *different[:5]]),
+        "",
+        f"Two halves of the test images agree on the size to {found['halves']['change']:.2f}, on the rise to"
+        f" {found['halves']['rise']:.2f}.",
+    ]  # fmt: skip
+
+
+def stopwatch() -> list[str]:
+    """Return the table of comparisons whose truth is known."""
+    file = RESULTS / "stopwatch_synthetic.json"
+    worlds = json.loads(file.read_text())["synthetic"]
+    trials = next(iter(worlds.values()))["null_trials"]
+    lines = [
+        f"The paired comparison where the truth is known (`benchmarks/stopwatch.py synthetic`, {trials} comparisons"
+        " each, on clocks that only engines move): how often the 95 % interval holds it, how often a difference is"
+        " claimed between equals, how often one of 3 % is found; beside it the interval of A timed first, then B.",
+        "",
+        "| machine | at most, s | equals: holds | claimed | 3 %: holds | found | A, then B: holds | worst error |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in worlds.items():
+        claimed = row["null_faster"] + row["null_slower"]
+        lines.append(
+            f"| {name} | {row['max_s']:.0f} | {row['null_coverage']:.0%} | {claimed:.0%} | {row['planted_coverage']:.0%} "
+            f"| {row['planted_faster']:.0%} | {row['sequential_null_coverage']:.0%} "
+            f"| {row['sequential_worst_error']:.0%} |"
+        )
+    return lines
+
+
+def precision() -> list[str]:
+    """Return the tables of quantisation and packing, as far as they were measured."""
+    lines: list[str] = []
+    for name, told in (("quantisation", quantisation), ("packing", packing)):
+        file = RESULTS / f"{name}.json"
+        if file.exists():
+            lines += ["", *told(json.loads(file.read_text()))]
+    return lines
+
+
+def quantisation(found: dict[str, Any]) -> list[str]:
+    """Return the table of pruning alone, quantisation alone and both; speed-ups are there where they were timed."""
+    timed = {(row["file"], row["backend"]): row for row in found["latency"]}
+    lines = [
+        "Eight bits after training, ours and the peers' from the same float32 files and calibration samples"
+        f" (`benchmarks/quantisation.py`, up to {found['num_test']:,} test samples). Lost: what the primary metric, in"
+        " per cent, is below the float32 network of the same state, with 95 % intervals. Speed-up: over"
+        " that network, and of pruned float32 networks over the whole one; one thread, one sample.",
+        "",
+        "| network | precision by | size, packed | " + " | ".join(
+            f"{title}: lost | speed-up" for title in RUNTIMES.values()) + " |",
+        "|---|---|---|" + "---|---|" * len(RUNTIMES),
+    ]  # fmt: skip
+    for row in found["rows"]:
+        cells = []
+        for runtime in RUNTIMES:
+            lost = row["lost"][runtime]
+            at_all = f"{100 * row['quality'][runtime]:.1f} % kept"
+            percent = [100 * lost[key] for key in ("value", "low", "high")]
+            cells.append(at_all if row["by"] == "float32" else "{:.2f} ({:.2f} to {:.2f})".format(*percent))
+            latency = timed.get((row["file"], runtime))
+            cells.append("" if latency is None else f"{latency['speedup']['value']:.2f}")
+        sizes = f"{row['size_bytes'] / 1e3:,.0f} kB, {row['packed_bytes'] / 1e3:,.0f} kB"
+        named = f"{NAMES[row['network']]}, {row['state']}"
+        by = row["by"] if row["by"].startswith(("secateur", "float")) else f"{row['by']} {row['version']}"
+        lines.append(f"| {named} | {by} | {sizes} | {' | '.join(cells)} |")
+    return lines
+
+
+def packing(found: dict[str, Any]) -> list[str]:
+    """Return the tables of sizes, and of products on the coded form."""
+    lines = [
+        "Packed files (`benchmarks/packing.py`): kilobytes, what zstd makes of the same file, what no code of single"
+        " values can do without for its tensors, and the metric of the unpacked file in per cent, without training.",
+        "",
+        "| network | weights | archive | zstd -19 | entropy | of the uncut weights | metric |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {NAMES[row['network']]}, {row['state']} | {row['way']} | {row['archive_bytes'] / 1e3:,.0f} "
+        f"| {row['zstd_bytes']['file'] / 1e3:,.0f} | {row['entropy_bytes'] / 1e3:,.0f} "
+        f"| {row['ratio_of_weights']:.1%} | {100 * row['quality']:.1f} |"
+        for row in found["rows"]
+    ]
+    shape = " x ".join(str(length) for length in found["product_shape"])
+    lines += [
+        "",
+        f"A product of a {shape} matrix of 33 values with a vector, in milliseconds, and what the matrix takes:",
+        "",
+        "| zeros | dense | sparse (CSR) | ham | sham |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['zeros']:.0%} | " + " | ".join(
+            f"{1e3 * row[f'{form}_s']:.2f} ms, {row[f'{form}_bytes'] / 1e3:,.0f} kB"
+            for form in ("dense", "csr", "ham", "sham")) + " |"
+        for row in found["products"]
+    ]  # fmt: skip
+    return lines
