@@ -100,8 +100,8 @@ def stopwatch() -> list[str]:
     for name, row in worlds.items():
         claimed = row["null_faster"] + row["null_slower"]
         lines.append(
-            f"| {name} | {row['max_s']:.0f} | {row['null_coverage']:.0%} | {claimed:.0%} | {row['planted_coverage']:.0%} "
-            f"| {row['planted_faster']:.0%} | {row['sequential_null_coverage']:.0%} "
+            f"| {name} | {row['max_s']:.0f} | {row['null_coverage']:.0%} | {claimed:.0%} "
+            f"| {row['planted_coverage']:.0%} | {row['planted_faster']:.0%} | {row['sequential_null_coverage']:.0%} "
             f"| {row['sequential_worst_error']:.0%} |"
         )
     return lines

@@ -146,6 +146,26 @@ def pruning_healed() -> list[str]:
         "Ours (Fisher signal, hierarchical allocation, least squares) with one part exchanged:",
         "",
         *accuracies(ablation),
+        "",
+        *pruning_healed_long(),
+    ]
+
+
+def pruning_healed_long() -> list[str]:
+    """Return what the first rows of a longer fine-tuning say, at the learning rate that was best for uniform widths."""
+    found = json.loads((RESULTS / "pruning_healed_long.json").read_text())
+    cut = [row for row in found["rows"] if row["way"] != "uncut"]
+    uniform = {ratio: max(r["accuracy"] for r in cut if r["ratio"] == ratio and "rate" in r) for ratio in (4.0, 10.0)}
+    others = {(row["way"], row["ratio"]): row["accuracy"] for row in cut if "rate" not in row}
+    told = [
+        f"at 1/{ratio:g} of the MACs ours {100 * others['ours', ratio]:.1f} %, uniform width {100 * best:.1f} %"
+        for ratio, best in uniform.items()
+    ]
+    peer = 100 * others["Torch-Pruning, GroupMagnitude", 4.0]
+    return [
+        f"Long fine-tuning evens ways out. {cut[0]['network']} after {cut[0]['steps']} steps of {cut[0]['batch_size']}"
+        f" images, one seed, uniform width at the best of its learning rates (one {found['device']}): {told[0]},"
+        f" GroupMagnitude {peer:.1f} %; {told[1]}.",
     ]
 
 
