@@ -165,12 +165,13 @@ def test_doctor_lists_every_backend(
 
 
 def test_the_recipe_knows_every_backend() -> None:
-    from typing import get_args
-
     from secateur.backends import BACKENDS
-    from secateur.recipe import BackendName
+    from secateur.recipe import BuildSettings, MeasureSettings
 
-    assert set(get_args(BackendName)) == set(BACKENDS)
+    assert BuildSettings(backends=list(BACKENDS)).backends == list(BACKENDS)
+    assert {MeasureSettings(backend=name).backend for name in BACKENDS} == set(BACKENDS)
+    with pytest.raises(ValueError, match="one of torch, "):
+        MeasureSettings(backend="onnx")
 
 
 def test_the_recipe_knows_every_signal_and_component() -> None:

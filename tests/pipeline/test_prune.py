@@ -297,7 +297,9 @@ def test_fisher_beats_norms_and_chance_on_a_trained_network_and_real_pictures(sh
     module = resnet20(shared_data / "models/cifar10_resnet_akamaster/resnet20-12fca82f.th").eval()
     model = Model(module=module, example_inputs=(torch.zeros(2, 3, 32, 32),))
     fisher, norm, chance = (
-        Prune(keep=0.7, rounds=1, signal=signal, samples=64, batch_size=32)(model, classification_task(), data)[1]
+        Prune(keep=0.7, rounds=1, compensation="none", signal=signal, samples=64, batch_size=32)(
+            model, classification_task(), data
+        )[1]
         for signal in ("fisher", "l2", "random")
     )
     assert fisher.macs_after <= 0.7 * fisher.macs_before
@@ -446,12 +448,14 @@ def test_latencies_are_a_budget_like_any_other() -> None:
 @pytest.mark.parametrize("keep", [None, 0.2])
 def test_pruning_stops_where_the_loss_would_rise_too_far(keep: float | None) -> None:
     model, allowed = trained(), 0.05
-    _, result = Prune(keep=keep, allowed_loss=allowed, rounds=2)(model, TASK, DATA)
+    _, result = Prune(keep=keep, allowed_loss=allowed, rounds=2, compensation="none")(model, TASK, DATA)
     before = result.rounds[0].loss_before
     assert all(r.loss_after_cut <= before + allowed for r in result.rounds)
     assert [r.stopped for r in result.rounds] == [False] * (len(result.rounds) - 1) + [True]
     assert result.macs_after < 0.9 * result.macs_before
-    _, further = Prune(keep=0.95 * result.macs_after / result.macs_before, rounds=1)(model, TASK, DATA)
+    further = Prune(keep=0.95 * result.macs_after / result.macs_before, rounds=1, compensation="none")(
+        model, TASK, DATA
+    )[1]
     assert further.rounds[0].loss_after_cut > before
 
 
@@ -459,7 +463,8 @@ def test_a_loss_that_allows_nothing_cuts_nothing_and_one_that_allows_all_changes
     damaged = Prune(keep=0.5, rounds=1, allowed_loss=1e6)(trained(), TASK, DATA)[1]
     assert damaged.widths_after == Prune(keep=0.5, rounds=1)(trained(), TASK, DATA)[1].widths_after
     assert not damaged.rounds[0].stopped
-    _, same = Prune(keep=0.05, rounds=1, allowed_loss=0.0, batch_norm=False, signal="random")(trained(), TASK, DATA)
+    bare = Prune(keep=0.05, rounds=1, allowed_loss=0.0, compensation="none", batch_norm=False, signal="random")
+    _, same = bare(trained(), TASK, DATA)
     assert same.macs_after > 0.9 * same.macs_before
 
 

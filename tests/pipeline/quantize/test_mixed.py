@@ -13,7 +13,7 @@ from torch import nn
 
 from secateur.artifacts import Model
 from secateur.backends import BACKENDS
-from secateur.backends.measure import Stopwatch, WarmUp
+from secateur.backends.measure import Stopping, Stopwatch, WarmUp
 from secateur.errors import BudgetError, ExportError
 from secateur.layer_precision import LayerPrecisions
 from secateur.pipeline.export import export
@@ -162,7 +162,8 @@ def test_layers_are_timed_in_every_precision(name: str, target: str, case: Calla
     timed = LayerPrecisions(
         backend=BACKENDS["onnxruntime"],
         stopwatch=Stopwatch(
-            duration_s=0.001, least_calls=2, warm_up=WarmUp(least_s=0.0, most_s=0.001, window_s=0.001, agreement=1.0)
+            stopping=Stopping(least_calls=2, least_s=0.0, most_s=0.001),
+            warm_up=WarmUp(least_s=0.0, most_s=0.001, window_s=0.001, agreement=1.0),
         ),
     )  # fmt: skip
     found = timed(calibrated, list(PRECISIONS))

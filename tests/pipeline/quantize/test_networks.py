@@ -96,7 +96,7 @@ def test_tensorrt_for_rtx_computes_every_layer_in_integers(
     assert result.status == "built"
     assert result.options["compute_capabilities"] == "8.9"
     assert read_inputs(found.exported.path)[0].dtype == np.float32
-    told = log_of("tensorrt_rtx").layers or ""
+    told = log_of("tensorrt_rtx").told or ""
     layers = [line for line in re.split(r"^Name: ", told, flags=re.MULTILINE) if "LayerType: " in line]
     products = [line for line in layers if re.search(r"LayerType: (correlation|gemm)", line)]
     integers = [line for line in products if "Datatype: Int8" in line.partition("Outputs:")[0]]
