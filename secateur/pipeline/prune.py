@@ -163,10 +163,8 @@ class Prune:
                 if done is None or done.stopped:
                     break
         return current, PruneResult(
-            macs_before=start.macs(),
-            macs_after=structure.macs(),
-            parameters_before=start.parameters(),
-            parameters_after=structure.parameters(),
+            macs_before=start.macs(), macs_after=structure.macs(),
+            parameters_before=start.parameters(), parameters_after=structure.parameters(),
             widths_before=start.widths,
             widths_after={name: len(current.kept.get(name, range(width))) for name, width in start.widths.items()},
             floors={group.name: group.allowed_width(work.floors.get(group.name, 0)) for group in start.groups},
@@ -174,7 +172,7 @@ class Prune:
             rounds=tuple(rounds),
             dead=None if emptied is None else emptied[1],
             pinned=start.pinned,
-        )
+        )  # fmt: skip
 
     def _targets(self, whole: int, final: int) -> Iterable[int]:
         """Return the budgets of the rounds; one at a time it is the last one again and again."""
@@ -267,10 +265,7 @@ class _Work:
         self, structure: Structure, scores: Mapping[str, Tensor], losses: Mapping[str, float], target: int,
         highest: float | None, settled: Callable[[Mapping[str, Tensor]], Settled],
     ) -> tuple[int, dict[str, Tensor]]:  # fmt: skip
-        """Return the channels that stay at the target or, where the loss would rise too far, at the least cost above.
-
-        With them comes the budget that they were found for.
-        """
+        """Return the least budget from the target up at which the loss is allowed, and the channels that stay at it."""
         branching = Branching(allocator=self.settings.allocator, cost=self.limited.cost, losses=losses)
 
         def kept(budget: int) -> dict[str, Tensor]:
