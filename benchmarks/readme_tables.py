@@ -18,8 +18,8 @@ def tables() -> str:
     recipes = json.loads((RESULTS / "recipes.json").read_text())
     teacher = json.loads((RESULTS / "gaze_teacher.json").read_text())
     lines = [
-        "| recipe | test samples | MACs | parameters | latency | speed-up (95 % interval) | quality | verdict |",
-        "|---|---|---|---|---|---|---|---|",
+        "| recipe | samples | MACs | parameters | latency | speed-up (95 % interval) | quality | verdict | machine |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, run in recipes.items():
         speedup, metric = run["speedup"], METRICS.get(run["primary"], run["primary"])
@@ -29,13 +29,12 @@ def tables() -> str:
             f"| {run['parameters_before'] / 1e3:,.0f} k → {run['parameters_after'] / 1e3:,.0f} k "
             f"| {run['latency_before_s'] * 1e3:.2f} → {run['latency_after_s'] * 1e3:.2f} ms "
             f"| {speedup['value']:.2f} ({speedup['low']:.2f} to {speedup['high']:.2f}) "
-            f"| {metric} {run['metric_before']:.4f} → {run['metric_after']:.4f} | {run['verdict']} |"
+            f"| {metric} {run['metric_before']:.4f} → {run['metric_after']:.4f} | {run['verdict']} "
+            f"| {run['machine']['cpu']}, {run['machine']['num_cores']} cores |"
         )
-    machines = {(run["machine"]["cpu"], run["machine"]["num_cores"]) for run in recipes.values()}
-    told = "; ".join(f"{cpu}, {cores} cores" for cpu, cores in sorted(machines))
     lines += [
         "",
-        f"Measured with ONNX Runtime, one thread, batch 1 ({told}) by `benchmarks/bench_recipes.py`.",
+        "Measured with ONNX Runtime, one thread, batch 1, by `benchmarks/bench_recipes.py`.",
         "",
         "The gaze network that both gaze recipes start from, on pictures that it was not trained on"
         " (`benchmarks/train_gaze_teacher.py`):",

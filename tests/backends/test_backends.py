@@ -170,18 +170,22 @@ def test_memory_stays_where_it_was(backend: Backend, built: Built) -> None:
     process = psutil.Process()
 
     def grown(work: Callable[[], object], times: int) -> int:
+        """Return the least growth of three rounds: a leak grows in each, an allocator's pool in one."""
         work()
-        before = process.memory_info().rss
-        for _ in range(times):
-            work()
-        gc.collect()
-        return process.memory_info().rss - before
+        rounds = []
+        for _ in range(3):
+            before = process.memory_info().rss
+            for _ in range(times):
+                work()
+            gc.collect()
+            rounds.append(process.memory_info().rss - before)
+        return min(rounds)
 
     with backend.load(result, folder) as engine:
         inputs = (np.zeros((64, 3, 24, 24), np.float32),)
         weight = inputs[0].nbytes
         assert grown(lambda: engine.run(inputs), 20) < 12 * weight, "calls leave their inputs or activations behind"
-    assert grown(lambda: backend.load(result, folder).close(), 5) < 64 * 2**20
+    assert grown(lambda: backend.load(result, folder).close(), 3) < 64 * 2**20
 
 
 @backends
