@@ -59,6 +59,11 @@ class LayerPractice(Record):
     provider: str = ""
 
     @property
+    def seconds(self) -> float:
+        """What it took; what the roofline allows where the profile does not say."""
+        return self.predicted_s if self.measured_s is None else self.measured_s
+
+    @property
     def intensity(self) -> float:
         """Multiply-adds a byte."""
         return self.macs / self.num_bytes if self.num_bytes else math.inf

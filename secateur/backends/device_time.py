@@ -4,12 +4,14 @@ Host clocks see launches, copies and waiting as one. Events are stamped by the d
 that the three parts add up to what the device was busy with, and no kernel is left running when the clock stops.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
+from secateur.backends.cuda import Event
 from secateur.backends.protocol import Engine
 from secateur.errors import BackendError
 
@@ -21,6 +23,15 @@ class DeviceTimes:
     upload_s: float
     compute_s: float
     download_s: float
+
+    @staticmethod
+    def between(events: Sequence[Event]) -> "DeviceTimes":
+        """Read the four events before the upload, before and after the computation, and after the download."""
+        first, second, third, last = events
+        return DeviceTimes(
+            upload_s=second.seconds_since(first), compute_s=third.seconds_since(second),
+            download_s=last.seconds_since(third),
+        )  # fmt: skip
 
     @property
     def total_s(self) -> float:

@@ -13,9 +13,9 @@ from secateur.backends.engine_parity import engine_parity
 from secateur.backends.machine import processor
 from secateur.backends.onnx_file import OnnxInput, random_inputs, read_inputs, read_whole
 from secateur.backends.onnxruntime_engine import BoundOnnxRuntimeEngine, OnnxRuntimeEngine, places_of
-from secateur.backends.protocol import BuildOptions, Engine, Missing, engine_file, first_line, require
+from secateur.backends.protocol import BuildOptions, Engine, Missing, engine_file, first_line, require, write_engine
 from secateur.errors import BackendError
-from secateur.storage import read, sha256, write
+from secateur.storage import read
 
 Provider = Literal["CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"]
 Optimisation = Literal["none", "basic", "extended", "all"]
@@ -110,21 +110,12 @@ class OnnxRuntime:
             options.progress("place", 2, 3)
             arrays = random_inputs(inputs, options.batch_size, options.seed, options.sizes)
             places = places_of(engine.profile(arrays, num_calls=1))
-        path = folder / f"{onnx_file.stem}.{self.name}.onnx"
-        write(path, content)
+        result = write_engine(
+            self, folder / f"{onnx_file.stem}.{self.name}.onnx", content,
+            options={**self._told(), "nodes": places}, build_s=build_s, parity=parity,
+        )  # fmt: skip
         options.progress("done", 3, 3)
-        return EngineResult(
-            backend=self.name,
-            backend_version=self.version(),
-            status="built",
-            device=", ".join(self.devices()),
-            options={**self._told(), "nodes": places},
-            path=path.name,
-            sha256=sha256(content),
-            size_bytes=len(content),
-            build_s=build_s,
-            parity=parity,
-        )
+        return result
 
     def load(self, result: EngineResult, folder: Path, *, num_threads: int = 1) -> Engine:
         """Open a session of its own on the engine's file."""

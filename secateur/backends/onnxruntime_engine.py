@@ -4,7 +4,7 @@ import json
 import tempfile
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ import numpy as np
 from secateur.backends.cuda import DeviceArray, Event, PinnedArray, Stream
 from secateur.backends.device_time import DeviceTimes
 from secateur.backends.engine_inputs import ExpectedInputs
-from secateur.backends.protocol import Engine, LayerTime, first_line
-from secateur.errors import BackendError
+from secateur.backends.protocol import Engine, LayerTime, closed, first_line
 
 Open = Callable[[Path | None, Stream | None], Any]
 """Opens a session: where it writes its profile to, if it is profiled, and the stream that it works on, if not its own.
@@ -25,7 +24,36 @@ Arrays = tuple[np.ndarray, ...]
 NO_WAIT = "disable_synchronize_execution_providers"
 
 
-class OnnxRuntimeEngine(Engine):
+class SessionEngine(Engine):
+    """An open session that opens another one, with the profiler on, to see what calls are made of."""
+
+    expected: ExpectedInputs
+    _open_session: Open
+    _session: Any
+
+    def profile(self, inputs: Arrays, *, num_calls: int = 10) -> tuple[LayerTime, ...]:
+        """Time every node by ONNX Runtime's profiler; names are those after fusion.
+
+        On a GPU the times are the host's, with the launches of kernels.
+        """
+        return _layer_times(self.recorded(inputs, num_calls=num_calls + 1))
+
+    def recorded(self, inputs: Arrays, *, num_calls: int) -> list[dict[str, Any]]:
+        """Call a session of its own and return the events that its profiler wrote, in their order."""
+        if self._session is None:
+            raise closed(self.expected.engine)
+        self.expected.check(inputs)
+        with tempfile.TemporaryDirectory(prefix="secateur-profile-") as scratch:
+            session = self._open_session(Path(scratch) / "profile", None)
+            names = [entry.name for entry in session.get_inputs()]
+            for _ in range(num_calls):
+                _run(session, names, inputs, self.expected)
+            events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+            del session
+        return events
+
+
+class OnnxRuntimeEngine(SessionEngine):
     """An open session. Inputs are copied from and outputs to the host by ONNX Runtime itself."""
 
     def __init__(self, open_session: Open, expected: ExpectedInputs) -> None:
@@ -42,19 +70,12 @@ class OnnxRuntimeEngine(Engine):
         self.expected.check(inputs)
         return _run(session, self._inputs, inputs, self.expected)
 
-    def profile(self, inputs: Arrays, *, num_calls: int = 10) -> tuple[LayerTime, ...]:
-        """Time every node in a session of its own, by ONNX Runtime's profiler; names are those after fusion."""
-        if self._session is None:
-            raise closed(self.expected.engine)
-        self.expected.check(inputs)
-        return profiled(self._open_session, self.expected, inputs, num_calls)
-
     def close(self) -> None:
         """Let go of the session, which frees its memory and threads."""
         self._session = None
 
 
-class BoundOnnxRuntimeEngine(Engine):
+class BoundOnnxRuntimeEngine(SessionEngine):
     """An open session whose inputs and outputs stay in the device's memory between the copies.
 
     A call copies through pinned memory onto one stream, on which the session works as well. Outputs have fixed places
@@ -86,18 +107,7 @@ class BoundOnnxRuntimeEngine(Engine):
         """Run once between events on the session's stream."""
         with self._lock:
             self._call(inputs)
-            first, second, third, last = self._events
-            return DeviceTimes(
-                upload_s=second.seconds_since(first), compute_s=third.seconds_since(second),
-                download_s=last.seconds_since(third),
-            )  # fmt: skip
-
-    def profile(self, inputs: Arrays, *, num_calls: int = 10) -> tuple[LayerTime, ...]:
-        """Time every node in a session of its own; the times are the host's, with the launches of kernels."""
-        if self._session is None:
-            raise closed(self.expected.engine)
-        self.expected.check(inputs)
-        return profiled(self._open_session, self.expected, inputs, num_calls)
+            return DeviceTimes.between(self._events)
 
     def close(self) -> None:
         """Free the session, then its buffers, events and stream."""
@@ -206,22 +216,19 @@ def _run(session: Any, names: list[str], inputs: Arrays, expected: ExpectedInput
         raise expected.refusal(inputs, first_line(error)) from error
 
 
-def profiled(open_session: Open, expected: ExpectedInputs, inputs: Arrays, num_calls: int) -> tuple[LayerTime, ...]:
-    """Open a session that is profiled, call it, and read what it wrote, slowest nodes first."""
-    with tempfile.TemporaryDirectory(prefix="secateur-profile-") as scratch:
-        session = open_session(Path(scratch) / "profile", None)
-        names = [entry.name for entry in session.get_inputs()]
-        for _ in range(num_calls + 1):
-            _run(session, names, inputs, expected)
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        del session
+def kernels_of(events: Iterable[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the events that are kernels, each with the name of what it computes."""
+    end = "_kernel_time"
+    return [(e["name"].removesuffix(end), e) for e in events if e.get("cat") == "Node" and e["name"].endswith(end)]
+
+
+def _layer_times(events: Iterable[dict[str, Any]]) -> tuple[LayerTime, ...]:
+    """Average each node's times over the calls but the first, slowest nodes first."""
     times: dict[str, list[float]] = defaultdict(list)
     told: dict[str, dict[str, Any]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            name = event["name"].removesuffix("_kernel_time")
-            times[name].append(event["dur"] / 1e6)
-            told[name] = event["args"]
+    for name, event in kernels_of(events):
+        times[name].append(event["dur"] / 1e6)
+        told[name] = event["args"]
     layers = [
         LayerTime(
             name=name, operator=told[name]["op_name"], place=told[name].get("provider", ""),
@@ -236,8 +243,3 @@ def places_of(layers: tuple[LayerTime, ...]) -> str:
     """Count the nodes on each execution provider, the most first."""
     counted = Counter(layer.place for layer in layers)
     return ", ".join(f"{count} on {place}" for place, count in counted.most_common())
-
-
-def closed(engine: str) -> BackendError:
-    """Make the error of an engine that was closed."""
-    return BackendError(engine, "a closed engine", "an open one", "Load the engine again.")

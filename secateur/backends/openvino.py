@@ -19,12 +19,13 @@ from secateur.backends.protocol import (
     Engine,
     LayerTime,
     Missing,
+    closed,
     engine_file,
     first_line,
     require,
+    write_engine,
 )
 from secateur.errors import BackendError
-from secateur.storage import sha256, write
 
 
 @functools.cache
@@ -107,24 +108,16 @@ class OpenVino:
             parity = engine_parity(f"{self.name} {self.version()}", engine, onnx_file, options)
         if self.compiled:
             content = network.export_model().getvalue()
-        path = folder / f"{onnx_file.stem}.{self.name}.{'blob' if self.compiled else 'onnx'}"
-        write(path, content)
-        options.progress("done", 2, 2)
-        return EngineResult(
-            backend=self.name,
-            backend_version=self.version(),
-            status="built",
-            device=", ".join(self.devices()),
+        result = write_engine(
+            self, folder / f"{onnx_file.stem}.{self.name}.{'blob' if self.compiled else 'onnx'}", content,
             options={
                 "device": self.device, "hint": self.hint, "precision": self.precision, "compiled": str(self.compiled),
                 "streams": str(network.get_property("NUM_STREAMS")),
             },
-            path=path.name,
-            sha256=sha256(content),
-            size_bytes=len(content),
-            build_s=build_s,
-            parity=parity,
+            build_s=build_s, parity=parity,
         )  # fmt: skip
+        options.progress("done", 2, 2)
+        return result
 
     def load(self, result: EngineResult, folder: Path, *, num_threads: int = 1) -> Engine:
         """Compile the engine's file anew, or import the blob."""
@@ -190,7 +183,7 @@ class OpenVinoEngine(Engine):
         self.expected.check(inputs)
         with self._lock:
             if self._request is None:
-                raise self._closed()
+                raise closed(self.expected.engine)
             try:
                 return tuple(self._request.infer(dict(enumerate(inputs))).to_tuple())
             except (RuntimeError, ValueError) as error:
@@ -198,10 +191,7 @@ class OpenVinoEngine(Engine):
 
     def profile(self, inputs: tuple[np.ndarray, ...], *, num_calls: int = 10) -> tuple[LayerTime, ...]:
         """Time every layer by OpenVINO's counters, in a network that is compiled anew with them."""
-        if self._request is None:
-            raise self._closed()
-        self.expected.check(inputs)
-        request = self._counted().create_infer_request()
+        request = self.counted(inputs)
         times: dict[str, list[float]] = {}
         told: dict[str, Any] = {}
         for _ in range(num_calls + 1):
@@ -219,13 +209,17 @@ class OpenVinoEngine(Engine):
         ]  # fmt: skip
         return tuple(sorted(layers, key=lambda layer: -layer.time_s))
 
+    def counted(self, inputs: tuple[np.ndarray, ...]) -> Any:
+        """Return a request with counters that takes these inputs, of a network that is compiled anew."""
+        if self._request is None:
+            raise closed(self.expected.engine)
+        self.expected.check(inputs)
+        return self._counted().create_infer_request()
+
     def close(self) -> None:
         """Let go of the request and its compiled network."""
         with self._lock:
             self._request = None
-
-    def _closed(self) -> BackendError:
-        return BackendError(self.expected.engine, "a closed engine", "an open one", "Load the engine again.")
 
 
 def _declared(entry: Any) -> OnnxInput:

@@ -8,9 +8,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from secateur.artifacts import EngineResult
+from secateur.artifacts import EngineResult, Parity
 from secateur.errors import BackendError, StorageError
-from secateur.storage import read, sha256
+from secateur.storage import read, sha256, write
 
 Progress = Callable[[str, int, int], None]
 """Hears what is being done, how many steps of it are finished, and how many there are."""
@@ -150,6 +150,28 @@ def require(name: str, missing: Missing | None, wanted: str) -> None:
     """Raise `BackendError` where something is missing."""
     if missing is not None:
         raise BackendError(name, missing.found, wanted, missing.remedy)
+
+
+def closed(engine: str) -> BackendError:
+    """Make the error of an engine that was closed."""
+    return BackendError(engine, "a closed engine", "an open one", "Load the engine again.")
+
+
+def write_engine(
+    backend: Backend, path: Path, content: bytes, *, options: dict[str, str], build_s: float, parity: Parity | None,
+    reason: str = "",
+) -> EngineResult:  # fmt: skip
+    """Write a built engine's file and describe it, as `engine_file` wants it.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    write(path, content)
+    return EngineResult(
+        backend=backend.name, backend_version=backend.version(), status="built", reason=reason,
+        device=", ".join(backend.devices()), options=options, path=path.name, sha256=sha256(content),
+        size_bytes=len(content), build_s=build_s, parity=parity,
+    )  # fmt: skip
 
 
 def engine_file(backend: Backend, result: EngineResult, folder: Path) -> bytes:

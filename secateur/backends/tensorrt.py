@@ -10,7 +10,7 @@ from secateur.artifacts import EngineResult, Parity
 from secateur.backends.cuda import cuda_devices, missing_cuda
 from secateur.backends.engine_parity import engine_parity
 from secateur.backends.onnx_file import OnnxInput, read_inputs, read_whole
-from secateur.backends.protocol import BuildOptions, Engine, Missing, Progress, engine_file, require
+from secateur.backends.protocol import BuildOptions, Engine, Missing, Progress, engine_file, require, write_engine
 from secateur.backends.tensorrt_engine import TensorRtEngine
 from secateur.backends.tensorrt_layers import summary
 from secateur.backends.tensorrt_log import Log, log_of
@@ -98,20 +98,12 @@ class TensorRt:
         content = self._compile(trt, log, onnx_file, inputs, options)
         build_s = time.perf_counter() - started
         missing = self.unable_to_run()
-        result = EngineResult(
-            backend=self.name,
-            backend_version=self.version(),
-            status="built",
-            reason="" if missing is None else f"built, not run: {missing}",
-            device=", ".join(self.devices()),
-            options=self._settings(onnx_file, log, options),
-            path=f"{onnx_file.stem}.{self.name}.engine",
-            sha256=sha256(content),
-            size_bytes=len(content),
-            build_s=build_s,
+        result = write_engine(
+            self, folder / f"{onnx_file.stem}.{self.name}.engine", content,
+            options=self._settings(onnx_file, log, options), build_s=build_s,
             parity=None if missing else self._parity(trt, log, content, onnx_file, options),
-        )
-        write(folder / str(result.path), content)
+            reason="" if missing is None else f"built, not run: {missing}",
+        )  # fmt: skip
         write(folder / f"{result.path}.json", result.model_dump_json(indent=1).encode())
         return result
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from secateur.backends.cuda import DeviceArray, Event, Graph, PinnedArray, Stream, missing_cuda
 from secateur.backends.device_time import DeviceTimes
-from secateur.backends.protocol import Engine, LayerTime, require
+from secateur.backends.protocol import Engine, LayerTime, closed, require
 from secateur.backends.tensorrt_log import Log
 from secateur.errors import BackendError
 
@@ -65,11 +65,7 @@ class TensorRtEngine(Engine):
         """Run once between events on the engine's stream."""
         with self._lock:
             self._call(inputs)
-            first, second, third, last = self._events
-            return DeviceTimes(
-                upload_s=second.seconds_since(first), compute_s=third.seconds_since(second),
-                download_s=last.seconds_since(third),
-            )  # fmt: skip
+            return DeviceTimes.between(self._events)
 
     def run_tensors(self, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
         """Compute from torch's CUDA tensors into others, of the right types and shapes, without a copy; finished.
@@ -219,7 +215,7 @@ class TensorRtEngine(Engine):
 
     def _require_open(self) -> None:
         if self._context is None:
-            raise BackendError(self._name, "a closed engine", "an open one", "Load the engine again.")
+            raise closed(self._name)
 
     def _refusal(self, inputs: tuple[Any, ...]) -> BackendError:
         given = [f"{array.dtype} {list(array.shape)}" for array in inputs]

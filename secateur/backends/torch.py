@@ -11,9 +11,9 @@ from secateur.artifacts import EngineResult
 from secateur.backends.engine_parity import engine_parity
 from secateur.backends.machine import processor
 from secateur.backends.onnx_file import read_inputs
-from secateur.backends.protocol import BuildOptions, Engine, Missing, engine_file, require
+from secateur.backends.protocol import BuildOptions, Engine, Missing, engine_file, require, write_engine
 from secateur.errors import BackendError
-from secateur.storage import read, sha256, write
+from secateur.storage import read
 
 if TYPE_CHECKING:
     from secateur.backends.torch_engine import TorchEngine
@@ -96,21 +96,12 @@ class Torch:
             build_s = time.perf_counter() - started
             options.progress("prove", 1, 2)
             parity = engine_parity(f"{self.name} {self.version()}", engine, onnx_file, options)
-        path = folder / f"{onnx_file.stem}.{self.name}.pt2"
-        write(path, content)
+        result = write_engine(
+            self, folder / f"{onnx_file.stem}.{self.name}.pt2", content,
+            options={"device": self.device, "mode": self.mode, "tf32": str(self.tf32)}, build_s=build_s, parity=parity,
+        )  # fmt: skip
         options.progress("done", 2, 2)
-        return EngineResult(
-            backend=self.name,
-            backend_version=self.version(),
-            status="built",
-            device=", ".join(self.devices()),
-            options={"device": self.device, "mode": self.mode, "tf32": str(self.tf32)},
-            path=path.name,
-            sha256=sha256(content),
-            size_bytes=len(content),
-            build_s=build_s,
-            parity=parity,
-        )
+        return result
 
     def load(self, result: EngineResult, folder: Path, *, num_threads: int = 1) -> Engine:
         """Load the program onto the device; the number of threads is the whole process's."""

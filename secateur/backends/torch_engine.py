@@ -16,7 +16,7 @@ from torch.export.passes import move_to_device_pass
 from secateur.backends.device_time import DeviceTimes
 from secateur.backends.engine_inputs import ExpectedInputs
 from secateur.backends.onnx_file import OnnxInput
-from secateur.backends.protocol import Engine, LayerTime, first_line
+from secateur.backends.protocol import Engine, LayerTime, closed, first_line
 from secateur.backends.torch import Mode
 from secateur.errors import BackendError
 
@@ -232,7 +232,7 @@ class TorchEngine(Engine):
         """Hold the engine, without gradients, on its own number of threads and with its own precision."""
         with self._lock, torch.inference_mode(), _settings(self._device, self._num_threads, self._tf32):
             if self._call is None:
-                raise BackendError(self._name, "a closed engine", "an open one", "Load the engine again.")
+                raise closed(self._name)
             yield
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secateur.artifacts import LayerPractice, LayerShape, NetworkPractice
+from secateur.artifacts import LayerShape, NetworkPractice
 from secateur.backends.layer_file import CALL, write_layer
 from secateur.backends.machine import processor_flags
 from secateur.backends.measure import BRIEF, Stopwatch
@@ -61,9 +61,9 @@ class Alignment:
             for layer in after.layers
             if layer.name in was and layer.outputs % step and layer.outputs < was[layer.name].outputs
             and paid[layer.name].shape is not None and paid[layer.name].shape.groups == 1  # type: ignore[union-attr]
-            and _seconds(layer) >= self.worth * after.profiled_s
+            and layer.seconds >= self.worth * after.profiled_s
         ]  # fmt: skip
-        off = sorted(off, key=_seconds, reverse=True)[: self.most]
+        off = sorted(off, key=lambda layer: layer.seconds, reverse=True)[: self.most]
         if not off:
             return ()
         call_s = self._layer_s(CALL, 1, 1)
@@ -88,7 +88,3 @@ class Alignment:
             batch_size=self.batch_size, num_threads=self.num_threads,
         )  # fmt: skip
         return float(np.median(samples))
-
-
-def _seconds(layer: LayerPractice) -> float:
-    return layer.predicted_s if layer.measured_s is None else layer.measured_s

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from secateur.artifacts import Finding, LayerPractice, NetworkPractice, Roofline
+from secateur.artifacts import Finding, NetworkPractice, Roofline
 from secateur.backends.practice.alignment import Trial
 from secateur.backends.protocol import Backend
 
@@ -34,10 +34,6 @@ def find(
         *_provider(backend, after),
     ]
     return tuple(sorted(found, key=lambda finding: -finding.share))
-
-
-def _seconds(layer: LayerPractice) -> float:
-    return layer.predicted_s if layer.measured_s is None else layer.measured_s
 
 
 def _percent(share: float) -> str:
@@ -81,10 +77,10 @@ def _launch(roofline: Roofline, after: NetworkPractice) -> list[Finding]:
 
 def _memory(roofline: Roofline, before: NetworkPractice, after: NetworkPractice) -> list[Finding]:
     bound = [layer for layer in after.layers if layer.bound == "memory"]
-    share = sum(_seconds(layer) for layer in bound) / after.profiled_s
+    share = sum(layer.seconds for layer in bound) / after.profiled_s
     if share < WORTH:
         return []
-    worst = max(bound, key=_seconds)
+    worst = max(bound, key=lambda layer: layer.seconds)
     was = next((layer for layer in before.layers if layer.name == worst.name), worst)
     macs, num_bytes = was.macs / max(1, worst.macs), was.num_bytes / max(1, worst.num_bytes)
     return [Finding(
@@ -97,7 +93,7 @@ def _memory(roofline: Roofline, before: NetworkPractice, after: NetworkPractice)
 
 
 def _misaligned(backend: Backend, after: NetworkPractice, tried: Sequence[Trial]) -> list[Finding]:
-    seconds = {layer.name: _seconds(layer) for layer in after.layers}
+    seconds = {layer.name: layer.seconds for layer in after.layers}
     found = []
     for trial in tried:
         steps = (
@@ -139,13 +135,13 @@ def _unpruned(before: NetworkPractice, after: NetworkPractice, speedup: float) -
     whole = [
         layer for layer in after.layers if layer.name in was and layer.macs > SAME * was[layer.name].macs
     ]  # fmt: skip
-    kept_s = sum(_seconds(was[layer.name]) for layer in whole) + before.other_s
+    kept_s = sum(was[layer.name].seconds for layer in whole) + before.other_s
     share = kept_s / before.profiled_s
     if share < 2 * WORTH or before.macs <= after.macs:
         return []
     cut = max(1.0, before.macs / max(1, after.macs))
     limit = 1 / share if share > 0 else math.inf
-    names = ", ".join(layer.name for layer in sorted(whole, key=lambda layer: -_seconds(was[layer.name]))[:3])
+    names = ", ".join(layer.name for layer in sorted(whole, key=lambda layer: -was[layer.name].seconds)[:3])
     told = (
         f"{_percent(share)} of the original's call is in what was never pruned (Amdahl): the speed-up cannot exceed "
         f"{limit:.1f}x however much goes elsewhere; multiply-adds fell {cut:.1f}x, measured are {speedup:.1f}x"
@@ -161,7 +157,7 @@ def _provider(backend: Backend, after: NetworkPractice) -> list[Finding]:
     wrong = [layer for layer in after.layers if layer.provider and layer.provider != wanted]
     if not wrong:
         return []
-    share = sum(_seconds(layer) for layer in wrong) / after.profiled_s
+    share = sum(layer.seconds for layer in wrong) / after.profiled_s
     return [Finding(
         kind="provider", layer=wrong[0].name, share=share,
         told=f"{len(wrong)} layers ran on {wrong[0].provider} and not on {wanted}, beginning with {wrong[0].name}: "

@@ -83,9 +83,7 @@ class Examine:
         inputs = random_inputs(read_inputs(one.file), self.batch_size, self.seed, self.sizes)
         with self.backend.load(one.engine, one.folder, num_threads=self.num_threads) as engine:
             call_s = float(np.median(self.stopwatch.time(lambda: engine.run(inputs)).samples_s))
-        profiled = profile(
-            self.backend, one.engine, one.folder, inputs, num_threads=self.num_threads, num_calls=self.num_calls
-        )
+            profiled = profile(self.backend.name, engine, inputs, num_calls=self.num_calls)
         owned, reformat_s, other_s = assigned(profiled.kernels, graph, paid)
         working_set = sum(cost.weight_bytes for cost in paid) + max(
             (cost.num_bytes - cost.weight_bytes for cost in paid), default=0

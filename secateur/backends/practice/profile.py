@@ -1,18 +1,15 @@
 """Runtimes' own profiles: how long each kernel took, by the name that the runtime gives it."""
 
-import json
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from secateur.artifacts import EngineResult
-from secateur.backends.onnxruntime import OnnxRuntime
-from secateur.backends.protocol import Backend, engine_file
+from secateur.backends.onnxruntime_engine import SessionEngine, kernels_of
+from secateur.backends.openvino import OpenVinoEngine
+from secateur.backends.protocol import Engine
 from secateur.errors import BackendError
 
 REFORMATS = ("Reorder", "Transpose", "reformat", "Reformat", "Memcpy", "Convert")
@@ -42,83 +39,45 @@ class Profile:
     overhead_s: float = 0.0
 
 
-Profiler = Callable[[Backend, EngineResult, Path, tuple[np.ndarray, ...], int, int], Profile]
+Profiler = Callable[[Any, tuple[np.ndarray, ...], int], Profile]
 
 
-def profile(
-    backend: Backend,
-    result: EngineResult,
-    folder: Path,
-    inputs: tuple[np.ndarray, ...],
-    *,
-    num_threads: int = 1,
-    num_calls: int = 50,
-) -> Profile:
-    """Call an engine with its runtime's profiler on.
+def profile(backend: str, engine: Engine, inputs: tuple[np.ndarray, ...], *, num_calls: int = 50) -> Profile:
+    """Call the network of a backend's loaded engine with the runtime's profiler on.
 
     The first calls warm up and do not count. Empty for runtimes whose profile is not read.
 
     Raises:
-        BackendError: the engine cannot be loaded or run.
+        BackendError: the runtime refuses, or calls differ in their kernels.
     """
-    profiler = PROFILERS.get(backend.name)
-    return Profile() if profiler is None else profiler(backend, result, folder, inputs, num_threads, num_calls)
+    profiler = PROFILERS.get(backend)
+    return Profile() if profiler is None else profiler(engine, inputs, num_calls)
 
 
-def _onnxruntime(
-    backend: Backend, result: EngineResult, folder: Path, inputs: tuple[np.ndarray, ...], threads: int, calls: int
-) -> Profile:
-    import onnxruntime
-
-    assert isinstance(backend, OnnxRuntime)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
-    settings.log_severity_level = 3
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if backend.spinning else "0")
-    settings.enable_profiling = True
+def _onnxruntime(engine: SessionEngine, inputs: tuple[np.ndarray, ...], calls: int) -> Profile:
     warm = max(2, calls // 5)
-    with tempfile.TemporaryDirectory(prefix="secateur-profile-") as scratch:
-        settings.profile_file_prefix = str(Path(scratch) / "profile")
-        session = onnxruntime.InferenceSession(
-            engine_file(backend, result, folder), settings, providers=[backend.provider]
-        )
-        feed = dict(zip((entry.name for entry in session.get_inputs()), inputs, strict=True))
-        for _ in range(warm + calls):
-            session.run(None, feed)
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    ran = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+    events = engine.recorded(inputs, num_calls=warm + calls)
+    ran = kernels_of(events)
     each = len(ran) // (warm + calls)
     if each * (warm + calls) != len(ran):
         raise BackendError(
-            f"profile of {backend.name}", f"{len(ran)} kernels in {warm + calls} calls", "as many in every call",
-            "Bench it without layers.",
+            f"profile of {engine.expected.engine}", f"{len(ran)} kernels in {warm + calls} calls",
+            "as many in every call", "Bench it without layers.",
         )  # fmt: skip
-    times = np.array([event["dur"] for event in ran], dtype=np.float64).reshape(warm + calls, each)[warm:] * 1e-6
+    times = np.array([event["dur"] for _, event in ran], dtype=np.float64).reshape(warm + calls, each)[warm:] * 1e-6
     whole = np.array([event["dur"] for event in events if event["name"] == "model_run"][-calls:]) * 1e-6
     kernels = [
         Kernel(
-            names=(event["name"].removesuffix("_kernel_time").removesuffix("_nchwc").removeprefix("fused "),),
-            operator=event["args"].get("op_name", ""), provider=event["args"].get("provider", ""),
-            seconds=float(median),
+            names=(name.removesuffix("_nchwc").removeprefix("fused "),), operator=event["args"].get("op_name", ""),
+            provider=event["args"].get("provider", ""), seconds=float(median),
         )
-        for event, median in zip(ran[:each], np.median(times, axis=0), strict=True)
+        for (name, event), median in zip(ran[:each], np.median(times, axis=0), strict=True)
     ]  # fmt: skip
     return Profile(kernels=tuple(kernels), overhead_s=max(0.0, float(np.median(whole - times.sum(axis=1)))))
 
 
-def _openvino(
-    backend: Backend, result: EngineResult, folder: Path, inputs: tuple[np.ndarray, ...], threads: int, calls: int
-) -> Profile:
-    import openvino
-
-    core: Any = openvino.Core()
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32", "PERF_COUNT": True,
-    }  # fmt: skip
-    model = core.read_model(engine_file(backend, result, folder))
-    model.reshape({port: list(array.shape) for port, array in zip(model.inputs, inputs, strict=True)})
-    request = core.compile_model(model, "CPU", settings).create_infer_request()
+def _openvino(engine: OpenVinoEngine, inputs: tuple[np.ndarray, ...], calls: int) -> Profile:
+    request = engine.counted(inputs)
     warm = max(2, calls // 5)
     times: dict[tuple[int, str, str], list[float]] = {}
     whole = np.empty(warm + calls)
@@ -132,13 +91,11 @@ def _openvino(
                 times.setdefault(key, []).append(kernel.real_time.total_seconds())
     kernels = [
         Kernel(
-            names=(name.removesuffix("/WithoutBiases"),),
-            operator=operator,
-            provider="CPU",
+            names=(name.removesuffix("/WithoutBiases"),), operator=operator, provider="CPU",
             seconds=float(np.median(found)),
         )
         for (_, name, operator), found in times.items()
-    ]
+    ]  # fmt: skip
     inside = np.sum(list(times.values()), axis=0)
     return Profile(kernels=tuple(kernels), overhead_s=max(0.0, float(np.median(whole[warm:] - inside))))
 
