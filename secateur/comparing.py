@@ -8,7 +8,7 @@ from typing import Any
 from secateur.artifacts import Interval, Record, Summary
 from secateur.judging import read_run
 from secateur.report.formatting import count, span
-from secateur.report.gates import quantities
+from secateur.report.gates import quantities_of
 from secateur.report.plots.canvas import png
 from secateur.report.plots.pareto import RunPoint, pareto_figure
 from secateur.report.tables.table import Table
@@ -58,11 +58,7 @@ def compare_runs(folders: Sequence[Path]) -> RunsCompared:
             macs=summary.prune.macs_after, parameters=summary.prune.parameters_after, primary=summary.primary,
             higher_is_better=summary.evaluations["compressed"].higher_is_better.get(summary.primary, True),
             verdict=summary.verdict.verdict,
-            measured=quantities(
-                prune=summary.prune, evaluations=summary.evaluations, exports=summary.exports,
-                engines=summary.engines, comparison=summary.comparison,
-                quantized_comparison=summary.quantized_comparison, seed=int(summary.recipe["seed"]),
-            ),
+            measured=quantities_of(summary),
         )
         for folder, summary, settings in zip(folders, summaries, flat, strict=True)
     )  # fmt: skip

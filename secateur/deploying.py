@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from secateur.artifacts import EngineResult, Summary
+from secateur.artifacts import QUANTIZED, EngineResult, Summary
 from secateur.backends.onnx_file import OnnxInput, read_inputs, read_outputs
 from secateur.deploy import Description, Pictures, Tensor, write_folder
 from secateur.errors import BackendError
@@ -76,7 +76,7 @@ def _engine(run: Path, summary: Summary, network: str, backend: str) -> EngineRe
 
 
 def _exported(run: Path, manifest: Manifest, summary: Summary, network: str) -> Path:
-    step = "quantize" if network == "quantized" else "export"
+    step = "quantize" if network == QUANTIZED else "export"
     return run / manifest.stage(step).folder / summary.exports[network].path
 
 

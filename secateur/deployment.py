@@ -32,7 +32,6 @@ from secateur.backends.compare import Compare
 from secateur.backends.practice.practice import Examine, Examined
 from secateur.backends.practice.probe import Probe
 from secateur.backends.protocol import Backend, BuildOptions, Engine, Missing, failed, skipped
-from secateur.backends.torch import Torch
 from secateur.calibration.batches import batches
 from secateur.errors import BackendError
 from secateur.listening import Listener
@@ -46,10 +45,6 @@ from secateur.steps import LATENCIES, read, write
 NETWORKS = (ORIGINAL, COMPRESSED)
 PRACTICE = "practice"
 """The name of the file in which theory and practice stand side by side, where that was asked for and possible."""
-NO_INTEGERS = Missing(
-    found="a quantised network, which is an ONNX file alone",
-    remedy="Use another runtime for it: onnxruntime, openvino, tensorrt or tensorrt_rtx.",
-)
 
 
 class Engines(Record):
@@ -91,8 +86,8 @@ class Deployment:
         """Refuse, before anything is computed, a run whose engines could not be timed here."""
         name = self.recipe.measure.backend
         missing = BACKENDS[name].unable_to_run()
-        if missing is None and self.recipe.quantize is not None and isinstance(BACKENDS[name], Torch):
-            missing = NO_INTEGERS
+        if missing is None and self.recipe.quantize is not None:
+            missing = unreadable(name, "tensorrt")  # what no choice of a target helps against
         if missing is not None:
             raise BackendError(
                 f"measure.backend: {name}", missing.found, "a runtime that runs here",
@@ -110,10 +105,7 @@ class Deployment:
             self._build_all(network, exported / f"{network}.onnx", folder, options, {})
         if quantized is not None and self.recipe.quantize is not None:
             target = read(quantized, RESULT, QuantizeResult).target
-            refused = {
-                backend.name: NO_INTEGERS if isinstance(backend, Torch) else unreadable(backend.name, target)
-                for backend in self._backends()
-            }
+            refused = {backend.name: unreadable(backend.name, target) for backend in self._backends()}
             looser = replace(options, tolerance=self.recipe.quantize.tolerance)
             self._build_all(QUANTIZED, quantized / f"{QUANTIZED}.onnx", folder, looser, refused)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from secateur.artifacts import Summary
 from secateur.manifest import MANIFEST, read_manifest
 from secateur.recipe import Policy
-from secateur.report.gates import check_gates, judge, quantities, with_defaults
+from secateur.report.gates import check_gates, judge, quantities_of, with_defaults
 from secateur.report.junit import junit_xml
 from secateur.report.markdown import render_verdict
 from secateur.report.write import REPORT, read_summary
@@ -41,12 +41,8 @@ def judge_run(folder: Path, policy: Policy | None = None) -> Summary:
     check_gates(
         policy.gates, summary.evaluations["compressed"].metrics, quantized=summary.quantized_comparison is not None
     )
-    found = quantities(
-        prune=summary.prune, evaluations=summary.evaluations, exports=summary.exports, engines=summary.engines,
-        comparison=summary.comparison, quantized_comparison=summary.quantized_comparison,
-        seed=int(summary.recipe["seed"]),
-    )  # fmt: skip
-    return summary.model_copy(update={"verdict": judge(found, with_defaults(policy.gates))})
+    verdict = judge(quantities_of(summary), with_defaults(policy.gates))
+    return summary.model_copy(update={"verdict": verdict})
 
 
 def write_verdict(summary: Summary, *, junit: Path | None = None, markdown: Path | None = None) -> None:

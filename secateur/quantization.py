@@ -9,6 +9,7 @@ from secateur.artifacts import QUANTIZED, Model
 from secateur.backends import BACKENDS
 from secateur.backends.machine import sums_products_in_16_bits
 from secateur.backends.protocol import Missing
+from secateur.backends.torch import Torch
 from secateur.calibration.batches import evaluate
 from secateur.calibration.samples import draw_samples
 from secateur.layer_precision import LayerPrecisions
@@ -98,6 +99,11 @@ class Quantization:
 
 def unreadable(backend: str, target: str) -> Missing | None:
     """Say why a runtime cannot read a file that is quantised for a target, or None."""
+    if isinstance(BACKENDS[backend], Torch):
+        return Missing(
+            found="a quantised network, which is an ONNX file alone",
+            remedy="Use another runtime for it: onnxruntime, openvino, tensorrt or tensorrt_rtx.",
+        )
     if target != "cpu" or backend in PROCESSOR_BACKENDS:
         return None
     return Missing(

@@ -12,13 +12,13 @@ from jaxtyping import Int64
 from pydantic import ValidationError
 
 from secateur.artifacts import LatencyGrid, Layer, LayerShape, Record
-from secateur.backends.layer_file import CALL, write_layer
-from secateur.backends.machine import conditions
+from secateur.backends.layer_file import CALL
+from secateur.backends.machine import conditions, kept_name
 from secateur.backends.measure import BRIEF, Stopwatch
 from secateur.backends.protocol import Backend, Progress, require, unheard
-from secateur.backends.single_file import samples_s
+from secateur.backends.single_file import layer_median_s
 from secateur.errors import StorageError
-from secateur.storage import read, sha256, write
+from secateur.storage import read, write
 
 
 class LatencyEntry(Record):
@@ -93,8 +93,7 @@ class LatencyTable:
     @property
     def path(self) -> Path:
         """The file that entries of this machine, backend and settings are kept in."""
-        told = repr(sorted(self._conditions.items()))
-        return self.folder / f"{self.backend.name}-{sha256(told.encode())[:12]}.json"
+        return self.folder / kept_name(self.backend, self._conditions)
 
     def _lengths(self, layer: Layer) -> tuple[Int64[np.ndarray, " row"], Int64[np.ndarray, " column"]]:
         """Return the lengths to measure along each axis of the weight; those of groups come in whole groups."""
@@ -109,11 +108,9 @@ class LatencyTable:
         )
 
     def _median_s(self, shape: LayerShape, rows: int, columns: int) -> float:
-        samples = samples_s(
-            self.backend, lambda path: write_layer(path, shape, rows, columns, self.batch_size), self.stopwatch,
-            batch_size=self.batch_size, num_threads=self.num_threads,
-        )  # fmt: skip
-        return float(np.median(samples))
+        return layer_median_s(
+            self.backend, shape, rows, columns, self.stopwatch, batch_size=self.batch_size, num_threads=self.num_threads
+        )
 
     @functools.cached_property
     def _conditions(self) -> dict[str, str]:

@@ -12,6 +12,7 @@ from secateur.artifacts import Machine
 from secateur.backends.cuda import cuda_devices
 from secateur.backends.protocol import Backend
 from secateur.provenance import commit
+from secateur.storage import sha256
 
 RUNTIMES = (
     "secateur", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
@@ -75,6 +76,12 @@ def conditions(backend: Backend, num_threads: int, **further: str) -> dict[str, 
         "num_threads": str(num_threads),
         **further,
     }
+
+
+def kept_name(backend: Backend, under: dict[str, str]) -> str:
+    """Name the file that holds what was measured under `conditions`, without what it holds."""
+    told = repr(sorted(under.items()))
+    return f"{backend.name}-{sha256(told.encode())[:12]}.json"
 
 
 def runtime_versions() -> dict[str, str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from secateur.artifacts import LayerShape
+from secateur.backends.layer_file import write_layer
 from secateur.backends.measure import Stopwatch
 from secateur.backends.onnx_file import random_inputs, read_inputs
 from secateur.backends.protocol import Backend, BuildOptions
@@ -33,3 +35,15 @@ def samples_s(
         inputs = random_inputs(read_inputs(file), batch_size, seed=0)
         with backend.load(built, folder, num_threads=num_threads) as engine:
             return stopwatch.time(lambda: engine.run(inputs)).samples_s
+
+
+def layer_median_s(
+    backend: Backend, shape: LayerShape, rows: int, columns: int, stopwatch: Stopwatch, *, batch_size: int,
+    num_threads: int,
+) -> float:  # fmt: skip
+    """Time a layer by itself and return the median seconds of a call; errors are those of `samples_s`."""
+    samples = samples_s(
+        backend, lambda path: write_layer(path, shape, rows, columns, batch_size), stopwatch,
+        batch_size=batch_size, num_threads=num_threads,
+    )  # fmt: skip
+    return float(np.median(samples))

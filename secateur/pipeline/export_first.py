@@ -10,6 +10,7 @@ from torch import Tensor
 
 from secateur.equality import difference
 from secateur.errors import BackendError
+from secateur.pipeline.quantize.running import Running
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +56,11 @@ def first_difference(
     interpreter = _Values(program.module())
     with torch.no_grad():
         interpreter.run(*inputs)
-    opened = onnx.ModelProto()
-    opened.CopyFrom(proto)
-    known = {value.name for value in opened.graph.output}
-    inner = [name for node in opened.graph.node for name in node.output if name in interpreter.values]
-    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner if name not in known)
-    found = dict(zip([value.name for value in opened.graph.output], _run(opened, inputs), strict=True))
-    for node in opened.graph.node:
+    named = [name for node in proto.graph.node for name in node.output if name in interpreter.values]
+    found = _run(proto, named, inputs)
+    for node in proto.graph.node:
         for name in node.output:
-            if name not in interpreter.values or name not in found:
+            if name not in found:
                 continue
             apart = difference([interpreter.values[name]], [found[name]]).relative
             if not apart <= tolerance:
@@ -73,16 +70,9 @@ def first_difference(
     return None
 
 
-def _run(proto: onnx.ModelProto, inputs: tuple[Tensor, ...]) -> list[np.ndarray]:
+def _run(proto: onnx.ModelProto, named: list[str], inputs: tuple[Tensor, ...]) -> dict[str, np.ndarray]:
     try:
-        import onnxruntime
-
-        settings = onnxruntime.SessionOptions()
-        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        settings.log_severity_level = 3
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-        names = [entry.name for entry in session.get_inputs()]
-        return session.run(None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})
+        return Running(proto, named)(tuple(tensor.numpy() for tensor in inputs))
     except Exception as error:
         raise BackendError(
             "search for the first node that differs", f"{type(error).__name__}: {str(error)[:200]}",

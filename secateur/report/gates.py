@@ -16,6 +16,7 @@ from secateur.artifacts import (
     Interval,
     PruneResult,
     Record,
+    Summary,
     Verdict,
     realised_fraction,
 )
@@ -154,6 +155,15 @@ def quantities(
         }
         measured |= {ROUNDED + name: interval for name, interval in rounded.items()}
     return measured
+
+
+def quantities_of(summary: Summary) -> dict[str, Interval]:
+    """Return a finished run's quantities, drawn with the run's own seed."""
+    return quantities(
+        prune=summary.prune, evaluations=summary.evaluations, exports=summary.exports, engines=summary.engines,
+        comparison=summary.comparison, quantized_comparison=summary.quantized_comparison,
+        seed=int(summary.recipe["seed"]),
+    )  # fmt: skip
 
 
 def _deployed(

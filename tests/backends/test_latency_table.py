@@ -98,7 +98,7 @@ def test_a_second_time_nothing_is_timed_and_an_interruption_loses_nothing(
     assert {entry.rows: entry.latency_s for entry in kept}.items() <= dict(
         zip(first[0][1].rows.tolist(), first[0][1].latency_s[:, 0].tolist(), strict=True)
     ).items()
-    monkeypatch.setattr("secateur.backends.latency_table.write_layer", None)
+    monkeypatch.setattr("secateur.backends.single_file.write_layer", None)
     again = table(tmp_path).grids([layer])
     assert np.array_equal(again[0][1].latency_s, first[0][1].latency_s)
 

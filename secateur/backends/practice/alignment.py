@@ -4,15 +4,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from secateur.artifacts import LayerShape, NetworkPractice
-from secateur.backends.layer_file import CALL, write_layer
+from secateur.backends.layer_file import CALL
 from secateur.backends.machine import processor_flags
 from secateur.backends.measure import BRIEF, Stopwatch
 from secateur.backends.practice.costs import Cost
 from secateur.backends.protocol import Backend, Progress, unheard
-from secateur.backends.single_file import samples_s
+from secateur.backends.single_file import layer_median_s
 
 CPU_BACKENDS = frozenset({"onnxruntime", "openvino"})
 
@@ -83,8 +81,6 @@ class Alignment:
         return tuple(trials)
 
     def _layer_s(self, shape: LayerShape, rows: int, columns: int) -> float:
-        samples = samples_s(
-            self.backend, lambda path: write_layer(path, shape, rows, columns, self.batch_size), self.stopwatch,
-            batch_size=self.batch_size, num_threads=self.num_threads,
-        )  # fmt: skip
-        return float(np.median(samples))
+        return layer_median_s(
+            self.backend, shape, rows, columns, self.stopwatch, batch_size=self.batch_size, num_threads=self.num_threads
+        )

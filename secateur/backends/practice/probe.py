@@ -12,12 +12,12 @@ from pydantic import ValidationError
 
 from secateur.artifacts import LayerShape, Record, Roofline
 from secateur.backends.layer_file import CALL, IR_VERSION, OPSET, write_layer
-from secateur.backends.machine import conditions
+from secateur.backends.machine import conditions, kept_name
 from secateur.backends.measure import BRIEF, Stopwatch
 from secateur.backends.protocol import Backend, Progress, unheard
 from secateur.backends.single_file import samples_s
 from secateur.errors import StorageError
-from secateur.storage import read, sha256, write
+from secateur.storage import read, write
 
 _SQUARE = LayerShape(
     operator="convolution", size=(28, 28), kernel=(1, 1), stride=(1, 1), padding=(0, 0), dilation=(1, 1)
@@ -96,8 +96,7 @@ class Probe:
     @property
     def path(self) -> Path:
         """The file that this machine's, runtime's and number of threads' roofline is kept in."""
-        told = repr(sorted(self._conditions.items()))
-        return self.folder / f"roofline-{self.backend.name}-{sha256(told.encode())[:12]}.json"
+        return self.folder / f"roofline-{kept_name(self.backend, self._conditions)}"
 
     @property
     def _conditions(self) -> dict[str, str]:

@@ -44,8 +44,12 @@ class Quantized:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated:
-    """A graph with what its samples said: where it is rounded, by which steps, and its weights' nearest integers."""
+    """A graph with what its samples said: where it is rounded, by which steps, and its weights' nearest integers.
 
+    ``original`` is the graph before corrections.
+    """
+
+    original: Graph
     graph: Graph
     target: str
     placement: Placement
@@ -96,8 +100,7 @@ class Quantize:
             BackendError: ONNX Runtime is absent.
         """
         calibrated = self.calibrate(source, samples)
-        original = Graph(proto=_read(source.path if isinstance(source, Exported) else source))
-        graph, placement = calibrated.graph, calibrated.placement
+        original, graph, placement = calibrated.original, calibrated.graph, calibrated.placement
         ranges, steps, weights = calibrated.ranges, calibrated.steps, dict(calibrated.weights)
         target = TARGETS[self.target]
 
@@ -144,7 +147,7 @@ class Quantize:
 
     def calibrate(self, source: Exported | Path, samples: Samples) -> Calibrated:
         """Look at the samples; errors are those of the call."""
-        graph = Graph(proto=_read(source.path if isinstance(source, Exported) else source))
+        graph = original = Graph(proto=_read(source.path if isinstance(source, Exported) else source))
         for correction in self._corrections:
             graph = graph if correction.before is None else correction.before(graph)
         target = TARGETS[self.target]
@@ -157,7 +160,13 @@ class Quantize:
             for node in placement.layers
         }
         return Calibrated(
-            graph=graph, target=self.target, placement=placement, ranges=ranges, steps=steps, weights=weights
+            original=original,
+            graph=graph,
+            target=self.target,
+            placement=placement,
+            ranges=ranges,
+            steps=steps,
+            weights=weights,
         )
 
     @property

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.vgg import cfgs, make_layers
 
-from secateur.workloads.gaze.network import GRID_SIZE, SeparableBlur
+from secateur.workloads.gaze.network import SeparableBlur, log_density, prior_or_none, readout_layers
 
 DEEP_INPUT_SIZE = (384, 512)
 """Height and width of the pictures that these networks see, those that Theis et al. measure latency at."""
@@ -41,15 +41,9 @@ class DeepGaze(nn.Module):
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
         self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
         self.trunk = trunk
-        self.readout = nn.Sequential(
-            nn.Conv2d(num_features, 16, 1, bias=False), nn.BatchNorm2d(16), nn.PReLU(),
-            nn.Conv2d(16, 32, 1), nn.PReLU(),
-            nn.Conv2d(32, 2, 1), nn.PReLU(),
-            nn.Conv2d(2, 1, 1, bias=False),
-        )  # fmt: skip
+        self.readout = nn.Sequential(nn.Conv2d(num_features, 16, 1, bias=False), *readout_layers())
         self.blur = SeparableBlur()
-        prior = torch.zeros(GRID_SIZE) if log_prior is None else log_prior.to(torch.float32)
-        self.register_buffer("log_prior", prior.clone())
+        self.register_buffer("log_prior", prior_or_none(log_prior))
         self.prior_weight = nn.Parameter(torch.tensor(1.0))
 
     def forward(self, pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch rows columns"]:
@@ -65,8 +59,7 @@ class DeepGaze(nn.Module):
         """Return the log-density that the readout makes of features."""
         grid = self.log_prior.shape
         read = functional.interpolate(self.readout(features), size=grid, mode="bilinear", align_corners=False)
-        logits = self.blur(read).squeeze(1) + self.prior_weight * self.log_prior
-        return torch.log_softmax(logits.flatten(1), dim=1).view_as(logits)
+        return log_density(self.blur(read), self.prior_weight * self.log_prior)
 
 
 class Tapped(nn.Sequential):

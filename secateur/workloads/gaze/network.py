@@ -68,15 +68,9 @@ class GazeNetwork(nn.Module):
         self.read8 = nn.Conv2d(fine, 16, 1, bias=False)
         self.read16 = nn.Conv2d(middle, 16, 1, bias=False)
         self.read32 = nn.Conv2d(coarse, 16, 1, bias=False)
-        self.readout = nn.Sequential(
-            nn.BatchNorm2d(16), nn.PReLU(),
-            nn.Conv2d(16, 32, 1), nn.PReLU(),
-            nn.Conv2d(32, 2, 1), nn.PReLU(),
-            nn.Conv2d(2, 1, 1, bias=False),
-        )  # fmt: skip
+        self.readout = nn.Sequential(*readout_layers())
         self.blur = SeparableBlur()
-        prior = torch.zeros(GRID_SIZE) if log_prior is None else log_prior.to(torch.float32)
-        self.register_buffer("log_prior", prior.clone())
+        self.register_buffer("log_prior", prior_or_none(log_prior))
         self.prior_weight = nn.Parameter(torch.tensor(1.0))
 
     def forward(self, pictures: Float[Tensor, "batch 3 192 256"]) -> Float[Tensor, "batch 48 64"]:
@@ -93,8 +87,30 @@ class GazeNetwork(nn.Module):
         """Return the log-density that the readout makes of features."""
         hidden = self.read8(fine) + _upsample(self.read16(middle) + _upsample(self.read32(coarse)))
         saliency = self.blur(_upsample(self.readout(hidden)))
-        logits = saliency.squeeze(1) + self.prior_weight * self.log_prior
-        return torch.log_softmax(logits.flatten(1), dim=1).view_as(logits)
+        return log_density(saliency, self.prior_weight * self.log_prior)
+
+
+def readout_layers() -> list[nn.Module]:
+    """Return the layers behind the first of the readout's 1x1 convolutions: widths 16, 32, 2, 1."""
+    return [
+        nn.BatchNorm2d(16), nn.PReLU(),
+        nn.Conv2d(16, 32, 1), nn.PReLU(),
+        nn.Conv2d(32, 2, 1), nn.PReLU(),
+        nn.Conv2d(2, 1, 1, bias=False),
+    ]  # fmt: skip
+
+
+def prior_or_none(log_prior: Float[Tensor, "rows columns"] | None) -> Float[Tensor, "rows columns"]:
+    """Return a copy of the centre bias in nats, or none at all: zeros over the usual grid."""
+    return torch.zeros(GRID_SIZE) if log_prior is None else log_prior.to(torch.float32).clone()
+
+
+def log_density(
+    saliency: Float[Tensor, "batch 1 rows columns"], weighed_prior: Float[Tensor, "rows columns"]
+) -> Float[Tensor, "batch rows columns"]:
+    """Add the centre bias to a map and normalise over all cells; nats."""
+    logits = saliency.squeeze(1) + weighed_prior
+    return torch.log_softmax(logits.flatten(1), dim=1).view_as(logits)
 
 
 def _upsample(maps: Tensor) -> Tensor:
