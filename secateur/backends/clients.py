@@ -31,7 +31,7 @@ class Crowd:
         if self.num_clients < 1 or self.duration_s <= 0:
             raise MeasurementError(
                 "clients", f"{self.num_clients} for {self.duration_s} s", "one at least, for some time",
-                "For example --clients 1,2,4.",
+                "For example --concurrency 1,2,4.",
             )  # fmt: skip
 
     def measure(self, load: Callable[[], Engine], inputs: tuple[np.ndarray, ...]) -> Clients:

@@ -32,7 +32,7 @@ class CodedMatrix:
             raise DataError(
                 "product with coded weights", f"form {self.code.form}, type {self.dtype}",
                 f"{' or '.join(name for name in FORMS if name != 'planes')} of a number",
-                "Weights that share no values are decoded first: Archive.array(name).",
+                "Weights that share no values are decoded first: Archive.tensor(name).",
             )  # fmt: skip
 
     @property
