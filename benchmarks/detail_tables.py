@@ -19,27 +19,37 @@ def details() -> str:
 
 def pruning_quality() -> list[str]:
     """Return the table of what is left of networks that are cut at once, in our ways and in the peer's."""
-    found = json.loads((RESULTS / "pruning_quality.json").read_text())
+    rows = json.loads((RESULTS / "pruning_quality.json").read_text())["rows"]
+    seen = {
+        f"{r['network']} {r['num_test']:,} test and {r['num_calibration']:,} calibration images": None for r in rows
+    }
     return [
-        f"Trained CIFAR-10 networks cut at once, without fine-tuning (`benchmarks/pruning_quality.py`): accuracy in per"
-        f" cent on {found['num_test']:,} test images, mean and half the range over draws of {found['num_calibration']}"
-        f" calibration images. Uncut: {uncut(found['rows'])}. All have their batch statistics measured again where"
-        " that helps, but for those of Torch-Pruning as it leaves them. Torch-Pruning does not follow the padded"
-        " shortcuts of these networks and cuts inside the blocks only, as `inner` does.",
+        "Trained networks cut at once, without fine-tuning (`benchmarks/pruning_quality.py`): accuracy in per cent,"
+        f" mean and half the range over seeds, each with calibration images of its own; {', '.join(seen)}. Uncut:"
+        f" {uncut(rows)}. All have their batch statistics measured again where that helps, but for those of"
+        " Torch-Pruning as it leaves them. Torch-Pruning does not follow the padded shortcuts of CIFAR's ResNets and"
+        " cuts inside the blocks only, as `inner` does.",
         "",
-        *accuracies(found["rows"]),
+        *accuracies(rows),
+        "",
+        "![Accuracy against the share of multiply-adds, without fine-tuning](../benchmarks/results/pruning_quality.png)",
     ]
 
 
 def uncut(rows: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{r['network']} {100 * r['accuracy']:.1f} %" for r in rows if r["way"] == "uncut")
+    """Return the mean accuracy of each network as it is."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row["way"] == "uncut":
+            found.setdefault(row["network"], []).append(row["accuracy"])
+    return ", ".join(f"{name} {100 * sum(own) / len(own):.1f} %" for name, own in found.items())
 
 
 def accuracies(rows: list[dict[str, Any]]) -> list[str]:
     """Return a table of accuracies, a way a row and a network and budget a column."""
     cells: dict[str, dict[tuple[str, float], list[float]]] = {}
     for row in rows:
-        if row["way"] != "uncut":
+        if row["way"] != "uncut" and "accuracy" in row:
             cells.setdefault(row["way"], {}).setdefault((row["network"], row["ratio"]), []).append(row["accuracy"])
     columns = sorted({key for values in cells.values() for key in values})
     best = {key: max(sum(v[key]) / len(v[key]) for v in cells.values() if key in v) for key in columns}

@@ -5,8 +5,9 @@ take the same steps of the same fine-tuning (`healing`), with distillation from 
 in the same order. Every seed draws calibration pictures and steps anew. The learning rate is the one of three with
 which networks of uniform width end best, the same for all ways: the choice is the baseline's. It is made on a tenth of
 the training pictures, which these trials neither cut by nor learn from; no way ever chooses anything on test pictures.
-The ablation takes away or exchanges one part of ``ours`` at a time. A way that cannot reach a budget says so in its row. Accuracy is that on CIFAR-10's test set; of the
-ImageNet pictures each seed tests on another third and learns from the others, and nobody sees more.
+The ablation takes away or exchanges one part of ``ours`` at a time. A way that cannot reach a budget says so in its
+row. Accuracy is that on CIFAR-10's test set; of the ImageNet pictures each seed tests on another third and learns from
+the others, and nobody sees more.
 
 Rows are made by ``--workers`` processes that share a device, the most telling first, and written one by one to
 ``rows.jsonl`` in ``--out``: what is not done after ``--seconds`` is left, and a rerun goes on from there. The networks
@@ -20,7 +21,7 @@ them, and writes results/pruning_healed.json and .png.
 Without a GPU few steps are possible; ``--steps`` and ``--ratios`` say how many and what is left out:
 
     python benchmarks/pruning_healed.py --weights models/cifar10_resnet_akamaster --cifar10 cifar10 --out /tmp/healed \
-        --networks resnet20 --steps 120 --batch-size 64 --test 5000 --ways ours "uniform width, l2" Torch-Pruning
+        --networks resnet20 --steps 120 --batch-size 64 --test 5000 --ways ours "uniform*" "Torch-Pruning*"
 """
 
 import argparse
@@ -32,6 +33,7 @@ import re
 import tarfile
 import time
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from functools import cache, cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -291,7 +293,8 @@ class Work:
 
 def _facts(job: Job) -> dict[str, Any]:
     """Return what tells a row from the others."""
-    return {name: value for name, value in vars(job).items() if value is not None}
+    facts = {name: value for name, value in vars(job).items() if value is not None}
+    return facts | ({"ablation": True} if job.way in ABLATION else {})
 
 
 def _num(test: list[Batch]) -> int:
@@ -371,7 +374,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=10_000)
     parser.add_argument("--num", type=int, help="pictures of each part, all where absent")
     parser.add_argument("--networks", nargs="*", default=list(SUBJECTS))
-    parser.add_argument("--ways", nargs="*", help="how their names begin; all where absent")
+    parser.add_argument("--ways", nargs="*", help="patterns of names; all where absent")
     parser.add_argument("--ratios", type=float, nargs="*", default=list(RATIOS))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--graphs", action="store_true", help="record a step on the GPU and play it")
@@ -383,12 +386,7 @@ def main() -> None:
     names = [n for n in arguments.networks if (arguments.imagenet if n == "mobilenet_v2" else arguments.cifar10)]
     done = {_place(row) for row in read_rows(arguments.out / "rows.jsonl") if "failed" not in row}
     everything = jobs(names, arguments.seeds)
-    wanted = tuple(arguments.ways or [""])
-    todo = [
-        job for job in everything
-        if _place(vars(job)) not in done and (job.rate is not None or job.way == "uncut"
-                                              or (job.way.startswith(wanted) and job.ratio in arguments.ratios))
-    ]  # fmt: skip
+    todo = [job for job in everything if _place(vars(job)) not in done and _wanted(job, arguments)]
     for started in arguments.out.glob("taught-*"):
         started.unlink()  # of other settings, or left by a run that was stopped
     context = multiprocessing.get_context("spawn")
@@ -412,6 +410,12 @@ def main() -> None:
     }  # fmt: skip
     (arguments.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
     print(f"{len(read_rows(arguments.out / 'rows.jsonl'))} of {len(everything)} rows", flush=True)
+
+
+def _wanted(job: Job, arguments: argparse.Namespace) -> bool:
+    """Tell whether a row was asked for; those that choose the learning rate and the uncut networks always are."""
+    named = any(fnmatch(job.way, pattern) for pattern in arguments.ways or ["*"])
+    return job.rate is not None or job.way == "uncut" or (named and job.ratio in arguments.ratios)
 
 
 def _place(row: dict[str, Any]) -> tuple[Any, ...]:

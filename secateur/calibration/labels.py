@@ -29,9 +29,9 @@ def label_loss(task: Task, kind: LabelKind, *, temperature: float = 1.0, seed: i
     """Return the loss that is differentiated.
 
     ``true`` is the task's own loss (the empirical Fisher of Theis et al. 2018, arXiv 1801.05787). ``teacher`` is the
-    mean distance to the outputs of teachers, which stand in place of the targets, see `labelled_batches`. ``sampled`` draws labels from the network's own
-    predictions softened by ``temperature``: far fewer samples settle the spectrum, because no few hard samples
-    dominate it. Raises DataError where the task cannot sample labels.
+    mean distance to the outputs of teachers, which stand in place of the targets, see `labelled_batches`. ``sampled``
+    draws labels from the network's own predictions softened by ``temperature``: far fewer samples settle the spectrum,
+    because no few hard samples dominate it. Raises DataError where the task cannot sample labels.
     """
     if kind == "true":
         return task.loss
@@ -55,7 +55,7 @@ def label_loss(task: Task, kind: LabelKind, *, temperature: float = 1.0, seed: i
 
 
 def labelled_batches(kind: LabelKind, batches: Iterable[Batch], teachers: Sequence[Model]) -> Iterable[Batch]:
-    """Return batches with the targets that the loss of this kind of labels wants: for ``teacher`` the teachers' outputs.
+    """Return batches with the targets that the loss for these labels wants: the teachers' outputs for ``teacher``.
 
     Raises DataError for labels of teachers where there are none: against its own outputs a network has no gradient.
     """
