@@ -32,7 +32,7 @@ def pruning_quality() -> list[str]:
         "",
         *accuracies(rows),
         "",
-        "![Accuracy against the share of multiply-adds, without fine-tuning](../benchmarks/results/pruning_quality.png)",
+        "![Accuracy against the share of multiply-adds left](../benchmarks/results/pruning_quality.png)",
     ]
 
 

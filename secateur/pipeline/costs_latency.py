@@ -68,6 +68,11 @@ class LatencyCost:
         np.add.at(total, group, saved)
         return total
 
+    def layer(self, layer: int, widths: Int64[np.ndarray, "group case"]) -> Int64[np.ndarray, " case"]:
+        """Return the nanoseconds that one layer takes at each of these widths."""
+        a, b = self.lengths.sides(widths, layer)
+        return self._latency(np.full(len(a), layer), a, b)
+
     def _sides(
         self, widths: Int64[np.ndarray, " group"]
     ) -> tuple[Int64[np.ndarray, " term"], Int64[np.ndarray, " term"]]:

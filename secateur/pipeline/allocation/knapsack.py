@@ -70,9 +70,7 @@ class Knapsack:
 
     def _options(self, search: Search, g: int, around: int, reach: int) -> Int64[np.ndarray, " option"]:
         """Return a group's allowed widths within reach, thinned evenly; the present one is among them."""
-        step, smallest, whole = int(search.steps[g]), int(search.smallest[g]), int(search.whole[g])
-        stepped = np.arange(-(-smallest // step) * step, whole + 1, step, dtype=np.int64)
-        allowed = np.union1d(stepped, [smallest, whole])
+        allowed = search.allowed(g)
         near = allowed[abs(allowed - around) <= reach]
         thinned = near[np.unique(np.linspace(0, len(near) - 1, self.choices).round().astype(np.int64))]
         return np.union1d(thinned, [around])
