@@ -205,6 +205,23 @@ def test_ranked_looks_at_saliency_alone_and_theis_at_the_price_it_is_given() -> 
         assert keep["g0"].all() == (narrowed == "g1")
 
 
+@settings(max_examples=10, deadline=None)
+@given(problem=problems())
+def test_the_automatic_price_is_that_at_which_the_first_step_begins_to_pay(problem: tuple) -> None:
+    groups, terms, scores, _ = problem
+    groups = [replace(g, multiple=1) for g in groups]
+    whole, _ = costs(terms, groups, {})
+    saving = terms.saving(terms.vector({g.name: g.num_channels for g in groups}))
+    prices = sorted((float(scores[g.name].min()) / s, g.name) for g, s in zip(groups, saving.tolist(), strict=True))
+    assume(len(prices) == 1 or prices[0][0] < prices[1][0] * (1 - 1e-6))
+    assume(all(g.num_channels > g.least for g in groups))
+    (price, first), narrowed = prices[0], []
+    for allocator in (ALLOCATORS["automatic"], Theis(beta=1e9 * price * (1 + 1e-9))):
+        keep = allocator(scores, terms, whole - 1, groups)
+        narrowed.append([name for name, mask in keep.items() if not mask.all()])
+    assert narrowed == [[first], [first]]
+
+
 def test_uniform_keeps_one_share_of_every_group() -> None:
     widths = [16, 32, 48, 64]
     groups, terms = [group(f"g{i}", w) for i, w in enumerate(widths)], chain_terms(widths, [9] * 5)
