@@ -15,7 +15,9 @@ from secateur.artifacts import Group, Slice
 from secateur.errors import BudgetError, DataError
 from secateur.pipeline.allocation import ALLOCATORS, allocate, floor_cost, saliency_bound
 from secateur.pipeline.allocation.knapsack import solve_knapsack
+from secateur.pipeline.allocation.programme import Programme
 from secateur.pipeline.allocation.ranked import Ranked
+from secateur.pipeline.allocation.search import Search
 from secateur.pipeline.allocation.theis import Theis
 from secateur.pipeline.allocation.topology import classes_of
 from secateur.pipeline.costs import CostTerms
@@ -291,6 +293,29 @@ def test_the_knapsack_comes_close_to_the_best_of_all_widths_and_the_bound_is_abo
     value = kept(ALLOCATORS["knapsack"](scores, terms, budget, groups), scores)
     assert 0.97 * best <= value <= best * (1 + 1e-9)
     assert best <= saliency_bound(scores, terms, budget, groups) * (1 + 1e-6)
+
+
+@settings(max_examples=12, deadline=None)
+@given(problem=problems(), share=st.floats(0, 1))
+def test_the_programme_finds_the_best_of_all_widths_and_its_bound_is_their_worth(problem: tuple, share: float) -> None:
+    groups, terms, scores, floors = problem
+    groups, floors = groups[:3], {name: n for name, n in floors.items() if name in {"g0", "g1", "g2"}}
+    num = len(groups)
+    terms = replace(terms, groups=terms.groups[:num], A=terms.A[:, :num], B=terms.B[:, :num])
+    whole, smallest = costs(terms, groups, floors)
+    budget = int(smallest + share * (whole - smallest))
+    search = Search.of(scores, terms, budget, groups, floors)
+    found = Programme.of(search, budget).solve(num_nodes=10_000, gap=0.0)
+    worth = best = nearly = 0.0
+    for choice in itertools.product(*(search.allowed(g).tolist() for g in range(num))):
+        spent = terms.total(np.array(choice))
+        value = sum(float(w[-1] - w[n - k]) for w, n, k in zip(search.worth, search.whole, choice, strict=True))
+        best = max(best, value) if spent <= budget else best
+        # The solver keeps constraints to a millionth.
+        nearly = max(nearly, value) if spent <= budget * (1 + 2e-6) else nearly
+        worth = value if choice == tuple(found.widths.tolist()) else worth
+    assert best * (1 - 1e-5) <= worth <= nearly * (1 + 1e-9)
+    assert best * (1 - 1e-6) <= found.bound <= nearly * (1 + 1e-5) + 1e-9
 
 
 def test_expensive_channels_go_first_among_equals() -> None:
