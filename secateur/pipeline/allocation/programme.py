@@ -12,7 +12,7 @@ from secateur.pipeline.allocation.search import Search
 from secateur.pipeline.costs import CostTerms
 from secateur.pipeline.costs_latency import LatencyCost
 
-MOST_VARIABLES = 20_000
+MOST_VARIABLES = 3000
 """Beyond so many a programme is not written down."""
 
 
@@ -35,7 +35,7 @@ class Programme:
     """
 
     search: Search
-    steps: list[Int64[np.ndarray, " step"]]
+    steps: list[Int64[np.ndarray, "..."]]
     starts: Int64[np.ndarray, " group"]
     gains: Float64[np.ndarray, " step"]
     prices: list[float]
@@ -54,10 +54,10 @@ class Programme:
         )  # fmt: skip
         cost = search.cost
         if isinstance(cost, CostTerms):
-            found._add_terms(cost)
-        elif not isinstance(cost, LatencyCost) or not found._add_layers(cost, allowed):
-            return None
-        if len(found.prices) > MOST_VARIABLES:
+            written = found._add_terms(cost)
+        else:
+            written = isinstance(cost, LatencyCost) and found._add_layers(cost, allowed)
+        if not written:
             return None
         for start, own in zip(found.starts.tolist(), steps, strict=True):
             found.rows += [([j + 1, j], [1.0, -1.0], 0.0) for j in range(start, start + len(own) - 1)]
@@ -94,28 +94,35 @@ class Programme:
         above = [int(own[kept].sum()) for own, kept in zip(self.steps, stay, strict=True)]
         return self.search.smallest + np.array(above, dtype=np.int64)
 
-    def _add_terms(self, terms: CostTerms) -> None:
-        """Enter a bilinear cost, C(lo + u) = C(lo) + sum_g (c_g u_g + k_gg u_g^2 / 2) + sum_(g<h) k_gh u_g u_h."""
+    def _add_terms(self, terms: CostTerms) -> bool:
+        """Enter a bilinear cost, C(lo + u) = C(lo) + sum_g (c_g u_g + k_gg u_g^2 / 2) + sum_(g<h) k_gh u_g u_h.
+
+        Tell whether it is small enough.
+        """
         one_sided = (terms.coefficient[:, None] * terms.A).T @ terms.B
         curvature = one_sided + one_sided.T
+        pairs = list(zip(*(each.tolist() for each in np.nonzero(np.triu(curvature, 1))), strict=True))
+        if len(self.gains) + sum(min(len(self.steps[g]), len(self.steps[h])) for g, h in pairs) > MOST_VARIABLES:
+            return False
         own, low = np.diagonal(curvature) // 2, self.search.smallest
         slope = terms.saving(low) + own
         for g, steps in enumerate(self.steps):
             end = np.cumsum(steps)
             self._charge(g, slope[g] * steps + own[g] * (end**2 - (end - steps) ** 2))
         room = np.array([int(own.sum()) for own in self.steps])
-        for g, h in zip(*np.nonzero(np.triu(curvature, 1)), strict=True):
+        for g, h in pairs:
             one, other = (g, h) if len(self.steps[g]) <= len(self.steps[h]) else (h, g)
             shares = (self.steps[other] / max(room[other], 1)).tolist()
             its = list(range(self.starts[other], self.starts[other] + len(shares)))
             for j, step in enumerate(self.steps[one].tolist()):
                 y = self._variable(float(curvature[g, h] * step * room[other]))
                 self.rows.append(([y, self.starts[one] + j, *its], [-1.0, 1.0, *shares], 1.0))
+        return True
 
-    def _add_layers(self, cost: LatencyCost, allowed: list[Int64[np.ndarray, " width"]]) -> bool:
-        """Enter a table of layers, each a function of the widths of at most two groups; tell whether all are."""
+    def _add_layers(self, cost: LatencyCost, allowed: list[Int64[np.ndarray, "..."]]) -> bool:
+        """Enter a table of layers, each a function of the widths of at most two groups; tell whether all could be."""
         touched = (cost.lengths.A + cost.lengths.B) > 0
-        if (touched.sum(1) > 2).any():
+        if (touched.sum(1) > 2).any() or len(self.gains) > MOST_VARIABLES:
             return False
         for layer in range(len(touched)):
             groups = np.flatnonzero(touched[layer]).tolist()
@@ -125,6 +132,8 @@ class Programme:
                 widths = np.tile(self.search.smallest[:, None], (1, grid[0].size))
                 widths[groups] = np.stack([axis.ravel() for axis in grid])
                 self._add_table(groups, cost.layer(layer, widths).reshape(shape))
+            if len(self.prices) > MOST_VARIABLES:
+                return False
         return True
 
     def _add_table(self, groups: list[int], table: Int64[np.ndarray, "..."]) -> None:
