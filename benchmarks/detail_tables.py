@@ -12,7 +12,7 @@ NAMES = {"resnet56": "ResNet-56", "gaze": "gaze network"}
 def details() -> str:
     """Return the tables that stand between the page's markers."""
     lines = ["## Cut at once, without training", "", *pruning_quality(), "", "## Signals against the oracle", ""]
-    lines += [*signal_oracle(), "", "## The stopwatch", "", *stopwatch()]
+    lines += [*signal_oracle(), "", *calibration_cost(), "## The stopwatch", "", *stopwatch()]
     precise = precision()
     return "\n".join([*lines, *(["", "## Precision and storage", *precise] if precise else [])]) + "\n"
 
@@ -66,6 +66,24 @@ def accuracies(rows: list[dict[str, Any]]) -> list[str]:
         "| way | " + " | ".join(f"{network}, 1/{ratio:g} of the MACs" for network, ratio in columns) + " |",
         "|---|" + "---|" * len(columns),
         *(f"| {way} | " + " | ".join(cell(values, key) for key in columns) + " |" for way, values in cells.items()),
+    ]
+
+
+def calibration_cost() -> list[str]:
+    """Return what the pass over gates takes beside a plain forward and backward, where that was measured."""
+    path = RESULTS / "calibration_cost.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    told = [
+        f"{name} {row['processor_ratio']:.2f} ({row['lowest']:.2f} to {row['highest']:.2f})"
+        for name, row in found.items() if isinstance(row, dict) and "processor_ratio" in row
+    ]  # fmt: skip
+    return [
+        "The pass that collects the Gram matrices of all groups' gates takes, in times of a plain forward and backward of"
+        f" the same pictures (`benchmarks/calibration_cost.py`, {found['machine']['cpu']}, one thread, median and range"
+        f" of paired rounds): {', '.join(told)}. It needs no gradients of weights.",
+        "",
     ]
 
 
