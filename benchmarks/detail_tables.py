@@ -80,9 +80,9 @@ def calibration_cost() -> list[str]:
         for name, row in found.items() if isinstance(row, dict) and "processor_ratio" in row
     ]  # fmt: skip
     return [
-        "The pass that collects the Gram matrices of all groups' gates takes, in times of a plain forward and backward of"
-        f" the same pictures (`benchmarks/calibration_cost.py`, {found['machine']['cpu']}, one thread, median and range"
-        f" of paired rounds): {', '.join(told)}. It needs no gradients of weights.",
+        "The pass that collects the Gram matrices of all groups' gates takes, in times of a plain forward and backward"
+        f" of the same pictures (`benchmarks/calibration_cost.py`, {found['machine']['cpu']}, one thread, median and"
+        f" range of paired rounds): {', '.join(told)}. It needs no gradients of weights.",
         "",
     ]
 
