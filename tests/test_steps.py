@@ -107,7 +107,7 @@ def test_a_recipe_is_healed_as_it_says(
 def test_what_a_recipe_says_of_labels_and_latency_reaches_the_estimate_and_the_cut(project: Path) -> None:
     given = recipe_with({"distillation": {"teachers": HEALING["distillation"]["teachers"]}}).model_dump()
     given["estimate"] |= {"labels": "teacher", "latency": True}
-    given["prune"] |= {"labels": "teacher", "temperature": 2.0, "recovery_steps": 0}
+    given["prune"] |= {"labels": "teacher", "temperature": 2.0, "recovery_steps": 0, "multiple": 4}
     given["measure"]["backend"], given["folder"] = "onnxruntime", project / "runs"
     recipe = Recipe.model_validate(given)
     work = Steps(recipe=recipe, workload=load(recipe), listener=Silent())

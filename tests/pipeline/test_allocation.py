@@ -295,7 +295,7 @@ def test_the_knapsack_comes_close_to_the_best_of_all_widths_and_the_bound_is_abo
     assert best <= saliency_bound(scores, terms, budget, groups) * (1 + 1e-6)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(problem=problems(), share=st.floats(0, 1))
 def test_the_programme_finds_the_best_of_all_widths_and_its_bound_is_their_worth(problem: tuple, share: float) -> None:
     groups, terms, scores, floors = problem

@@ -12,7 +12,7 @@ from secateur.pipeline.allocation.search import Search
 from secateur.pipeline.costs import CostTerms
 from secateur.pipeline.costs_latency import LatencyCost
 
-MOST_VARIABLES = 3000
+MOST_VARIABLES = 2000
 """Beyond so many a programme is not written down."""
 
 
@@ -70,6 +70,8 @@ class Programme:
         """Search by branch and bound, at most so many nodes, until the bound is within a share of the best."""
         num, steps = len(self.prices), len(self.gains)
         least = sum(float(w[-1] - w[n - k]) for w, n, k in self._floors())
+        if not steps:
+            return Solved(widths=self.search.smallest.copy(), bound=least)
         scale = max(float(self.gains.sum()), np.finfo(float).tiny)
         column = [index for indices, _, _ in self.rows for index in indices]
         row = [n for n, (indices, _, _) in enumerate(self.rows) for _ in indices]

@@ -23,7 +23,7 @@ def compression_table(redundancy: Redundancy) -> Table:
     """List the largest compression that the estimate allows."""
     most = redundancy.maximum_compression
     filters = sum(g.num_channels for g in redundancy.groups), sum(g.num_effective for g in redundancy.groups)
-    rows = (
+    rows: tuple[tuple[str, ...], ...] = (
         ("Filters", f"{filters[0]:,}", f"{filters[1]:,}", percent(most["filters"])),
         ("MACs", count(redundancy.macs), count(redundancy.macs_effective), percent(most["macs"])),
         (
