@@ -309,7 +309,7 @@ def test_the_programme_finds_the_best_of_all_widths_and_its_bound_is_their_worth
     worth = best = nearly = 0.0
     for choice in itertools.product(*(search.allowed(g).tolist() for g in range(num))):
         spent = terms.total(np.array(choice))
-        value = sum(float(w[-1] - w[n - k]) for w, n, k in zip(search.worth, search.whole, choice, strict=True))
+        value = search.value_at(np.array(choice))
         best = max(best, value) if spent <= budget else best
         # The solver keeps constraints to a millionth.
         nearly = max(nearly, value) if spent <= budget * (1 + 2e-6) else nearly

@@ -137,7 +137,7 @@ def test_the_programme_of_latencies_finds_the_best_of_all_widths(seed: int, shar
     budget = int(smallest + share * (whole - smallest))
     search = Search.of(scores, cost, budget, structure.groups, None)
     best = max(
-        sum(float(w[-1] - w[n - k]) for w, n, k in zip(search.worth, search.whole, choice, strict=True))
+        search.value_at(np.array(choice))
         for choice in itertools.product(*(search.allowed(g).tolist() for g in range(len(search.groups))))
         if cost.total(np.array(choice)) <= budget
     )

@@ -12,10 +12,6 @@ from secateur.pipeline.allocation.programme import Programme
 from secateur.pipeline.allocation.search import Search
 from secateur.pipeline.costs import Cost, CostTerms
 
-NUM_NODES = 20
-GAP = 1e-4
-"""How long the proof of a bound may take, in nodes, and how near to the best it is to come, as a share."""
-
 
 def saliency_bound(
     saliency: Mapping[str, Tensor],
@@ -38,7 +34,7 @@ def saliency_bound(
         return everything
     programme = Programme.of(search, budget)
     if programme is not None:
-        return min(everything, programme.solve(num_nodes=NUM_NODES, gap=GAP).bound)
+        return min(everything, programme.solve().bound)
     alone = _alone(search, budget)
     return min(alone, _relaxed(search, cost, budget)) if isinstance(cost, CostTerms) else alone
 

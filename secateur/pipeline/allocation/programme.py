@@ -1,6 +1,5 @@
 """Widths within a budget as an integer linear programme, whose dual bound says how far from the best any widths are."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,10 +65,13 @@ class Programme:
         found.rows.append((list(range(len(spent))), spent, (budget - cost.total(search.smallest)) / scale))
         return found
 
-    def solve(self, *, num_nodes: int, gap: float) -> Solved:
-        """Search by branch and bound, at most so many nodes, until the bound is within a share of the best."""
+    def solve(self, *, num_nodes: int = 20, gap: float = 1e-4) -> Solved:
+        """Search by branch and bound, at most so many nodes, until the bound is within a share of the best.
+
+        The solver keeps the budget to a millionth.
+        """
         num, steps = len(self.prices), len(self.gains)
-        least = sum(float(w[-1] - w[n - k]) for w, n, k in self._floors())
+        least = self.search.value_at(self.search.smallest)
         if not steps:
             return Solved(widths=self.search.smallest.copy(), bound=least)
         scale = max(float(self.gains.sum()), np.finfo(float).tiny)
@@ -86,10 +88,6 @@ class Programme:
         dual = -found.mip_dual_bound if found.mip_dual_bound is not None else 1.0
         bound = least + scale * min(1.0, dual if np.isfinite(dual) else 1.0)
         return Solved(widths=None if found.x is None else self._widths(found.x), bound=bound)
-
-    def _floors(self) -> Iterator[tuple[np.ndarray, int, int]]:
-        search = self.search
-        return zip(search.worth, search.whole.tolist(), search.smallest.tolist(), strict=True)
 
     def _widths(self, x: np.ndarray) -> Int64[np.ndarray, " group"]:
         stay = np.split(x[: len(self.gains)] > 0.5, self.starts[1:])

@@ -67,7 +67,11 @@ class Search:
     @property
     def value(self) -> float:
         """The saliency of all channels that stay."""
-        return sum(float(w[-1] - w[n - k]) for w, n, k in zip(self.worth, self.whole, self.widths, strict=True))
+        return self.value_at(self.widths)
+
+    def value_at(self, widths: Int64[np.ndarray, " group"]) -> float:
+        """Return the saliency of all channels that stay at these widths."""
+        return sum(float(w[-1] - w[n - k]) for w, n, k in zip(self.worth, self.whole, widths, strict=True))
 
     def allowed(self, g: int) -> Int64[np.ndarray, " width"]:
         """Return the widths that a group may have, ascending: its steps from the floor up, the floor and the whole."""
