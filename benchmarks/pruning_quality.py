@@ -73,23 +73,29 @@ def measure(name: str, arguments: argparse.Namespace, done: set[tuple[Any, ...]]
             for way in [*(FEW if name == "mobilenet_v2" else OURS), *peers()]:
                 if (name, way, ratio, seed) not in done:
                     for called, small in cut(way, network, math.floor(whole / ratio), samples, evidence):
-                        yield facts | {
-                            "way": called, "ratio": ratio, "macs": subject.macs(small),
-                            "accuracy": accuracy(small, test),
-                        }  # fmt: skip
+                        named = facts | {"way": called, "ratio": ratio}
+                        if small is None:
+                            yield named | {"unreachable": True}
+                        else:
+                            yield named | {"macs": subject.macs(small), "accuracy": accuracy(small, test)}
 
 
 def cut(
     way: str, network: nn.Module, budget: int, samples: list[Batch], evidence: Evidences
-) -> Iterator[tuple[str, nn.Module]]:
-    """Yield what a way makes of the network, with its name; the peer's also as the peer leaves it, and this first."""
+) -> Iterator[tuple[str, nn.Module | None]]:
+    """Yield what a way makes of the network, with its name; the peer's also as the peer leaves it, and this first.
+
+    None where the peer never gets within the budget.
+    """
     if way in OURS:
         yield way, ours(OURS[way], network, budget, samples, evidence)
         return
     left = peer(peers()[way], evidence.subject, network, budget, samples)
-    if left is not None:
-        yield f"{way}, as it leaves it", left
-        yield way, settled(left, samples, evidence.subject.task.loss)
+    if left is None:
+        yield way, None
+        return
+    yield f"{way}, as it leaves it", left
+    yield way, settled(left, samples, evidence.subject.task.loss)
 
 
 def _num(drawn: list[Batch]) -> int:
@@ -144,7 +150,8 @@ def draw(rows: list[dict[str, Any]]) -> None:
         for way in shown:
             points = [(1.0, own[0]["accuracy"])]
             for ratio in RATIOS[name]:
-                same = [row["accuracy"] for row in own if row["way"] == way and row["ratio"] == ratio]
+                same = [row["accuracy"] for row in own if row["way"] == way and row["ratio"] == ratio
+                        and "accuracy" in row]  # fmt: skip
                 points += [(1 / ratio, sum(same) / len(same))] if same else []
             panel.plot(*zip(*points, strict=True), marker="o", label=way)
         panel.set(title=f"{name}, no fine-tuning", xlabel="share of multiply-adds", ylabel="accuracy")
