@@ -68,12 +68,6 @@ class CostTerms:
         quadratic = self.coefficient @ (self.A * self.B)
         return s * linear - s * s * quadratic
 
-    def sides(
-        self, widths: Int64[np.ndarray, "group case"], term: int
-    ) -> tuple[Int64[np.ndarray, " case"], Int64[np.ndarray, " case"]]:
-        """Return a and b of one term at each of these widths."""
-        return self.a0[term] + self.A[term] @ widths, self.b0[term] + self.B[term] @ widths
-
     def _a(self, widths: Int64[np.ndarray, " group"]) -> Int64[np.ndarray, " term"]:
         return self.a0 + self.A @ widths
 

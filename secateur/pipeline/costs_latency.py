@@ -70,7 +70,8 @@ class LatencyCost:
 
     def layer(self, layer: int, widths: Int64[np.ndarray, "group case"]) -> Int64[np.ndarray, " case"]:
         """Return the nanoseconds that one layer takes at each of these widths."""
-        a, b = self.lengths.sides(widths, layer)
+        sides = self.lengths
+        a, b = sides.a0[layer] + sides.A[layer] @ widths, sides.b0[layer] + sides.B[layer] @ widths
         return self._latency(np.full(len(a), layer), a, b)
 
     def _sides(
