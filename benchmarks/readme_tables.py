@@ -9,6 +9,7 @@ from detail_tables import RESULTS, accuracies, details, uncut
 
 ROOT = Path(__file__).parents[1]
 MARKERS = re.compile(r"(<!-- results -->\n).*(<!-- /results -->)", re.DOTALL)
+OURS = "Ours (Fisher signal, hierarchical allocation, least squares) with one part exchanged:"
 METRICS = {"auc": "AUC", "top1": "top-1"}
 SETS = {"osie": "OSIE", "eyecrowd": "EyeCrowd", "scene500": "Scene500", "rendered": "rendered scenes"}
 
@@ -147,10 +148,7 @@ def pruning_healed() -> list[str]:
         *accuracies([row for row in rows if not row.get("ablation")]),
         "",
         *equal_accuracy(found.get("at_equal_accuracy", [])),
-        "Ours (Fisher signal, hierarchical allocation, least squares) with one part exchanged:",
-        "",
-        *accuracies([*beside, *parts]),
-        "",
+        *([OURS, "", *accuracies([*beside, *parts]), ""] if parts else []),
         *pruning_healed_long(),
     ]
 
