@@ -12,34 +12,44 @@ NAMES = {"resnet56": "ResNet-56", "gaze": "gaze network"}
 def details() -> str:
     """Return the tables that stand between the page's markers."""
     lines = ["## Cut at once, without training", "", *pruning_quality(), "", "## Signals against the oracle", ""]
-    lines += [*signal_oracle(), "", "## The stopwatch", "", *stopwatch()]
+    lines += [*signal_oracle(), "", *calibration_cost(), "## The stopwatch", "", *stopwatch()]
     precise = precision()
     return "\n".join([*lines, *(["", "## Precision and storage", *precise] if precise else [])]) + "\n"
 
 
 def pruning_quality() -> list[str]:
     """Return the table of what is left of networks that are cut at once, in our ways and in the peer's."""
-    found = json.loads((RESULTS / "pruning_quality.json").read_text())
+    rows = json.loads((RESULTS / "pruning_quality.json").read_text())["rows"]
+    seen = {
+        f"{r['network']} {r['num_test']:,} test and {r['num_calibration']:,} calibration images": None for r in rows
+    }
     return [
-        f"Trained CIFAR-10 networks cut at once, without fine-tuning (`benchmarks/pruning_quality.py`): accuracy in per"
-        f" cent on {found['num_test']:,} test images, mean and half the range over draws of {found['num_calibration']}"
-        f" calibration images. Uncut: {uncut(found['rows'])}. All have their batch statistics measured again where"
-        " that helps, but for those of Torch-Pruning as it leaves them. Torch-Pruning does not follow the padded"
-        " shortcuts of these networks and cuts inside the blocks only, as `inner` does.",
+        "Trained networks cut at once, without fine-tuning (`benchmarks/pruning_quality.py`): accuracy in per cent,"
+        f" mean and half the range over seeds, each with calibration images of its own; {', '.join(seen)}. Uncut:"
+        f" {uncut(rows)}. All have their batch statistics measured again where that helps, but for those of"
+        " Torch-Pruning as it leaves them. Torch-Pruning does not follow the padded shortcuts of CIFAR's ResNets and"
+        " cuts inside the blocks only, as `inner` does.",
         "",
-        *accuracies(found["rows"]),
+        *accuracies(rows),
+        "",
+        "![Accuracy against the share of multiply-adds left](../benchmarks/results/pruning_quality.png)",
     ]
 
 
 def uncut(rows: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{r['network']} {100 * r['accuracy']:.1f} %" for r in rows if r["way"] == "uncut")
+    """Return the mean accuracy of each network as it is."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row["way"] == "uncut":
+            found.setdefault(row["network"], []).append(row["accuracy"])
+    return ", ".join(f"{name} {100 * sum(own) / len(own):.1f} %" for name, own in found.items())
 
 
 def accuracies(rows: list[dict[str, Any]]) -> list[str]:
     """Return a table of accuracies, a way a row and a network and budget a column."""
     cells: dict[str, dict[tuple[str, float], list[float]]] = {}
     for row in rows:
-        if row["way"] != "uncut":
+        if row["way"] != "uncut" and "accuracy" in row:
             cells.setdefault(row["way"], {}).setdefault((row["network"], row["ratio"]), []).append(row["accuracy"])
     columns = sorted({key for values in cells.values() for key in values})
     best = {key: max(sum(v[key]) / len(v[key]) for v in cells.values() if key in v) for key in columns}
@@ -56,6 +66,24 @@ def accuracies(rows: list[dict[str, Any]]) -> list[str]:
         "| way | " + " | ".join(f"{network}, 1/{ratio:g} of the MACs" for network, ratio in columns) + " |",
         "|---|" + "---|" * len(columns),
         *(f"| {way} | " + " | ".join(cell(values, key) for key in columns) + " |" for way, values in cells.items()),
+    ]
+
+
+def calibration_cost() -> list[str]:
+    """Return what the pass over gates takes beside a plain forward and backward, where that was measured."""
+    path = RESULTS / "calibration_cost.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    told = [
+        f"{name} {row['processor_ratio']:.2f} ({row['lowest']:.2f} to {row['highest']:.2f})"
+        for name, row in found.items() if isinstance(row, dict) and "processor_ratio" in row
+    ]  # fmt: skip
+    return [
+        "The pass that collects the Gram matrices of all groups' gates takes, in times of a plain forward and backward"
+        f" of the same pictures (`benchmarks/calibration_cost.py`, {found['machine']['cpu']}, one thread, median and"
+        f" range of paired rounds): {', '.join(told)}. It needs no gradients of weights.",
+        "",
     ]
 
 

@@ -147,6 +147,12 @@ class _Chain:
         self.listener.done(name, done.reused, done.record.duration_s)
         return done
 
+    @property
+    def timed_on(self) -> dict[str, Any]:
+        """What engines and latencies depend on besides the networks."""
+        settings = self.recipe.measure.model_dump(include={"backend", "batch_size", "num_threads"})
+        return {**settings, "runtimes": self.deployment.runtimes()}
+
     def estimate(self) -> Step:
         """Estimate the redundancy of the uncut network."""
         traced: dict[str, Any] = {"keep": self.recipe.prune.keep, "multiple": self.recipe.prune.multiple}
@@ -155,6 +161,8 @@ class _Chain:
             traced |= {"signal": self.recipe.prune.signal, "compensation": self.recipe.prune.compensation}
         if self.recipe.finetune.distillation.parameter:
             traced["parameter_fisher"] = True
+        if self.steps.timed:
+            traced |= self.timed_on
         return self.step("estimate", {"estimate": self.recipe.estimate, **traced}, (), self.steps.estimate)
 
     def quantize(self, finetuned: Step, exported: Step) -> Step | None:
@@ -178,8 +186,7 @@ class _Chain:
             require_mlflow()
         estimated = self.estimate()
         healing = recipe.finetune.model_dump(exclude={"epochs", "validation"})
-        timed_on = recipe.measure.model_dump(include={"backend", "batch_size", "num_threads"})
-        timing = {} if recipe.prune.latency is None else {**timed_on, "runtimes": deployment.runtimes()}
+        timing = {} if recipe.prune.latency is None else self.timed_on
         pruned = self.step(
             "prune", {"prune": recipe.prune, "recovery": healing, **timing}, (estimated,),
             lambda folder: steps.prune(estimated.folder, folder),
@@ -202,7 +209,7 @@ class _Chain:
         quantized = self.quantize(finetuned, exported)
         files = (exported,) if quantized is None else (exported, quantized)
         built = self.step(
-            "build", {"build": recipe.build, **timed_on, "runtimes": deployment.runtimes()}, files,
+            "build", {"build": recipe.build, **self.timed_on}, files,
             lambda folder: deployment.build(exported.folder, folder, None if quantized is None else quantized.folder),
         )  # fmt: skip
         timed = self.step(

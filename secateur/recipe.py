@@ -55,8 +55,9 @@ class EstimateSettings(Section):
     """Calibration samples; ten times the width of the widest group is plenty."""
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Samples a forward and backward pass."""
-    labels: Literal["auto", "sampled", "true"] = "auto"
-    """Labels of the gradients: drawn from the network's predictions, or the data's own; auto draws where it can."""
+    labels: Literal["auto", "sampled", "true", "teacher"] = "auto"
+    """Labels of the gradients: drawn from the network's predictions, the data's own, or the outputs of
+    finetune.distillation.teachers; auto draws where it can."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
     """Softening of the predictions that labels are drawn from."""
     matrix: Literal["gate", "weight-gradient", "activation"] = "gate"
@@ -71,6 +72,8 @@ class EstimateSettings(Section):
     """Tail of the spectrum, in nats, below which the directions of a group count as superfluous; auto measures it."""
     loss_increase: Annotated[float, Field(gt=0)] = 0.05
     """For tau auto: what cutting to the floors, without training, may add to the loss on held-out samples, in nats."""
+    latency: bool = False
+    """Tell the largest compression in milliseconds too: layers are timed as for prune.latency, which implies it."""
 
     @model_validator(mode="after")
     def _units(self) -> "EstimateSettings":
@@ -287,3 +290,10 @@ class Recipe(Section):
     """Pictures of test samples in the report, where the task can draw them."""
     folder: Path = Path("runs")
     """Where run folders are kept, relative to the working folder."""
+
+    @model_validator(mode="after")
+    def _taught(self) -> "Recipe":
+        wanted = [name for name in ("estimate", "prune") if getattr(self, name).labels == "teacher"]
+        if wanted and not self.finetune.distillation.teachers:
+            raise ValueError(f"{wanted[0]}.labels: teacher needs finetune.distillation.teachers, other networks")
+        return self

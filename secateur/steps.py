@@ -21,6 +21,7 @@ from secateur.backends.latency_table import LatencyTable
 from secateur.backends.torch import Torch
 from secateur.calibration.batches import batches, evaluate
 from secateur.calibration.gram import load_gate_gram
+from secateur.calibration.labels import labelled_batches
 from secateur.calibration.parameter_fisher import collect_parameter_fisher, load_parameter_fisher
 from secateur.launched import Lessons, Others
 from secateur.listening import Listener
@@ -33,7 +34,7 @@ from secateur.pipeline.export import export
 from secateur.pipeline.finetune import Averaging, DistillationWeights, Finetune, SoftTargets
 from secateur.pipeline.finetune.acceleration import Precision
 from secateur.pipeline.prune import Prune
-from secateur.pipeline.redundancy import Estimate
+from secateur.pipeline.redundancy import Estimate, with_latency
 from secateur.pipeline.signals import Combination
 from secateur.pipeline.structure import Structure, load_model, save_model, trace
 from secateur.pipeline.structure.layer_calls import layers_of
@@ -90,16 +91,23 @@ class Steps:
         """The uncut network's structure."""
         return self.structure(self.workload.model)
 
+    @property
+    def timed(self) -> bool:
+        """Whether the latencies of layers are wanted."""
+        return self.recipe.estimate.latency or self.recipe.prune.latency is not None
+
     def estimate(self, folder: Path) -> None:
         """Collect gate Grams of the uncut network and estimate its redundancy."""
         workload, structure = self.workload, self.original
         settings = Estimate(
-            **self.recipe.estimate.model_dump(), signal=self._signal(), compensation=self.recipe.prune.compensation,
-            seed=self.recipe.seed,
+            **self.recipe.estimate.model_dump(exclude={"latency"}), signal=self._signal(),
+            compensation=self.recipe.prune.compensation, seed=self.recipe.seed,
         )  # fmt: skip
+        latencies = self._latencies() if self.timed else ()
         gram, redundancy = settings(
-            workload.model, structure, workload.task, workload.data, progress=self.listener.progress
-        )
+            workload.model, structure, workload.task, workload.data, teachers=workload.teachers,
+            progress=self.listener.progress,
+        )  # fmt: skip
         widest = max((group.num_channels for group in structure.groups), default=0)
         if gram.num_samples < widest:
             self.listener.message(
@@ -109,11 +117,16 @@ class Steps:
         gram.save(folder / "gram.safetensors")
         if self.recipe.finetune.distillation.parameter:
             labels, loss = settings.labelled(workload.task)
-            samples = settings.heard(workload.data, "parameters' Fisher information", self.listener.progress)
+            heard = settings.heard(workload.data, "parameters' Fisher information", self.listener.progress)
+            samples = labelled_batches(labels, heard, workload.teachers)
             fisher = collect_parameter_fisher(workload.model.module, samples, loss, labels=labels)
             fisher.save(folder / PARAMETER_FISHER)
+        if latencies:
+            redundancy = with_latency(redundancy, structure, latencies, self.recipe.measure.backend)
         most = redundancy.maximum_compression
         told = f"{most['macs']:.0%} of the MACs and {most['filters']:.0%} of the filters"
+        if "latency" in most:
+            told = f"{most['latency']:.0%} of the layers' latency, {told}"
         self.listener.message(f"maximum compression by {rule_told(redundancy)}: {told} could go")
         for line in found_told(redundancy):
             self.listener.message(line)
@@ -126,6 +139,7 @@ class Steps:
         prune = Prune(
             kind=kind, keep=keep, allowed_loss=settings.allowed_loss, rounds=settings.rounds,
             schedule=settings.schedule, allocator=allocator(settings.allocator), signal=self._signal(),
+            labels=settings.labels, temperature=settings.temperature,
             compensation=settings.compensation, samples=settings.samples, batch_size=settings.batch_size,
             multiple=settings.multiple, protect=tuple(settings.keep), dead=settings.dead, branches=settings.branches,
             seed=self.recipe.seed,
@@ -138,7 +152,7 @@ class Steps:
         model, result = prune(
             self.workload.model, self.workload.task, self.workload.data,
             redundancy=read(estimated, "redundancy", Redundancy) if settings.floors else None,
-            latencies=self._latencies() if kind == "latency" else (),
+            latencies=self._latencies() if kind == "latency" else (), teachers=self.workload.teachers,
             recover=recover if settings.recovery_steps else None, progress=self.listener.message,
         )  # fmt: skip
         save_model(model, folder / "model")

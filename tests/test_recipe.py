@@ -118,6 +118,15 @@ def test_budgets_of_every_kind(tmp_path: Path, prune: str, kind: str, share: flo
     assert (read.budget, read.allowed_loss) == ((kind, share), loss)
 
 
+@pytest.mark.parametrize("section", ["estimate", "prune"])
+def test_labels_of_teachers_need_teachers(tmp_path: Path, section: str) -> None:
+    place = write(tmp_path, SMALL)
+    with pytest.raises(RecipeError, match=rf"{section}\.labels: teacher needs finetune\.distillation\.teachers"):
+        read_recipe(place, [f"{section}.labels=teacher"])
+    read = read_recipe(place, [f"{section}.labels=teacher", "finetune.distillation.teachers=[own:other]"])
+    assert getattr(read, section).labels == "teacher"
+
+
 @pytest.mark.parametrize("name", ALLOCATORS)
 def test_every_allocator_is_named_in_a_word_or_with_its_parameters(tmp_path: Path, name: str) -> None:
     wanted = f"{{name: {name}, beta: 0.02}}" if name == "theis" else name

@@ -16,7 +16,8 @@ class PruneRound(Record):
     """One round of pruning: what was asked, what was reached, and the proof that the cut is exact.
 
     One target is given. ``stopped`` tells that a loss that would have risen too far ended pruning at it. Of the
-    saliency the share ``saliency_kept`` stayed, and no allocation could have kept more than ``saliency_bound``.
+    saliency the share ``saliency_kept`` stayed, and no allocation could have kept more than ``saliency_bound``: the
+    difference is the gap to the best, at most.
     ``compensation`` is what made up for the cut channels: the one that was asked for, or "none" where it did not pay.
     ``removed`` names the residual branches that went whole.
     """
