@@ -179,7 +179,9 @@ class _Chain:
         estimated = self.estimate()
         healing = recipe.finetune.model_dump(exclude={"epochs", "validation"})
         timed_on = recipe.measure.model_dump(include={"backend", "batch_size", "num_threads"})
-        timing = {} if recipe.prune.latency is None else {**timed_on, "runtimes": deployment.runtimes()}
+        options = recipe.build.options.given(recipe.measure.backend)
+        told = {**timed_on, "options": str(options)} if options else timed_on
+        timing = {} if recipe.prune.latency is None else {**told, "runtimes": deployment.runtimes()}
         pruned = self.step(
             "prune", {"prune": recipe.prune, "recovery": healing, **timing}, (estimated,),
             lambda folder: steps.prune(estimated.folder, folder),

@@ -9,10 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+from secateur import __version__
 from secateur.artifacts import (
+    FileFacts,
     FinetuneResult,
     LatencyGrid,
     Model,
+    Pictures,
     Record,
     Redundancy,
 )
@@ -24,7 +27,7 @@ from secateur.calibration.gram import load_gate_gram
 from secateur.calibration.parameter_fisher import collect_parameter_fisher, load_parameter_fisher
 from secateur.launched import Lessons, Others
 from secateur.listening import Listener
-from secateur.loading import Workload
+from secateur.loading import Workload, hash_weights
 from secateur.pipeline.allocation import ALLOCATORS, Allocator
 from secateur.pipeline.allocation.hierarchical import Hierarchical
 from secateur.pipeline.allocation.ranked import Ranked
@@ -181,12 +184,26 @@ class Steps:
         for name, model in self.both(finetuned).items():
             exported = export(
                 model, folder, name=name, opset=settings.opset, dynamic_batch=settings.dynamic_batch,
-                tolerance=settings.tolerance, batches=real, program=self.with_program, seed=self.recipe.seed,
-                metadata={"recipe": self.recipe.name, "network": name},
+                open_sizes=settings.open_sizes, batch_name=settings.batch_name, tolerance=settings.tolerance,
+                batches=real, input_names=settings.input_names, output_names=settings.output_names,
+                metadata=self._facts(name, model).entries(), program=self.with_program, seed=self.recipe.seed,
             )  # fmt: skip
             parity = exported.result.parity
             self.listener.message(f"{name}.onnx differs from the network by at most {parity.worst_absolute:.2g}")
             write(folder, name, exported.result)
+
+    def _facts(self, name: str, model: Model) -> FileFacts:
+        """Return what a file says of itself: where its weights come from, and how it is used."""
+        settings, data = self.recipe.export, self.workload.data
+        pictures = settings.pictures and Pictures.model_validate(settings.pictures.model_dump())
+        return FileFacts(
+            lineage={
+                "run": self.recipe.name, "network": name, "weights": hash_weights(model.module),
+                "origin": hash_weights(self.workload.model.module), "data": self.workload.fingerprint,
+                "secateur": __version__,
+            },
+            classes=tuple(settings.classes) or data.classes, pictures=pictures or data.preparation,
+        )  # fmt: skip
 
     def both(self, finetuned: Path) -> dict[str, Model]:
         """Return the original and the compressed network."""
@@ -201,7 +218,7 @@ class Steps:
         """Time the layers of the uncut network, or read what an earlier run timed."""
         model, measured = self.workload.model, self.recipe.measure
         table = LatencyTable(
-            backend=BACKENDS[measured.backend], folder=self.recipe.folder / LATENCIES, step=self.recipe.prune.multiple,
+            backend=self.recipe.build.backend(measured.backend), folder=self.recipe.folder / LATENCIES, step=self.recipe.prune.multiple,
             batch_size=measured.batch_size, num_threads=measured.num_threads,
         )  # fmt: skip
         self.listener.message(f"latencies of layers: {table.path}")
