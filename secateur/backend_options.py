@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from secateur.backends import BACKENDS, Backend
-from secateur.backends.cuda_driver import DriverName
+from secateur.backends.cuda_driver import DRIVERS, DriverName
 from secateur.backends.onnxruntime import Optimisation, Search
 from secateur.backends.openvino import Device, Hint, Precision
 from secateur.backends.protocol import first_line
@@ -85,6 +85,12 @@ class TensorRtOptions(Section):
     """Record the kernels once for each shape and replay them; cuda.bindings only."""
     driver: DriverName = "cuda.bindings"
     """The package that gives device memory, streams and events."""
+
+    @model_validator(mode="after")
+    def _recorded(self) -> "TensorRtOptions":
+        if self.cuda_graph and not DRIVERS[self.driver].records:
+            raise ValueError("cuda_graph with the driver cuda.bindings, which records graphs, or neither")
+        return self
 
 
 class TensorRtRtxOptions(TensorRtOptions):

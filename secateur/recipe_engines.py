@@ -1,6 +1,6 @@
 """The part of a recipe behind the network: how it is exported, which engines are built, what is timed."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 

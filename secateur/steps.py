@@ -218,8 +218,8 @@ class Steps:
         """Time the layers of the uncut network, or read what an earlier run timed."""
         model, measured = self.workload.model, self.recipe.measure
         table = LatencyTable(
-            backend=self.recipe.build.backend(measured.backend), folder=self.recipe.folder / LATENCIES, step=self.recipe.prune.multiple,
-            batch_size=measured.batch_size, num_threads=measured.num_threads,
+            backend=self.recipe.build.backend(measured.backend), folder=self.recipe.folder / LATENCIES,
+            step=self.recipe.prune.multiple, batch_size=measured.batch_size, num_threads=measured.num_threads,
         )  # fmt: skip
         self.listener.message(f"latencies of layers: {table.path}")
         return table.grids(layers_of(model.module, model.example_inputs), self.listener.progress)

@@ -18,6 +18,7 @@ from secateur.pipeline.export_proof import ExportProof
 from secateur.pipeline.export_shapes import OpenShape
 from secateur.recipe import Recipe
 from secateur.recipe_file import validate_recipe
+from secateur.report.gates import COMPRESSED
 from secateur.runs import reading
 from secateur.steps import NUM_PARITY_BATCHES, Steps, read
 

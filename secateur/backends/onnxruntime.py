@@ -184,7 +184,8 @@ class OnnxRuntime:
             )
         except Exception as error:
             raise BackendError(
-                f"{self.name}, {whole.path}", f"a refusal ({first_line(error)})", "a network that ONNX Runtime can open",
+                f"{self.name}, {whole.path}", f"a refusal ({first_line(error)})",
+                "a network that ONNX Runtime can open",
                 "Export in another opset, or replace the operator it names.",
             ) from error  # fmt: skip
         opened = session.get_providers()

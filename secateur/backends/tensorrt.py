@@ -10,10 +10,11 @@ from secateur.artifacts import EngineResult, Parity
 from secateur.backends.cuda_driver import DRIVERS, DriverName
 from secateur.backends.engine_parity import engine_parity
 from secateur.backends.onnx_file import OnnxInput, read_inputs, read_whole
-from secateur.backends.protocol import BuildOptions, Engine, Missing, Progress, engine_file, require, write_engine
+from secateur.backends.protocol import BuildOptions, Engine, Missing, engine_file, require, write_engine
 from secateur.backends.tensorrt_engine import TensorRtEngine
 from secateur.backends.tensorrt_layers import summary
 from secateur.backends.tensorrt_log import Log, log_of
+from secateur.backends.tensorrt_progress import build_monitor
 from secateur.errors import BackendError
 from secateur.storage import read, write
 
@@ -39,8 +40,8 @@ class TensorRt:
     ``timing_cache`` is a file of what was timed, read and written at every build. ``version_compatible`` engines run on
     later releases, ``hardware_compatible`` ones on every GPU from Ampere on. ``refittable`` engines take other weights,
     and ``stripped`` ones are written without any: they get them from the ONNX file by `TensorRtEngine.refit`. Where the
-    installed release cannot do what is asked, the build is refused. ``driver`` is the package that gives memory, streams
-    and events on the device; ``cuda_graph`` replays recorded kernels, which pycuda cannot.
+    installed release cannot do what is asked, the build is refused. ``driver`` is the package that gives memory,
+    streams and events on the device; ``cuda_graph`` replays recorded kernels, which pycuda cannot.
     """
 
     package: Package
@@ -99,7 +100,7 @@ class TensorRt:
         stop, and is raised when it has.
         """
         require(self.name, self.unavailable(), f"{self.package}, able to build")
-        inputs = read_inputs(onnx_file)
+        inputs, onnx_sha256 = read_inputs(onnx_file), read_whole(onnx_file).sha256
         trt = importlib.import_module(self.package)
         log = log_of(self.package)
         log.clear()
@@ -109,7 +110,7 @@ class TensorRt:
         missing = self.unable_to_run()
         result = write_engine(
             self, folder / f"{onnx_file.stem}.{self.name}.engine", content,
-            options=self._settings(onnx_file, log, options), build_s=build_s,
+            options=self._settings(onnx_sha256, log, options), build_s=build_s,
             parity=None if missing else self._parity(trt, log, content, onnx_file, options),
             reason="" if missing is None else f"built, not run: {missing}",
         )  # fmt: skip
@@ -146,9 +147,9 @@ class TensorRt:
                 engine.refit(onnx_file)
             return engine_parity(f"{self.name} {self.version()}", engine, onnx_file, options)
 
-    def _settings(self, onnx_file: Path, log: Log, options: BuildOptions) -> dict[str, str]:
+    def _settings(self, onnx_sha256: str, log: Log, options: BuildOptions) -> dict[str, str]:
         settings = {
-            "onnx_sha256": read_whole(onnx_file).sha256,
+            "onnx_sha256": onnx_sha256,
             "batch_sizes": f"1 to {options.max_batch_size}, tuned for {options.batch_size}",
             **{
                 name: f"{low} to {high}, tuned for {options.sizes.get(name)}"
@@ -191,9 +192,9 @@ class TensorRt:
             profile = builder.create_optimization_profile()
             if any(isinstance(size, str) for entry in inputs for size in entry.shape):
                 for entry in inputs:
-                    profile.set_shape(entry.name, *_profile_shapes(entry, options))
+                    profile.set_shape(entry.name, *profile_shapes(entry, options))
                 config.add_optimization_profile(profile)
-            monitor = _monitor(trt, options.progress)
+            monitor = build_monitor(trt, options.progress)
             config.progress_monitor = monitor
             plan = builder.build_serialized_network(network, config)
             if monitor.interruption is not None:
@@ -275,36 +276,10 @@ class TensorRt:
             config.set_compute_capability(members[name], index)
 
 
-def _profile_shapes(entry: OnnxInput, options: BuildOptions) -> tuple[tuple[int, ...], ...]:
+def profile_shapes(entry: OnnxInput, options: BuildOptions) -> tuple[tuple[int, ...], ...]:
     """Return an input's least, usual and largest shape."""
     batch, usual = entry.shape[0] if entry.shape else 1, options.batch_size
     is_open = isinstance(batch, str)
     batches = (1, usual, max(usual, options.max_batch_size)) if is_open else (int(batch),) * 3
     ends = (options.least(), options.sizes, options.most())
     return tuple(entry.sized(size, sizes) for size, sizes in zip(batches, ends, strict=True))
-
-
-def _monitor(trt: Any, progress: Progress) -> Any:
-    """Make a progress monitor; its class has the runtime's as its base, so it is made where the runtime is known."""
-
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.num_steps: dict[str, int] = {}
-            self.interruption: BaseException | None = None
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self.num_steps[phase_name] = num_steps
-
-        def phase_finish(self, phase_name: str) -> None:
-            self.num_steps.pop(phase_name, None)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            # An exception must not cross the compiler's frames: it is kept, and the build is asked to stop.
-            try:
-                progress(phase_name, step + 1, self.num_steps.get(phase_name, step + 1))
-            except BaseException as error:
-                self.interruption = error
-            return self.interruption is None
-
-    return Monitor()

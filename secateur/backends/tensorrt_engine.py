@@ -48,7 +48,7 @@ class TensorRtEngine(Engine):
         is_input = {name: self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in tensors}
         self._inputs = [name for name in tensors if is_input[name]]
         self._outputs = [name for name in tensors if not is_input[name]]
-        self._dtypes = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))) for name in tensors}
+        self._dtypes = {name: _numpy_dtype(trt, self._engine.get_tensor_dtype(name)) for name in tensors}
         self.expected = ExpectedInputs(engine=self._name, inputs=tuple(map(self._declared, self._inputs)))
         self._buffers = {name: driver.memory() for name in tensors}
         self._pinned: dict[str, Pinned] = {}
@@ -226,6 +226,15 @@ class TensorRtEngine(Engine):
 
     def _beyond(self, inputs: tuple[Any, ...]) -> BackendError:
         return self.expected.refusal(inputs, "not within the sizes that it was built for; build for larger ones")
+
+
+def _numpy_dtype(trt: Any, kind: Any) -> np.dtype:
+    """Name a tensor's type in numpy, which has bfloat16 from ml_dtypes alone."""
+    if kind == trt.DataType.BF16:
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(trt.nptype(kind))
 
 
 def _profiler(trt: Any) -> Any:

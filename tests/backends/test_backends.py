@@ -19,6 +19,7 @@ import pytest
 
 from secateur.artifacts import EngineResult, Exported
 from secateur.backends import BACKENDS
+from secateur.backends.onnx_file import read_whole
 from secateur.backends.protocol import Backend, BuildOptions, skipped
 from secateur.errors import BackendError, EqualityError, StorageError
 from secateur.storage import sha256
@@ -255,7 +256,7 @@ def test_onnx_runtime_never_falls_back(narrow: Exported, tmp_path: Path) -> None
         pytest.warns(UserWarning, match="not in available provider names"),
         pytest.raises(BackendError, match=r"a fall-back to .*; wanted CUDAExecutionProvider"),
     ):
-        backend._session(narrow.path.read_bytes(), "here", 1)
+        backend._session(read_whole(narrow.path), 1)
     with pytest.warns(UserWarning, match="not in available provider names"):
         allowed = replace(backend, fallback=True).build(narrow.path, tmp_path, BuildOptions())
     assert allowed.options["nodes"].endswith(" on CPUExecutionProvider"), "what ran where is told"
