@@ -75,8 +75,9 @@ class ExportProof:
         for position, batch in enumerate(self.batches):
             if self.shape.admits(batch):
                 yield f"real batch {position} (batch size {len(batch[0])})", batch
-            if dynamic_batch and len(batch[0]) > 1:
-                yield f"the first sample of real batch {position}", tuple(tensor[:1] for tensor in batch)
+            first = tuple(tensor[:1] for tensor in batch)
+            if len(batch[0]) > 1 and self.shape.admits(first):
+                yield f"the first sample of real batch {position}", first
         generator = torch.Generator().manual_seed(self.seed)
         for random_size in RANDOM_BATCH_SIZES if dynamic_batch else (size,):
             yield f"random inputs (batch size {random_size})", self._drawn({}, random_size, generator)
@@ -110,7 +111,8 @@ class ExportProof:
             f"export of {self.name}", f"{who} refusing {what}: {type(error).__name__}: {line}",
             "a file that runs wherever the network runs",
             "Export in float32 or half precision, without the operator it names; where it names a size, do not bake "
-            "the example's sizes into forward, or export with dynamic_batch=False and this size fixed.",
+            "the example's sizes into forward, or export with this size fixed (the batch's by dynamic_batch=False), or "
+            "say in which steps it comes (multiple).",
         )  # fmt: skip
 
 

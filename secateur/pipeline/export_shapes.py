@@ -93,12 +93,13 @@ class OpenShape:
         _rename(graph, found)
 
     def variations(self) -> list[dict[str, int]]:
-        """Return sizes to try a file at: all the least, all the largest, and the two ways in which they alternate."""
+        """Return sizes to try: all the least, all the largest, two mixtures of these, and all a step over the least."""
         if not self.sizes:
             return []
         bounds = [(size.least, size.most) for size in self.sizes.values()]
         picks = [[low for low, _ in bounds], [high for _, high in bounds]]
         picks += [[bound[(place + turn) % 2] for place, bound in enumerate(bounds)] for turn in (0, 1)]
+        picks += [[size.least + size.multiple for size in self.sizes.values()]]
         return [dict(zip(self.sizes, pick, strict=True)) for pick in dict.fromkeys(map(tuple, picks))]
 
     def shape(self, index: int, sizes: Mapping[str, int], batch_size: int) -> tuple[int, ...]:
