@@ -61,6 +61,8 @@ class ExportSettings(Section):
     """Names of the file's inputs; the forward's argument names where absent."""
     output_names: list[str] | None = None
     """Names of the file's outputs; output, or output_0 and so on, where absent."""
+    slim: bool = False
+    """Have onnxslim clean the file up once more: attention leaves arithmetic on shapes behind, convolutions nothing."""
     classes: list[str] = []
     """Names of the network's scores, kept in the file; the data's own where empty."""
     pictures: PictureSettings | None = None

@@ -185,7 +185,7 @@ class Steps:
             exported = export(
                 model, folder, name=name, opset=settings.opset, dynamic_batch=settings.dynamic_batch,
                 open_sizes=settings.open_sizes, batch_name=settings.batch_name, tolerance=settings.tolerance,
-                batches=real, input_names=settings.input_names, output_names=settings.output_names,
+                slim=settings.slim, batches=real, input_names=settings.input_names, output_names=settings.output_names,
                 metadata=self._facts(name, model).entries(), program=self.with_program, seed=self.recipe.seed,
             )  # fmt: skip
             parity = exported.result.parity

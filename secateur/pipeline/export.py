@@ -26,6 +26,7 @@ from secateur.errors import BackendError, EqualityError, ExportError
 from secateur.pipeline.export_first import first_difference
 from secateur.pipeline.export_proof import ExportProof
 from secateur.pipeline.export_shapes import Inputs, OpenShape
+from secateur.pipeline.export_slim import slimmed
 from secateur.pipeline.export_weights import forget_others, set_apart, weight_bytes
 from secateur.pipeline.structure.capture import flat_outputs
 from secateur.storage import sha256, write, written
@@ -49,6 +50,7 @@ def export(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     metadata: Mapping[str, str] = MappingProxyType({}),
+    slim: bool = False,
     largest_bytes: int = LARGEST_ONNX_BYTES,
     program: bool = False,
     seed: int = 0,
@@ -74,6 +76,7 @@ def export(
         input_names: names of the graph's inputs; the forward's argument names where absent.
         output_names: names of the graph's outputs; ``output``, or ``output_0`` and so on, where absent.
         metadata: further entries of the file's metadata.
+        slim: have onnxslim clean the graph up once more; it finds something in attention, nothing in convolutions.
         largest_bytes: weights of more bytes go into a file beside the graph, whose name is in the result.
         program: also write ``folder/name.pt2``, the network as torch.export captures it, for the torch backends.
         seed: of the random inputs.
@@ -100,6 +103,8 @@ def export(
     proto = converted.model_proto
     _check_graph(proto, name, opset, len(example), num_outputs)
     shape.settle(proto.graph)
+    if slim:
+        proto = slimmed(proto, name)
     proof = ExportProof(
         name=name, shape=shape, batches=[_cpu(as_tuple(batch)) for batch in batches], tolerance=tolerance, seed=seed
     )

@@ -137,6 +137,22 @@ def test_open_sizes_that_make_no_sense(tmp_path: Path, name: str, change: dict[s
         export(model(Pooled()), tmp_path, name="x", open_sizes={name: size})
 
 
+def test_onnxslim_cleans_up_what_attention_leaves_behind(tmp_path: Path) -> None:
+    pytest.importorskip("onnxslim", reason="onnxslim is not installed: pip install 'secateur[slim]'")
+    torch.manual_seed(0)
+    block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    attention = Model(module=block, example_inputs=(torch.rand(2, 5, 16),))
+    plain = export(attention, tmp_path, name="plain")
+    slim = export(attention, tmp_path, name="slim", slim=True)
+    before, after = (onnx.load(exported.path).graph for exported in (plain, slim))
+    assert len(after.node) < len(before.node)
+    assert slim.result.parity.num_batches == plain.result.parity.num_batches
+    assert shape_of(after.input[0]) == shape_of(before.input[0])
+    assert any(entry.key == "pkg.torch.onnx.name_scopes" for node in after.node for entry in node.metadata_props)
+    same = [export(model(Pooled()), tmp_path, name="same", slim=slim).result.sha256 for slim in (False, True)]
+    assert same[0] == same[1], "where nothing can go the file stays as it is"
+
+
 class Two(nn.Module):
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         return left + right.mean(1, keepdim=True)
