@@ -111,7 +111,9 @@ class Deployment:
     def build(self, exported: Path, folder: Path, quantized: Path | None = None) -> None:
         """Build every engine of every network; a runtime that is absent is recorded with its reason."""
         for network in NETWORKS:
-            options = build_options(self.recipe, read(exported, network, ExportResult))
+            options = replace(
+                build_options(self.recipe, read(exported, network, ExportResult)), progress=self.listener.progress
+            )
             self._build_all(network, exported / f"{network}.onnx", folder, options, {})
         if quantized is not None and self.recipe.quantize is not None:
             target = read(quantized, RESULT, QuantizeResult).target

@@ -9,8 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+from torch.utils.data import Subset
+
 from secateur import __version__
 from secateur.artifacts import (
+    Exported,
     FileFacts,
     FinetuneResult,
     LatencyGrid,
@@ -36,6 +39,7 @@ from secateur.pipeline.export import export
 from secateur.pipeline.finetune import Averaging, DistillationWeights, Finetune, SoftTargets
 from secateur.pipeline.finetune.acceleration import Precision
 from secateur.pipeline.prune import Prune
+from secateur.pipeline.quantize.module import FileModule
 from secateur.pipeline.redundancy import Estimate
 from secateur.pipeline.signals import Combination
 from secateur.pipeline.structure import Structure, load_model, save_model, trace
@@ -48,6 +52,7 @@ from secateur.storage import write as write_file
 R = TypeVar("R", bound=Record)
 
 NUM_PARITY_BATCHES = 2
+NUM_METRIC_SAMPLES = 32
 EVALUATION_BATCH_SIZE = 32
 PARAMETER_FISHER = "parameter_fisher.safetensors"
 PRECISIONS: dict[str, Precision] = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -188,9 +193,23 @@ class Steps:
                 slim=settings.slim, batches=real, input_names=settings.input_names, output_names=settings.output_names,
                 metadata=self._facts(name, model).entries(), program=self.with_program, seed=self.recipe.seed,
             )  # fmt: skip
-            parity = exported.result.parity
-            self.listener.message(f"{name}.onnx differs from the network by at most {parity.worst_absolute:.2g}")
-            write(folder, name, exported.result)
+            apart = self._metric_differences(exported, model)
+            told = [f"by at most {exported.result.parity.worst_absolute:.2g}"]
+            told += [f"in {metric} of a sample by {value:.2g}" for metric, value in apart.items()]
+            self.listener.message(f"{name}.onnx differs from the network {', '.join(told)}")
+            write(folder, name, exported.result.model_copy(update={"metric_differences": apart}))
+
+    def _metric_differences(self, exported: Exported, model: Model) -> dict[str, float]:
+        """Return how far each metric of a test sample is at most from the network's; not for files beyond 2 GiB."""
+        if exported.result.weights:
+            return {}
+        test, task = self.workload.data.test, self.workload.task
+        some = Subset(test, range(min(NUM_METRIC_SAMPLES, len(test))))  # type: ignore[arg-type]
+        ours, theirs = (
+            evaluate(module, task, some, EVALUATION_BATCH_SIZE).per_sample
+            for module in (model.module, FileModule(exported.path, model))
+        )
+        return {metric: max(abs(a - b) for a, b in zip(ours[metric], theirs[metric], strict=True)) for metric in ours}
 
     def _facts(self, name: str, model: Model) -> FileFacts:
         """Return what a file says of itself: where its weights come from, and how it is used."""

@@ -26,6 +26,7 @@ from secateur.backends.protocol import BuildOptions
 from secateur.cli import app
 from secateur.deploy import DESCRIPTION, Description, Tensor, load, prepared, write_folder
 from secateur.errors import BackendError, StorageError
+from secateur.judging import read_run
 from secateur.manifest import read_manifest
 from secateur.pipeline.export import export
 from secateur.recipe_engines import BuildSettings, ExportSettings
@@ -246,6 +247,9 @@ def test_what_a_run_deploys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert told.lineage["manifest"] == manifest.digest
         assert told.lineage["origin"] == manifest.origin.weights_sha256 != told.lineage["weights"]
         assert told.lineage["network"] == "compressed"
+    apart = {name: exported.metric_differences for name, exported in read_run(run).exports.items()}
+    assert apart == {name: {"top1": 0.0, "top5": 0.0, "loss": pytest.approx(0, abs=1e-5)} for name in apart}
+    with load("out") as network:
         assert network.run(np.zeros((2, 4), np.float32))[0].shape == (2, 3)
         with pytest.raises(BackendError, match="pictures; wanted"):
             network.predict(np.zeros((4, 4, 3), np.uint8))

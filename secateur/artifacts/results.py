@@ -118,7 +118,8 @@ class ExportResult(Record):
 
     ``open_sizes`` are those beside the batch's, by name. ``weights`` are files beside it, with their SHA-256, where the
     weights exceed what one file can hold. ``program_sha256`` is that of the exported program beside it, ``.pt2`` in
-    place of ``.onnx``, where there is one.
+    place of ``.onnx``, where there is one. ``metric_differences`` are the largest of a test sample between the file and
+    the network, by metric, where the task was at hand.
     """
 
     path: str
@@ -132,6 +133,7 @@ class ExportResult(Record):
     open_sizes: dict[str, OpenSize] = Field(default_factory=dict)
     weights: dict[str, str] = Field(default_factory=dict)
     program_sha256: str | None = None
+    metric_differences: dict[str, float] = Field(default_factory=dict)
     parity: Parity
 
 

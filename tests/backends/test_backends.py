@@ -233,6 +233,19 @@ def test_files_that_are_not_onnx(backend: Backend, not_onnx: dict[str, Path], tm
 
 
 @backends
+def test_an_operator_set_that_is_not_known(backend: Backend, tmp_path: Path) -> None:
+    able_to_build(backend)
+    value = onnx.helper.make_tensor_value_info
+    nodes = [onnx.helper.make_node("Relu", ["x"], ["y"])]
+    graph = onnx.helper.make_graph(nodes, "g", [value("x", 1, [2, 4])], [value("y", 1, [2, 4])])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 99)], ir_version=10)
+    (tmp_path / "new.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(BackendError, match=r"new\.(onnx|pt2)|parity of"):
+        backend.build(tmp_path / "new.onnx", tmp_path / "built", BuildOptions(batch_size=2))
+    assert not (tmp_path / "built").exists()
+
+
+@backends
 def test_a_tolerance_that_no_engine_meets(backend: Backend, wide: Exported, tmp_path: Path) -> None:
     able_to_run(backend)
     exact = BACKENDS["onnxruntime"] is backend
