@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from secateur.artifacts import OpenSize
 from secateur.backend_options import BackendOptions
@@ -90,7 +90,7 @@ class BuildSettings(Section):
 
     backends: list[BackendName] = ["onnxruntime", "tensorrt_rtx"]
     """Runtimes an engine is built for; one that is absent is reported and skipped, unless it is measured."""
-    options: BackendOptions = BackendOptions()
+    options: Annotated[BackendOptions, BeforeValidator(lambda given: {} if given is None else given)] = BackendOptions()
     """Settings of backends, by their names."""
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
     """Largest difference of an engine's outputs to the ONNX file's, relative to their largest value."""

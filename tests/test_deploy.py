@@ -248,7 +248,7 @@ def test_what_a_run_deploys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert told.lineage["origin"] == manifest.origin.weights_sha256 != told.lineage["weights"]
         assert told.lineage["network"] == "compressed"
     apart = {name: exported.metric_differences for name, exported in read_run(run).exports.items()}
-    assert apart == {name: {"top1": 0.0, "top5": 0.0, "loss": pytest.approx(0, abs=1e-5)} for name in apart}
+    assert apart == {"original": {"top1": 0.0}, "compressed": {"top1": 0.0}}
     with load("out") as network:
         assert network.run(np.zeros((2, 4), np.float32))[0].shape == (2, 3)
         with pytest.raises(BackendError, match="pictures; wanted"):

@@ -24,7 +24,9 @@ class Owned(Protocol):
 class Memory(Owned, Protocol):
     """Bytes on the device that grow when asked for more."""
 
-    pointer: int
+    @property
+    def pointer(self) -> int:
+        """The address."""
 
     def reserve(self, size_bytes: int) -> int:
         """Make room for so many bytes and return the address; what was there is lost when it grows."""
@@ -34,7 +36,9 @@ class Memory(Owned, Protocol):
 class Pinned(Owned, Protocol):
     """Host memory that the device reads and writes by itself."""
 
-    array: np.ndarray
+    @property
+    def array(self) -> np.ndarray:
+        """The memory."""
 
 
 @runtime_checkable
@@ -78,9 +82,13 @@ class Graph(Owned, Protocol):
 class Driver(Protocol):
     """A package that reaches the first CUDA device, in the context that torch and TensorRT share with it."""
 
-    name: str
-    records: bool
-    """Whether it can record graphs."""
+    @property
+    def name(self) -> str:
+        """The package's name in the table."""
+
+    @property
+    def records(self) -> bool:
+        """Whether it can record graphs."""
 
     def missing(self) -> Missing | None:
         """Say why there is no CUDA by this package, or None; to be asked before any TensorRT object is made."""

@@ -142,7 +142,8 @@ class TensorRt:
             )  # fmt: skip
 
     def _parity(self, trt: Any, log: Log, content: bytes, onnx_file: Path, options: BuildOptions) -> Parity:
-        with self._open(trt, log, content) as engine:
+        engine = self._open(trt, log, content)
+        with engine:
             if self.stripped:
                 engine.refit(onnx_file)
             return engine_parity(f"{self.name} {self.version()}", engine, onnx_file, options)

@@ -110,8 +110,10 @@ def export(
     )
     path = folder / f"{name}.onnx"
     captured = _captured(network, shape) if program else None
-    num_bytes = weight_bytes(proto)
-    with set_apart(proto, folder, name) if num_bytes > largest_bytes else contextlib.nullcontext({}) as weights:
+    apart: contextlib.AbstractContextManager[dict[str, str]] = contextlib.nullcontext({})
+    if weight_bytes(proto) > largest_bytes:
+        apart = set_apart(proto, folder, name)
+    with apart as weights:
         proto = _described(proto, name, {**FileFacts(sizes=dict(open_sizes)).entries(), **metadata})
         content = proto.SerializeToString(deterministic=True)
         with written(path, content) as unproved:

@@ -90,6 +90,9 @@ class OpenShape:
                     f"export of {self.name}", f"a graph that takes {name} only as {symbol}", f"any {name}",
                     "Say in which steps it comes (multiple), as the network's strides and upsampling ask for.",
                 )  # fmt: skip
+        for symbol, name in list(found.items()):
+            for steps in set(re.findall(r"[A-Za-z_]\w*", symbol)) - set(found):
+                found[steps] = f"{name}_steps"
         _rename(graph, found)
 
     def variations(self) -> list[dict[str, int]]:

@@ -40,11 +40,11 @@ def used() -> set[tuple[str, str]]:
                 elif called(node.value) in OWNERS and not node.attr.startswith("__"):
                     found.add((OWNERS[called(node.value)], node.attr))
             elif isinstance(node, ast.Call) and called(node.func) == "getattr":
-                name = ast.literal_eval(node.args[1])
-                owner = "" if called(node.args[0]) == "trt" else called(node.args[0])
-                if isinstance(node.args[0], ast.Name) and owner not in ("", "trt"):
-                    continue
-                found.add((owner, name))
+                owner, name = node.args[:2]
+                if called(owner) == "trt":
+                    found.add(("", ast.literal_eval(name)))
+                elif isinstance(owner, ast.Attribute) and called(owner.value) == "trt":
+                    found.add((owner.attr, ast.literal_eval(name)))
     return {(owner, name) for owner, name in found if name not in ASKED_FOR_FIRST}
 
 
