@@ -58,7 +58,7 @@ class PyCuda:
         except ImportError as error:
             return Missing(
                 found=f"no pycuda ({first_line(error)})",
-                remedy="Install it where the CUDA toolkit and a driver are: pip install pycuda; or leave the driver at "
+                remedy="Install it where the CUDA toolkit and a driver are: pip install 'secateur[pycuda]'; or leave the driver at "
                 "cuda.bindings.",
             )
         try:
