@@ -144,6 +144,13 @@ def _read(path: Path, *, weights: bool) -> onnx.ModelProto:
         ) from error  # fmt: skip
     if not proto.graph.node:
         raise _not_onnx(path, "no graph in it")
+    newest = onnx.defs.onnx_opset_version()
+    opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    if opset > newest:
+        raise BackendError(
+            str(path), f"operators of opset {opset}", f"at most {newest}, the newest that onnx {onnx.__version__} knows",
+            "Export in a lower opset, or install a newer onnx.",
+        )  # fmt: skip
     return proto
 
 

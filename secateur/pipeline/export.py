@@ -102,7 +102,7 @@ def export(
     converted = _convert(network, shape, opset, input_names, output_names)
     proto = converted.model_proto
     _check_graph(proto, name, opset, len(example), num_outputs)
-    shape.settle(proto.graph)
+    shape.settle(proto.graph, converted.exported_program)
     if slim:
         proto = slimmed(proto, name)
     proof = ExportProof(

@@ -66,8 +66,8 @@ class OpenShape:
         first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
         return (*axes[:first], tuple(axes[first:]))
 
-    def settle(self, graph: onnx.GraphProto) -> None:
-        """Give the open sizes their names throughout the graph.
+    def settle(self, graph: onnx.GraphProto, program: torch.export.ExportedProgram | None) -> None:
+        """Give the open sizes their names throughout the graph, whose inner sizes have the captured program's symbols.
 
         Raises:
             ExportError: one is fixed in the graph, or open only together with another or in other steps than asked.
@@ -90,9 +90,13 @@ class OpenShape:
                     f"export of {self.name}", f"a graph that takes {name} only as {symbol}", f"any {name}",
                     "Say in which steps it comes (multiple), as the network's strides and upsampling ask for.",
                 )  # fmt: skip
-        for symbol, name in list(found.items()):
-            for steps in set(re.findall(r"[A-Za-z_]\w*", symbol)) - set(found):
-                found[steps] = f"{name}_steps"
+        captured = [] if program is None else _input_shapes(program)
+        for name, index, axis in self._open_axes():
+            told = graph.input[index].type.tensor_type.shape.dim[axis].dim_param
+            for symbol in (told, *(str(shape[axis]) for shape in captured[index : index + 1])):
+                found.setdefault(symbol, name)
+                for steps in set(re.findall(r"[A-Za-z_]\w*", symbol)) - {symbol}:
+                    found.setdefault(steps, f"{name}_steps")
         _rename(graph, found)
 
     def variations(self) -> list[dict[str, int]]:
@@ -141,6 +145,13 @@ class OpenShape:
             f"Do not let forward branch on the {size} or turn it into a number; or export with "
             f"{'dynamic_batch=False' if is_batch else 'this size fixed'}.",
         )  # fmt: skip
+
+
+def _input_shapes(program: torch.export.ExportedProgram) -> list[torch.Size]:
+    """Return the shapes of a program's inputs, with symbols where they are open."""
+    wanted = program.graph_signature.user_inputs
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
+    return [values[name].shape for name in wanted if isinstance(values.get(str(name)), Tensor)]
 
 
 def _admits(size: OpenSize, found: int) -> bool:

@@ -240,7 +240,7 @@ def test_an_operator_set_that_is_not_known(backend: Backend, tmp_path: Path) -> 
     graph = onnx.helper.make_graph(nodes, "g", [value("x", 1, [2, 4])], [value("y", 1, [2, 4])])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 99)], ir_version=10)
     (tmp_path / "new.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(BackendError, match=r"new\.(onnx|pt2)|parity of"):
+    with pytest.raises(BackendError, match=r"new\.onnx: found operators of opset 99; wanted at most \d+"):
         backend.build(tmp_path / "new.onnx", tmp_path / "built", BuildOptions(batch_size=2))
     assert not (tmp_path / "built").exists()
 

@@ -21,8 +21,8 @@ OWNERS = {
     "refitter": "Refitter", "weights": "OnnxParserRefitter", "inspector": "EngineInspector", "error": "ParserError",
 }  # fmt: skip
 """What the code calls an object, and what it is."""
-ASKED_FOR_FIRST = {"ComputeCapability"}
-"""Names that the code takes only where they are there; TensorRT for RTX has them."""
+ASKED_FOR_FIRST = {"ComputeCapability", "num_compute_capabilities", "set_compute_capability"}
+"""Names that the code takes only where they are there: TensorRT for RTX has them."""
 
 
 def called(node: ast.expr) -> str:
