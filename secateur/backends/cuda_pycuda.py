@@ -58,8 +58,8 @@ class PyCuda:
         except ImportError as error:
             return Missing(
                 found=f"no pycuda ({first_line(error)})",
-                remedy="Install it where the CUDA toolkit and a driver are: pip install 'secateur[pycuda]'; or leave the driver at "
-                "cuda.bindings.",
+                remedy="Install it where the CUDA toolkit and a driver are: pip install 'secateur[pycuda]'; or leave "
+                "the driver at cuda.bindings.",
             )
         try:
             driver.init()

@@ -148,7 +148,7 @@ def _read(path: Path, *, weights: bool) -> onnx.ModelProto:
     opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if opset > newest:
         raise BackendError(
-            str(path), f"operators of opset {opset}", f"at most {newest}, the newest that onnx {onnx.__version__} knows",
+            str(path), f"operators of opset {opset}", f"at most {newest}, what onnx {onnx.__version__} knows",
             "Export in a lower opset, or install a newer onnx.",
         )  # fmt: skip
     return proto
