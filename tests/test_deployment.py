@@ -11,12 +11,12 @@ from onnx import TensorProto, helper
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from secateur.artifacts import Data, Model
+from secateur.artifacts import Data, ExportResult, Model, Parity
 from secateur.deployment import NETWORKS, Deployment, Engines
 from secateur.errors import BackendError
 from secateur.loading import Workload
 from secateur.recipe import QuantizeSettings, Recipe
-from secateur.steps import read
+from secateur.steps import read, write
 from secateur.workloads import TASKS
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
@@ -48,6 +48,12 @@ def exported(tmp_path: Path) -> Path:
     for network in NETWORKS:
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10),
                   folder / f"{network}.onnx")  # fmt: skip
+        parity = Parity(reference="", candidate="", num_batches=1, worst_absolute=0, worst_relative=0, tolerance=1)
+        described = ExportResult(
+            path=f"{network}.onnx", sha256="", size_bytes=1, opset=18, input_names=("x",), output_names=("y",),
+            input_shapes=((2, 3, 3),), dynamic_batch=True, parity=parity,
+        )  # fmt: skip
+        write(folder, network, described)
     return folder
 
 

@@ -34,7 +34,7 @@ class Residual(nn.Module):
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "residual": (Residual, (2, 3, 12, 12)),
     "attention": (lambda: nn.Sequential(SelfAttention(scaled), nn.LayerNorm(12), nn.Linear(12, 5)), (2, 6, 12)),
-    "mobilenet": (lambda: torchvision.models.mobilenet_v3_small(num_classes=7), (2, 3, 64, 64)),
+    "squeezenet": (lambda: torchvision.models.squeezenet1_1(num_classes=7), (2, 3, 48, 48)),
 }
 
 
