@@ -11,8 +11,8 @@ from onnx import TensorProto, helper
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from secateur.artifacts import Data, ExportResult, Model, Parity
-from secateur.deployment import NETWORKS, Deployment, Engines
+from secateur.artifacts import Data, ExportResult, Model, OpenSize, Parity
+from secateur.deployment import NETWORKS, Deployment, Engines, build_options
 from secateur.errors import BackendError
 from secateur.loading import Workload
 from secateur.recipe import QuantizeSettings, Recipe
@@ -86,6 +86,16 @@ def test_a_runtime_that_refuses_the_network_is_recorded_and_the_others_are_built
 def test_the_runtime_that_is_timed_may_not_refuse(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"a refusal \(.*Det"):
         deployment("openvino", ["onnxruntime"]).build(exported, tmp_path / "built")
+
+
+def test_engines_are_tuned_for_the_examples_sizes_within_the_recipes(exported: Path) -> None:
+    running = deployment("onnxruntime", [])
+    sizes = {"side": OpenSize(axis=1, least=2, most=8)}
+    result = read(exported, "original", ExportResult).model_copy(update={"open_sizes": sizes})
+    options = build_options(running.recipe, result)
+    assert (options.sizes, options.ranges) == ({"side": 3}, {"side": (2, 8)})
+    assert (options.least(), options.most()) == ({"side": 2}, {"side": 8})
+    assert options.tolerance == running.recipe.build.tolerance
 
 
 def test_engines_belong_to_the_versions_of_their_runtimes() -> None:
