@@ -1,6 +1,7 @@
 """Tables of docs/benchmarks.md from benchmarks/results/*.json; `readme_tables` writes them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ def details() -> str:
     """Return the tables that stand between the page's markers."""
     lines = ["## Cut at once, without training", "", *pruning_quality(), "", "## Signals against the oracle", ""]
     lines += [*signal_oracle(), "", *calibration_cost(), "## The stopwatch", "", *stopwatch()]
-    precise = precision()
-    return "\n".join([*lines, *(["", "## Precision and storage", *precise] if precise else [])]) + "\n"
+    precise, carried = precision(), deployment()
+    lines += ["", "## Precision and storage", *precise] if precise else []
+    lines += ["", "## Files and images", *carried] if carried else []
+    return "\n".join(lines) + "\n"
 
 
 def pruning_quality() -> list[str]:
@@ -137,12 +140,49 @@ def stopwatch() -> list[str]:
 
 def precision() -> list[str]:
     """Return the tables of quantisation and packing, as far as they were measured."""
+    return measured({"quantisation": quantisation, "packing": packing})
+
+
+def deployment() -> list[str]:
+    """Return the tables of cleaned-up files and of the image that serves, as far as they were measured."""
+    return measured({"onnx_cleanup": onnx_cleanup, "serve_size": serve_size})
+
+
+def measured(tables: dict[str, Callable[[dict[str, Any]], list[str]]]) -> list[str]:
+    """Return those of some tables whose results are there."""
     lines: list[str] = []
-    for name, told in (("quantisation", quantisation), ("packing", packing)):
+    for name, told in tables.items():
         file = RESULTS / f"{name}.json"
         if file.exists():
             lines += ["", *told(json.loads(file.read_text()))]
     return lines
+
+
+def onnx_cleanup(found: dict[str, Any]) -> list[str]:
+    """Return the table of what onnxslim still finds in exported files."""
+    versions = found["versions"]
+    return [
+        f"Nodes of exported torchvision networks, and after onnxslim {versions['onnxslim']} on top of the exporter's"
+        " own clean-up (`benchmarks/onnx_cleanup.py`); what ONNX Runtime makes of either is what is computed.",
+        "",
+        "| network | nodes | after onnxslim | computed by ONNX Runtime | after onnxslim |",
+        "|---|---|---|---|---|",
+        *(f"| {r['network']} | {r['nodes']} | {r['slimmed']} | {r['run']} | {r['slimmed_run']} |"
+          for r in found["rows"]),
+    ]  # fmt: skip
+
+
+def serve_size(found: dict[str, Any]) -> list[str]:
+    """Return the table of what the image target `serve` installs."""
+    return [
+        f"What pip installs for the image target `serve`, beside Python {found['python']}"
+        " (`benchmarks/serve_size.py`, in clean environments from which an engine was then run).",
+        "",
+        "| runtime | size | packages |",
+        "|---|---|---|",
+        *(f"| {RUNTIMES[name]} | {told['bytes'] / 1e6:.0f} MB | {told['packages']} |"
+          for name, told in found["runtimes"].items()),
+    ]  # fmt: skip
 
 
 def quantisation(found: dict[str, Any]) -> list[str]:

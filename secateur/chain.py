@@ -151,7 +151,9 @@ class _Chain:
     def timed_on(self) -> dict[str, Any]:
         """What engines and latencies depend on besides the networks."""
         settings = self.recipe.measure.model_dump(include={"backend", "batch_size", "num_threads"})
-        return {**settings, "runtimes": self.deployment.runtimes()}
+        options = self.recipe.build.options.given(self.recipe.measure.backend)
+        told = {"options": str(options)} if options else {}
+        return {**settings, **told, "runtimes": self.deployment.runtimes()}
 
     def estimate(self) -> Step:
         """Estimate the redundancy of the uncut network."""

@@ -27,7 +27,6 @@ from secateur.artifacts import (
     Verdict,
     as_tuple,
 )
-from secateur.backends import BACKENDS
 from secateur.backends.compare import Compare
 from secateur.backends.practice.practice import Examine, Examined
 from secateur.backends.practice.probe import Probe
@@ -74,6 +73,21 @@ class Measured:
     practice: Practice | None = None
 
 
+def usual_sizes(exported: ExportResult) -> dict[str, int]:
+    """Return the open sizes of a file as the example inputs have them, which engines are tuned for."""
+    return {name: exported.input_shapes[size.inputs[0]][size.axis] for name, size in exported.open_sizes.items()}
+
+
+def build_options(recipe: Recipe, exported: ExportResult) -> BuildOptions:
+    """Return how engines of a file are built."""
+    settings = recipe.measure
+    return BuildOptions(
+        batch_size=settings.batch_size, max_batch_size=max(8, settings.batch_size), num_threads=settings.num_threads,
+        sizes=usual_sizes(exported), tolerance=recipe.build.tolerance, seed=recipe.seed,
+        ranges={name: (size.least, size.most) for name, size in exported.open_sizes.items()},
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
     """The steps from the ONNX files to the report."""
@@ -85,7 +99,7 @@ class Deployment:
     def require_runtime(self) -> None:
         """Refuse, before anything is computed, a run whose engines could not be timed here."""
         name = self.recipe.measure.backend
-        missing = BACKENDS[name].unable_to_run()
+        missing = self._backend(name).unable_to_run()
         if missing is None and self.recipe.quantize is not None:
             missing = unreadable(name, "tensorrt")  # what no choice of a target helps against
         if missing is not None:
@@ -96,12 +110,10 @@ class Deployment:
 
     def build(self, exported: Path, folder: Path, quantized: Path | None = None) -> None:
         """Build every engine of every network; a runtime that is absent is recorded with its reason."""
-        settings = self.recipe.measure
-        options = BuildOptions(
-            batch_size=settings.batch_size, max_batch_size=max(8, settings.batch_size),
-            num_threads=settings.num_threads, seed=self.recipe.seed,
-        )  # fmt: skip
         for network in NETWORKS:
+            options = replace(
+                build_options(self.recipe, read(exported, network, ExportResult)), progress=self.listener.progress
+            )
             self._build_all(network, exported / f"{network}.onnx", folder, options, {})
         if quantized is not None and self.recipe.quantize is not None:
             target = read(quantized, RESULT, QuantizeResult).target
@@ -128,7 +140,11 @@ class Deployment:
         return {backend.name: str(backend.unavailable() or backend.version()) for backend in self._backends()}
 
     def _backends(self) -> list[Backend]:
-        return [BACKENDS[name] for name in dict.fromkeys([*self.recipe.build.backends, self.recipe.measure.backend])]
+        names = dict.fromkeys([*self.recipe.build.backends, self.recipe.measure.backend])
+        return [self._backend(name) for name in names]
+
+    def _backend(self, name: str) -> Backend:
+        return self.recipe.build.backend(name)
 
     def _build(self, backend: Backend, file: Path, folder: Path, options: BuildOptions) -> EngineResult:
         """Build one engine; only the refusal of the runtime that is to be timed stops the run."""
@@ -157,11 +173,11 @@ class Deployment:
     def _practice(self, exported: Path, built: Path, speedup: float) -> Practice:
         """Hold theory against practice, layer by layer."""
         settings = self.recipe.measure
-        backend = BACKENDS[settings.backend]
+        backend = self._backend(settings.backend)
         probe = Probe(backend=backend, num_threads=settings.num_threads, folder=self.recipe.folder / LATENCIES)
         examine = Examine(
             backend=backend, probe=probe, batch_size=settings.batch_size, num_threads=settings.num_threads,
-            seed=self.recipe.seed,
+            sizes=usual_sizes(read(exported, COMPRESSED, ExportResult)), seed=self.recipe.seed,
         )  # fmt: skip
         examined = [
             Examined(
@@ -174,7 +190,7 @@ class Deployment:
 
     def _timed(self, built: Path, candidate: str) -> Comparison:
         settings = self.recipe.measure
-        backend = BACKENDS[settings.backend]
+        backend = self._backend(settings.backend)
         engines = {network: read(built, network, Engines).of(settings.backend) for network in (ORIGINAL, candidate)}
 
         def load(network: str) -> Engine:

@@ -54,7 +54,9 @@ class Quantization:
         """Time the layers on the runtime that is timed."""
         measured = self.recipe.measure
         timed = LayerPrecisions(
-            backend=BACKENDS[measured.backend], batch_size=measured.batch_size, num_threads=measured.num_threads
+            backend=self.recipe.build.backend(measured.backend),
+            batch_size=measured.batch_size,
+            num_threads=measured.num_threads,
         )
         return timed(calibrated, precisions, self.listener.progress)
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from secateur.recipe_engines import BuildSettings, ExportSettings, MeasureSettings
 from secateur.recipe_pruning import PruneSettings
 from secateur.recipe_section import Section
 from secateur.report.gates import Gate
@@ -138,17 +139,6 @@ class FinetuneSettings(Section):
     distillation: DistillationSettings = DistillationSettings()
 
 
-class ExportSettings(Section):
-    """ONNX export."""
-
-    opset: Annotated[int, Field(ge=18)] = 20
-    """ONNX operator set."""
-    dynamic_batch: bool = True
-    """Leave the batch size open."""
-    tolerance: Annotated[float, Field(gt=0)] = 1e-4
-    """Largest difference between the network and its ONNX file, relative to the output's largest value."""
-
-
 class MixedSettings(Section):
     """Mixed precision: what may stay of the cost, or what must stay of the outputs; each layer's share is measured."""
 
@@ -202,43 +192,6 @@ class QuantizeSettings(Section):
     tolerance: Annotated[float, Field(gt=0)] = 0.1
     """Largest difference of an engine's outputs to the quantised file's, relative to their largest value: integers on
     the border between two are rounded either way."""
-
-
-def _backend(name: str) -> str:
-    from secateur.backends import BACKENDS
-
-    if name not in BACKENDS:
-        raise ValueError(f"one of {', '.join(BACKENDS)}")
-    return name
-
-
-BackendName = Annotated[str, AfterValidator(_backend)]
-
-
-class BuildSettings(Section):
-    """Engines."""
-
-    backends: list[BackendName] = ["onnxruntime", "tensorrt_rtx"]
-    """Runtimes an engine is built for; one that is absent is reported and skipped, unless it is measured."""
-
-
-class MeasureSettings(Section):
-    """The latency comparison: paired, interleaved, on fresh engine instances."""
-
-    backend: BackendName = "onnxruntime"
-    """The runtime that is timed."""
-    batch_size: Annotated[int, Field(ge=1)] = 1
-    """Samples a call."""
-    num_threads: Annotated[int, Field(ge=1)] = 1
-    """Threads of the runtime."""
-    instances: Annotated[int, Field(ge=3)] = 5
-    """Fresh engine instances of each side."""
-    max_s: Annotated[float, Field(gt=0)] = 60.0
-    """Longest time the comparison may take."""
-    resolution: bool = True
-    """Also time the original against itself; what that shows is the limit of resolution."""
-    layers: bool = True
-    """Also hold theory against practice: the layers' own times, the machine's roofline, and where a gain was lost."""
 
 
 class Policy(Section):

@@ -9,10 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+from torch.utils.data import Subset
+
+from secateur import __version__
 from secateur.artifacts import (
+    Exported,
+    FileFacts,
     FinetuneResult,
     LatencyGrid,
     Model,
+    Pictures,
     Record,
     Redundancy,
 )
@@ -25,7 +31,7 @@ from secateur.calibration.labels import labelled_batches
 from secateur.calibration.parameter_fisher import collect_parameter_fisher, load_parameter_fisher
 from secateur.launched import Lessons, Others
 from secateur.listening import Listener
-from secateur.loading import Workload
+from secateur.loading import Workload, hash_weights
 from secateur.pipeline.allocation import ALLOCATORS, Allocator
 from secateur.pipeline.allocation.hierarchical import Hierarchical
 from secateur.pipeline.allocation.ranked import Ranked
@@ -34,6 +40,7 @@ from secateur.pipeline.export import export
 from secateur.pipeline.finetune import Averaging, DistillationWeights, Finetune, SoftTargets
 from secateur.pipeline.finetune.acceleration import Precision
 from secateur.pipeline.prune import Prune
+from secateur.pipeline.quantize.module import FileModule
 from secateur.pipeline.redundancy import Estimate, with_latency
 from secateur.pipeline.signals import Combination
 from secateur.pipeline.structure import Structure, load_model, save_model, trace
@@ -46,6 +53,7 @@ from secateur.storage import write as write_file
 R = TypeVar("R", bound=Record)
 
 NUM_PARITY_BATCHES = 2
+NUM_METRIC_SAMPLES = 32
 EVALUATION_BATCH_SIZE = 32
 PARAMETER_FISHER = "parameter_fisher.safetensors"
 PRECISIONS: dict[str, Precision] = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -195,12 +203,40 @@ class Steps:
         for name, model in self.both(finetuned).items():
             exported = export(
                 model, folder, name=name, opset=settings.opset, dynamic_batch=settings.dynamic_batch,
-                tolerance=settings.tolerance, batches=real, program=self.with_program, seed=self.recipe.seed,
-                metadata={"recipe": self.recipe.name, "network": name},
+                open_sizes=settings.open_sizes, batch_name=settings.batch_name, tolerance=settings.tolerance,
+                slim=settings.slim, batches=real, input_names=settings.input_names, output_names=settings.output_names,
+                metadata=self._facts(name, model).entries(), program=self.with_program, seed=self.recipe.seed,
             )  # fmt: skip
-            parity = exported.result.parity
-            self.listener.message(f"{name}.onnx differs from the network by at most {parity.worst_absolute:.2g}")
-            write(folder, name, exported.result)
+            apart = self._metric_differences(exported, model)
+            told = [f"by at most {exported.result.parity.worst_absolute:.2g}"]
+            told += [f"in {metric} of a sample by {value:.2g}" for metric, value in apart.items()]
+            self.listener.message(f"{name}.onnx differs from the network {', '.join(told)}")
+            write(folder, name, exported.result.model_copy(update={"metric_differences": apart}))
+
+    def _metric_differences(self, exported: Exported, model: Model) -> dict[str, float]:
+        """Return how far each metric of a test sample is at most from the network's; not for files beyond 2 GiB."""
+        if exported.result.weights:
+            return {}
+        test, task = self.workload.data.test, self.workload.task
+        some = Subset(test, range(min(NUM_METRIC_SAMPLES, len(test))))  # type: ignore[arg-type]
+        ours, theirs = (
+            evaluate(module, task, some, EVALUATION_BATCH_SIZE).per_sample
+            for module in (model.module, FileModule(exported.path, model))
+        )
+        return {metric: max(abs(a - b) for a, b in zip(ours[metric], theirs[metric], strict=True)) for metric in ours}
+
+    def _facts(self, name: str, model: Model) -> FileFacts:
+        """Return what a file says of itself: where its weights come from, and how it is used."""
+        settings, data = self.recipe.export, self.workload.data
+        pictures = settings.pictures and Pictures.model_validate(settings.pictures.model_dump())
+        return FileFacts(
+            lineage={
+                "run": self.recipe.name, "network": name, "weights": hash_weights(model.module),
+                "origin": hash_weights(self.workload.model.module), "data": self.workload.fingerprint,
+                "secateur": __version__,
+            },
+            classes=tuple(settings.classes) or data.classes, pictures=pictures or data.preparation,
+        )  # fmt: skip
 
     def both(self, finetuned: Path) -> dict[str, Model]:
         """Return the original and the compressed network."""
@@ -215,8 +251,8 @@ class Steps:
         """Time the layers of the uncut network, or read what an earlier run timed."""
         model, measured = self.workload.model, self.recipe.measure
         table = LatencyTable(
-            backend=BACKENDS[measured.backend], folder=self.recipe.folder / LATENCIES, step=self.recipe.prune.multiple,
-            batch_size=measured.batch_size, num_threads=measured.num_threads,
+            backend=self.recipe.build.backend(measured.backend), folder=self.recipe.folder / LATENCIES,
+            step=self.recipe.prune.multiple, batch_size=measured.batch_size, num_threads=measured.num_threads,
         )  # fmt: skip
         self.listener.message(f"latencies of layers: {table.path}")
         return table.grids(layers_of(model.module, model.example_inputs), self.listener.progress)

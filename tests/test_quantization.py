@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 import secateur
 from secateur.artifacts import QUANTIZED, Model, Summary
+from secateur.deploying import deploy_run
 from secateur.errors import ExportError
 from secateur.judging import judge_run
 from secateur.manifest import read_manifest
@@ -109,6 +110,15 @@ def test_the_manifest_follows_it_and_verify_holds_its_engines_to_it(run: tuple[S
     found = verify(folder, beside=folder.parents[1])
     assert {arrow.state for arrow in found.arrows if arrow.what == "quantized: onnxruntime = ONNX"} == {"holds"}
     assert not found.differences
+
+
+def test_its_file_says_of_itself_what_the_float_file_says(run: tuple[Summary, Path], tmp_path: Path) -> None:
+    _, folder = run
+    rounded, plain = (deploy_run(folder, tmp_path / name, network=name) for name in (QUANTIZED, "compressed"))
+    assert rounded.engine.sha256 != plain.engine.sha256
+    assert len(plain.lineage["weights"]) == 64
+    assert rounded.lineage["weights"] == plain.lineage["weights"]
+    assert (rounded.classes, rounded.pictures) == (plain.classes, plain.pictures)
 
 
 def test_what_cannot_be_read_is_said() -> None:

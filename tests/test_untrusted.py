@@ -122,7 +122,7 @@ def test_weights_come_from_the_files_own_folder_only(tmp_path: Path) -> None:
         with pytest.raises(BackendError, match=r"net\.onnx"):
             read_whole(weights_beside(inside, location))
     (inside / "own.bin").write_bytes(secret.read_bytes())
-    assert read_whole(weights_beside(inside, "own.bin"))
+    assert read_whole(weights_beside(inside, "own.bin")).content
 
 
 def test_inputs_of_impossible_size_are_refused(tmp_path: Path) -> None:

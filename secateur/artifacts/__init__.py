@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from secateur.artifacts.channels import Group, Pinned, Reader, Root, Slice
+from secateur.artifacts.interface import LARGEST_ONNX_BYTES, FileFacts, OpenSize, Pictures
 from secateur.artifacts.layers import LatencyGrid, Layer, LayerShape
 from secateur.artifacts.measurement import BenchCell, Clients, Cold, Measurement
 from secateur.artifacts.packing import PackedTensor, PackResult
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 _NETWORKS = frozenset({"Batch", "Data", "Metric", "Model", "Task", "as_tuple"})
 
 __all__ = [
+    "LARGEST_ONNX_BYTES",
     "QUANTIZED",
     "Batch",
     "BenchCell",
@@ -70,6 +72,7 @@ __all__ = [
     "Evaluation",
     "ExportResult",
     "Exported",
+    "FileFacts",
     "Finding",
     "FinetuneEpoch",
     "FinetuneResult",
@@ -89,9 +92,11 @@ __all__ = [
     "Metric",
     "Model",
     "NetworkPractice",
+    "OpenSize",
     "PackResult",
     "PackedTensor",
     "Parity",
+    "Pictures",
     "Pinned",
     "Practice",
     "PruneResult",

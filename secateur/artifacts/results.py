@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from secateur.artifacts.channels import Pinned
+from secateur.artifacts.interface import OpenSize
 from secateur.artifacts.record import Record
 from secateur.artifacts.redundancy import DeadRemoval
 
@@ -114,9 +115,12 @@ class Parity(Record):
 
 
 class ExportResult(Record):
-    """An ONNX file. ``path`` is relative to the folder it was exported into.
+    """An ONNX file. ``path`` is relative to the folder it was exported into; the size is that of all its files.
 
-    ``program_sha256`` is that of the exported program beside it, ``.pt2`` in place of ``.onnx``, where there is one.
+    ``open_sizes`` are those beside the batch's, by name. ``weights`` are files beside it, with their SHA-256, where the
+    weights exceed what one file can hold. ``program_sha256`` is that of the exported program beside it, ``.pt2`` in
+    place of ``.onnx``, where there is one. ``metric_differences`` are the largest of a test sample between the file and
+    the network, by metric, where the task was at hand.
     """
 
     path: str
@@ -127,7 +131,10 @@ class ExportResult(Record):
     output_names: tuple[str, ...]
     input_shapes: tuple[tuple[int, ...], ...]
     dynamic_batch: bool
+    open_sizes: dict[str, OpenSize] = Field(default_factory=dict)
+    weights: dict[str, str] = Field(default_factory=dict)
     program_sha256: str | None = None
+    metric_differences: dict[str, float] = Field(default_factory=dict)
     parity: Parity
 
 
@@ -142,7 +149,8 @@ class Exported:
 class EngineResult(Record):
     """An engine that was built, or why not: its runtime is absent (skipped) or refused the network (failed).
 
-    ``options`` are the settings that it was built with.
+    ``options`` are the settings that it was built with. ``weights`` are files beside the engine's, with their SHA-256,
+    where it is an ONNX file whose weights exceed what one file can hold; the size is that of all.
     """
 
     backend: str
@@ -154,6 +162,7 @@ class EngineResult(Record):
     path: str | None = None
     sha256: str | None = None
     size_bytes: int | None = None
+    weights: dict[str, str] = Field(default_factory=dict)
     build_s: float | None = None
     parity: Parity | None = None
 

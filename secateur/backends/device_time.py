@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from secateur.backends.cuda import Event
+from secateur.backends.cuda_driver import Event
 from secateur.backends.protocol import Engine
 from secateur.errors import BackendError
 

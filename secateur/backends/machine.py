@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import re
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import psutil
@@ -73,6 +74,7 @@ def conditions(backend: Backend, num_threads: int, **further: str) -> dict[str, 
         "devices": ", ".join(backend.devices()),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "backend": f"{backend.name} {backend.version()}",
+        "settings": repr(backend) if is_dataclass(backend) else "",
         "num_threads": str(num_threads),
         **further,
     }
