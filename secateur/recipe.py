@@ -135,6 +135,15 @@ class FinetuneSettings(Section):
     distillation: DistillationSettings = DistillationSettings()
 
 
+class SparsitySettings(Section):
+    """2:4 sparsity: two of every four weights along the input channels are zero, and stay so in the fine-tuning."""
+
+    method: Literal["magnitude", "discovery"] = "magnitude"
+    """What stays: the largest weights at once, or what training finds it cannot do without."""
+    keep: list[str] = []
+    """Modules that stay dense."""
+
+
 class ExportSettings(Section):
     """ONNX export."""
 
@@ -157,10 +166,12 @@ class MixedSettings(Section):
     """Signal to noise that the outputs must keep on the calibration samples; the cost is then least."""
     cost: Literal["auto", "bytes", "latency"] = "auto"
     """What a layer costs: auto is what the budget is in, and latency where that is a signal to noise."""
-    precisions: Annotated[list[Literal["float32", "float16", "int8"]], Field(min_length=1)] = [
-        "float32", "float16", "int8",
-    ]  # fmt: skip
-    """What a layer may be computed in."""
+    precisions: Annotated[
+        list[Literal["float32", "float16", "int8", "int6", "int5", "int4", "int3", "int2"]], Field(min_length=1)
+    ] = ["float32", "float16", "int8"]
+    """What a layer may be in. Weights below eight bits cost what they take packed; they are computed in eight."""
+    decreasing: bool = False
+    """No layer has more bits than one before it: bits fall with depth."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> "MixedSettings":
@@ -171,11 +182,30 @@ class MixedSettings(Section):
         return self
 
 
-class QuantizeSettings(Section):
-    """Quantisation of the compressed network to eight bits after training: one more file that is built and timed."""
+class QatSettings(Section):
+    """Quantisation-aware training: the rounded network learns from the compressed one in float32, as finetune says."""
 
-    precision: Literal["int8"] = "int8"
-    """The integers of weights and activations."""
+    epochs: Annotated[int, Field(ge=0)] = 2
+    """Passes over the training set, of every stage; the best epoch is kept, be it none."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Peak of the cosine schedule."""
+    scales: Literal["learned", "calibrated"] = "learned"
+    """Whether scales are trained with the weights, or stay as they were calibrated."""
+    stages: list[Annotated[int, Field(ge=3, le=8)]] = []
+    """Bits that weights of fewer pass through on the way down, each for so many epochs, for example [6, 4]."""
+
+    @model_validator(mode="after")
+    def _falling(self) -> "QatSettings":
+        if self.stages != sorted(set(self.stages), reverse=True):
+            raise ValueError("stages fall, for example [6, 4]")
+        return self
+
+
+class QuantizeSettings(Section):
+    """Quantisation of the compressed network: one more file that is evaluated, built and timed."""
+
+    precision: Literal["int8", "float16"] = "int8"
+    """Eight-bit integers for weights and activations, or half precision, of which skip, tolerance and samples count."""
     target: Literal["auto", "tensorrt", "cpu"] = "auto"
     """The runtimes whose fusions tensors are rounded for; auto is that of measure.backend. What is rounded for
     tensorrt runs everywhere, what is rounded for cpu in ONNX Runtime and OpenVINO only."""
@@ -196,9 +226,19 @@ class QuantizeSettings(Section):
     """Layers, by module or node name, that stay in float32."""
     mixed: MixedSettings | None = None
     """A precision for every layer in place of eight bits for all; absent for these."""
+    qat: QatSettings | None = None
+    """Training of the rounded network; absent for none, {} for its defaults."""
+    error: Annotated[float, Field(gt=0)] = 1e-3
+    """Of float16: largest change of the outputs, root mean square over theirs; what changes them more stays float32."""
     tolerance: Annotated[float, Field(gt=0)] = 0.1
     """Largest difference of an engine's outputs to the quantised file's, relative to their largest value: integers on
     the border between two are rounded either way."""
+
+    @model_validator(mode="after")
+    def _one_precision(self) -> "QuantizeSettings":
+        if self.precision == "float16" and (self.mixed is not None or self.qat is not None):
+            raise ValueError("mixed and qat are of eight bits: take them or precision float16 out")
+        return self
 
 
 def _backend(name: str) -> str:
@@ -273,10 +313,12 @@ class Recipe(Section):
     seed: int = 0
     """Every random choice follows from it."""
     estimate: EstimateSettings = EstimateSettings()
+    sparsity: SparsitySettings | None = None
+    """2:4 sparsity of the cut network, for sparse tensor cores; absent for none, {} for its defaults."""
     finetune: FinetuneSettings = FinetuneSettings()
     export: ExportSettings = ExportSettings()
     quantize: QuantizeSettings | None = None
-    """Eight-bit quantisation; absent for none, {} for its defaults."""
+    """Eight bits or half precision; absent for none, {} for its defaults."""
     build: BuildSettings = BuildSettings()
     measure: MeasureSettings = MeasureSettings()
     gates: list[Gate] = []

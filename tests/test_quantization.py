@@ -80,7 +80,7 @@ def test_gates_on_the_quantised_network_count(run: tuple[Summary, Path]) -> None
     assert summary.verdict.verdict == "fail"
     policy = Policy(gates=[Gate(quantity="quantized_speedup", at_least=0.001), Gate(quantity="parity", at_most=1e-4)])
     assert judge_run(folder, policy).verdict.verdict == "pass"
-    assert "in eight bits: bytes of the ONNX file before over after" in (folder / "report.html").read_text()
+    assert "quantised: bytes of the ONNX file before over after" in (folder / "report.html").read_text()
 
 
 def test_the_report_tells_of_it(run: tuple[Summary, Path]) -> None:
