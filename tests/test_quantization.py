@@ -1,25 +1,28 @@
 """A run with quantisation: one more file, evaluated, built and timed beside the others."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 from project import write_project
 from pydantic import ValidationError
 
 import secateur
-from secateur.artifacts import QUANTIZED, Model, Summary
+from secateur.artifacts import QUANTIZED, HalveResult, Model, QuantizeResult, Summary
 from secateur.errors import ExportError
 from secateur.judging import judge_run
 from secateur.manifest import read_manifest
 from secateur.pipeline.export import export
 from secateur.pipeline.quantize.module import FileModule
 from secateur.quantization import unreadable
-from secateur.recipe import MixedSettings, Policy
+from secateur.recipe import MixedSettings, Policy, QuantizeSettings
 from secateur.recipe_template import write_template
 from secateur.report.gates import Gate
 from secateur.verify import verify
@@ -50,7 +53,7 @@ def test_the_quantised_network_is_measured_like_the_others(run: tuple[Summary, P
     assert summary.evaluations[QUANTIZED].num_samples == summary.evaluations["original"].num_samples
     assert summary.evaluations[QUANTIZED].metrics["top1"] >= summary.evaluations["compressed"].metrics["top1"] - 0.2
     assert summary.exports[QUANTIZED].size_bytes < summary.exports["compressed"].size_bytes
-    assert summary.quantization is not None
+    assert isinstance(summary.quantization, QuantizeResult)
     assert summary.quantization.target == "cpu"
     assert summary.quantization.num_samples == 32
     assert list(summary.quantization.left.values()) == ["skipped by name"]
@@ -109,6 +112,69 @@ def test_the_manifest_follows_it_and_verify_holds_its_engines_to_it(run: tuple[S
     found = verify(folder, beside=folder.parents[1])
     assert {arrow.state for arrow in found.arrows if arrow.what == "quantized: onnxruntime = ONNX"} == {"holds"}
     assert not found.differences
+
+
+def again(run: tuple[Summary, Path], tmp_path: Path, *settings: str) -> tuple[Summary, Path]:
+    """Run another recipe on a copy of the run's folder, where the steps that it shares are finished."""
+    place = tmp_path / "copy"
+    shutil.copytree(run[1].parents[1], place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        recipe = secateur.read_recipe(place / "recipe.yaml", [*SETTINGS, "gates=[]", "measure.max_s=1", *settings])
+        outcome = secateur.run(recipe, beside=place)
+    return outcome.summary, place / outcome.folder
+
+
+def test_training_low_bits_and_sparsity_go_through_a_run(run: tuple[Summary, Path], tmp_path: Path) -> None:
+    summary, folder = again(
+        run, tmp_path, "sparsity={keep: [head]}", "finetune.batch_size=32",
+        "quantize={samples: 32, corrections: [], mixed: {bytes: 0.2, precisions: [int8, int6, int4], decreasing: true}, "
+        "qat: {epochs: 1, stages: [6], learning_rate: 0.001}}",
+    )  # fmt: skip
+    found = summary.quantization
+    assert isinstance(found, QuantizeResult)
+    assert len(found.training) == 2
+    assert found.training[-1].num_epochs == 1
+    widths = [layer.weight_bits for layer in found.layers]
+    assert widths == sorted(widths, reverse=True)
+    assert set(widths) <= {4, 6, 7, 8}
+    assert min(widths) < 7
+    assert summary.evaluations[QUANTIZED].metrics["top1"] >= summary.evaluations["compressed"].metrics["top1"] - 0.2
+    assert {e.backend: e.status for e in summary.engines[QUANTIZED]}["onnxruntime"] == "built"
+    assert summary.quantized_comparison is not None
+    assert f"{widths.count(4)} layers" in (folder / "report.md").read_text()
+    file = onnx.load(next(folder.glob(f"steps/quantize-*/{QUANTIZED}.onnx")))
+    shares = {
+        t.name: float(np.mean(numpy_helper.to_array(t) != 0))
+        for t in file.graph.initializer
+        if len(t.dims) == 4 and t.dims[1] % 4 == 0
+    }
+    assert shares
+    assert max(shares.values()) <= 0.5
+
+
+def test_half_precision_goes_through_a_run(run: tuple[Summary, Path], tmp_path: Path) -> None:
+    summary, folder = again(run, tmp_path, "quantize={precision: float16, samples: 32, skip: [stem.0], error: 0.01}")
+    found = summary.quantization
+    assert isinstance(found, HalveResult)
+    assert found.error <= 0.01
+    assert summary.exports[QUANTIZED].size_bytes < 0.7 * summary.exports["compressed"].size_bytes
+    assert summary.evaluations[QUANTIZED].metrics["top1"] == summary.evaluations["compressed"].metrics["top1"]
+    assert {e.backend: e.status for e in summary.engines[QUANTIZED]}["onnxruntime"] == "built"
+    assert "Nodes in half precision" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ({"precision": "float16", "qat": {}}, "mixed and qat are of eight bits"),
+        ({"qat": {"stages": [4, 6]}}, "stages fall"),
+        ({"qat": {"stages": [2]}}, "greater than or equal to 3"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(wanted: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        QuantizeSettings(**wanted)
 
 
 def test_what_cannot_be_read_is_said() -> None:

@@ -23,7 +23,7 @@ from secateur.pipeline.quantize.running import Samples
 PRECISIONS: dict[str, float] = {
     "float32": 4, "float16": 2, "int8": 1, "int6": 0.75, "int5": 0.625, "int4": 0.5, "int3": 0.375, "int2": 0.25,
 }  # fmt: skip
-"""What a layer may be in, and the bytes of a weight: of integers below eight bits when packed, they are kept in int8."""
+"""What a layer may be in, and the bytes of a weight: those of integers below eight bits are of packed files."""
 DEFAULT = ("float32", "float16", "int8")
 RESOLUTION = 20_000
 Latencies = Callable[[Calibrated, Sequence[str]], Mapping[str, Mapping[str, float]]]
@@ -154,14 +154,14 @@ class Mixed:
             )  # fmt: skip
         best = worth.argmin(1)
         widths = np.array([PRECISIONS[p] for p in self.precisions])
-        falling = not self.decreasing or bool((np.diff(widths[best]) <= 0).all())
-        if falling and np.take_along_axis(price, best[:, None], 1).sum() <= capacity:
+        ordered = not self.decreasing or bool((np.diff(widths[best]) <= 0).all())
+        if ordered and np.take_along_axis(price, best[:, None], 1).sum() <= capacity:
             return [int(option) for option in best]
         # Prices in whole numbers, rounded up, so that what is chosen is within the budget.
         unit = max(capacity, 1e-300) / RESOLUTION
         bounded = np.minimum(np.ceil(price / unit), 4.0 * RESOLUTION * len(price)).astype(np.int64)
         if self.decreasing:
-            return _decreasing(bounded, worth, widths)
+            return falling(bounded, worth, widths)
         if bounded.min(1).sum() > RESOLUTION:
             return [int(option) for option in price.argmin(1)]
         return solve_knapsack(list(bounded), list(-worth / worth.max(initial=1e-300)), RESOLUTION, RESOLUTION)
@@ -185,7 +185,7 @@ def _bits(precision: str) -> int:
     return int(precision.removeprefix("int")) if precision.startswith("int") and precision != "int8" else 0
 
 
-def _decreasing(price: Int64[np.ndarray, "layer option"], worth: np.ndarray, widths: np.ndarray) -> list[int]:
+def falling(price: Int64[np.ndarray, "layer option"], worth: np.ndarray, widths: np.ndarray) -> list[int]:
     """Return an option a layer of least worth within `RESOLUTION`, none wider than the one before.
 
     Dynamic programming over what is spent and the option taken last.
