@@ -128,8 +128,8 @@ def again(run: tuple[Summary, Path], tmp_path: Path, *settings: str) -> tuple[Su
 def test_training_low_bits_and_sparsity_go_through_a_run(run: tuple[Summary, Path], tmp_path: Path) -> None:
     summary, folder = again(
         run, tmp_path, "sparsity={keep: [head]}", "finetune.batch_size=32",
-        "quantize={samples: 32, corrections: [], mixed: {bytes: 0.2, precisions: [int8, int6, int4], decreasing: true}, "
-        "qat: {epochs: 1, stages: [6], learning_rate: 0.001}}",
+        "quantize={samples: 32, corrections: [], mixed: {bytes: 0.2, precisions: [int8, int6, int4], "
+        "decreasing: true}, qat: {epochs: 1, stages: [6], learning_rate: 0.001}}",
     )  # fmt: skip
     found = summary.quantization
     assert isinstance(found, QuantizeResult)
