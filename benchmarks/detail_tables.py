@@ -123,8 +123,8 @@ def quantisation(found: dict[str, Any]) -> list[str]:
     lines = [
         "Eight-bit activations and weights, ours and the peers' from the same float32 files and calibration samples"
         f" (`benchmarks/quantisation.py`, up to {found['num_test']:,} test samples); `qat` was trained rounded for"
-        f" {found['qat_steps']} steps, weights of four and of falling bits take four on average when packed. Lost: what the primary metric, in"
-        " per cent, is below the float32 network of the same state, with 95 % intervals. Speed-up: over"
+        f" {found['qat_steps']} steps, weights of four and of falling bits have four on average. Lost: what the primary"
+        " metric, in per cent, is below the float32 network of the same state, with 95 % intervals. Speed-up: over"
         " that network, and of pruned float32 networks over the whole one; one thread, one sample.",
         "",
         "| network | precision by | size, packed | " + " | ".join(
