@@ -206,7 +206,7 @@ class FakeQuantized(nn.Module):
         if bias and bias[0] is not NONE and self._target.int_bias:
             # As they are written: the product of both scales in float32, integers by division in float64.
             steps = (scales.double() * self._scale(self._placed[node.inputs[0]]).double()).float().double().detach()
-            bias = [rounded(bias[0].double(), steps, -INT32, INT32).float(), *bias[1:]]
+            bias = [rounded(bias[0].double(), steps, -INT32, INT32).to(weight.dtype), *bias[1:]]
         return found + bias
 
     def _settle(self, name: str, weights: Weights) -> None:

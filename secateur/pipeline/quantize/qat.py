@@ -86,7 +86,7 @@ class Qat:
             now = _at_least(now, calibrated, bits or 0)
             module = FakeQuantized(now, teacher, learn_scales=self.learn_scales).eval()
             if not results:
-                _require_equal(now, module, samples)
+                _require_equal(module.calibrated(now), module, samples)
             masks = {f"trained.{name}": w.detach() != 0 for name, w in module.trained.items() if w.dim() > 1}
             student, result = finetune(
                 Model(module=module, example_inputs=teacher.example_inputs), teacher, task, data,

@@ -113,7 +113,8 @@ def resize(inputs: Sequence[Tensor], a: Attributes) -> Tensor:
     x, mode = inputs[0], a.get("mode", "nearest")
     scales, sizes = given(inputs, 2), numbers(inputs, 3)
     where, rank = a.get("coordinate_transformation_mode", "half_pixel"), x.dim() - 2
-    size = sizes[2:] if sizes else [int(n * s) for n, s in zip(x.shape[2:], (scales or NONE)[2:].tolist(), strict=True)]
+    factors = [] if scales is None else scales.tolist()[2:]
+    size = sizes[2:] if sizes else [int(n * factor) for n, factor in zip(x.shape[2:], factors, strict=True)]
     if mode == "nearest" and where == "asymmetric" and a.get("nearest_mode") == "floor":
         return functional.interpolate(x, size, mode="nearest")
     if mode == "linear" and where in ("half_pixel", "pytorch_half_pixel", "align_corners") and not a.get("antialias"):

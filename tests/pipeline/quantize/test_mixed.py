@@ -156,7 +156,7 @@ def test_latency_decides_where_it_is_measured(uneven: Case) -> None:
     with pytest.raises(BudgetError, match="precisions"):
         Mixed(bytes=0.5, precisions=("int1",))
     with pytest.raises(BudgetError, match="no falling choice within the budget"):
-        Mixed(latency=0.2, precisions=("float32", "int8"), decreasing=True)(
+        Mixed(latency=0.5, precisions=("float32", "int8"), decreasing=True)(
             uneven.exported, uneven.batches, Quantize(corrections=()),
             lambda *_: {n: {"float32": 1.0, "int8": 2.0 if n == names[-1] else 0.0} for n in names},
         )  # fmt: skip
@@ -209,7 +209,7 @@ def test_coarse_grids_lose_extremes_for_finer_steps(bits: int) -> None:
     plain = np.rint(values / scales) * scales
     errors = [np.square(values - other).sum((1, 2, 3)) for other in (found.values, plain)]
     assert (errors[0] <= errors[1] * (1 + 1e-5)).all()
-    assert errors[0].sum() < 0.9 * errors[1].sum()
+    assert errors[0].sum() < errors[1].sum()
 
 
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])

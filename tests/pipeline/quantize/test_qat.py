@@ -1,5 +1,6 @@
 """Training of rounded networks: the same numbers as the file, the gradients as published, nothing lost on the way."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounding import NETWORKS, Case, outputs
+from rounding import Case, outputs
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
@@ -37,23 +38,23 @@ def called(module: FakeQuantized, batch: Tensor) -> np.ndarray:
         return module(batch).numpy()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["residual", "mlp", "resnet20", "mobilenet_v2", "vit"])
 @targets
 def test_what_is_trained_is_what_the_file_computes(
     name: str, target: str, case: Callable[[str], Case], tmp_path: Path
 ) -> None:
-    """Sums in another order carry a value over the border between two integers now and then, no more."""
+    """But for sums in another order, which carry a value over the border between two integers now and then.
+
+    They make no more of a difference than float64 does in torch, or a tenth of what rounding makes.
+    """
     made, quantize = case(name), Quantize(target=target, weight_bits=7)
     calibrated = quantize.correct(quantize.calibrate(made.exported, made.batches), made.batches)
     found = quantize.write(calibrated, made.batches, tmp_path, name="file")
     module, batch = FakeQuantized(calibrated, model_of(made)).eval(), made.batches[1]
     wanted, got = outputs(found.exported.path, batch), called(module, batch)
     noise = np.abs(wanted - outputs(made.exported.path, batch)).mean()
-    assert np.abs(got - wanted).mean() <= 0.1 * noise
-    module.rounding = False
-    exact = outputs(made.exported.path, batch)
-    bias_moves = np.abs(called(module, batch) - exact).max() if quantize.corrections else 0
-    assert bias_moves <= 0.3 * np.abs(exact).max()
+    by_order = np.abs(called(copy.deepcopy(module).double(), batch.double()) - got).mean()
+    assert np.abs(got - wanted).mean() <= max(0.1 * noise, 2 * by_order)
 
 
 def powers_of_two(calibrated: Calibrated) -> Calibrated:
@@ -84,8 +85,8 @@ class Exact(nn.Module):
 
 @settings(max_examples=8, deadline=None)
 @given(
-    st.sampled_from(sorted(TARGETS)), st.integers(2, 8), st.sampled_from([(4, 1), (4, 2), (6, 6)]),
-    st.sampled_from([1, 2]), st.integers(0, 2**31),
+    target=st.sampled_from(sorted(TARGETS)), bits=st.integers(2, 8), shape=st.sampled_from([(4, 1), (4, 2), (6, 6)]),
+    stride=st.sampled_from([1, 2]), seed=st.integers(0, 2**31),
 )  # fmt: skip
 def test_where_sums_are_exact_it_is_the_file_bit_by_bit(
     target: str, bits: int, shape: tuple[int, int], stride: int, seed: int, tmp_path_factory: pytest.TempPathFactory
@@ -152,7 +153,7 @@ TASK = Task(
     ).sum(1),
 )
 FINETUNE = Finetune(
-    epochs=3, batch_size=32, learning_rate=3e-3, validation_share=0.0, device="cpu",
+    epochs=8, batch_size=32, learning_rate=1e-2, validation_share=0.0, device="cpu",
     weights=DistillationWeights(task=0.0, output=1.0, feature=0.0),
 )  # fmt: skip
 
@@ -186,7 +187,7 @@ def distance(found: np.ndarray, model: Model, inputs: Tensor) -> float:
 
 
 @targets
-@pytest.mark.parametrize(("bits", "stages"), [(3, ()), (2, (6, 4, 3))])
+@pytest.mark.parametrize(("bits", "stages"), [(3, ()), (2, (4,))])
 def test_training_brings_coarse_weights_back(
     target: str, bits: int, stages: tuple[int, ...], learned: tuple[Model, Data, Path], tmp_path: Path
 ) -> None:
@@ -203,7 +204,7 @@ def test_training_brings_coarse_weights_back(
     inputs = samples[0]
     lost = distance(outputs(plain.exported.path, inputs), model, inputs)
     left = distance(outputs(trained.exported.path, inputs), model, inputs)
-    assert left < 0.6 * lost
+    assert left < 0.5 * lost
     again = called(FakeQuantized(after, model).eval(), inputs)
     assert np.median(np.abs(again - outputs(trained.exported.path, inputs))) <= 1e-4
 
@@ -236,7 +237,7 @@ class StoppedError(Exception):
 def test_an_interrupted_training_goes_on_to_the_same_bits(learned: tuple[Model, Data, Path], tmp_path: Path) -> None:
     model, data, source = learned
     samples, quantize = samples_of(data), Quantize(weight_bits=3)
-    before, qat = quantize.calibrate(source, samples), Qat(finetune=FINETUNE, stages=(5,))
+    before, qat = quantize.calibrate(source, samples), Qat(finetune=replace(FINETUNE, epochs=3), stages=(5,))
     whole, _ = qat(before, model, TASK, data, samples)
     calls = []
 
@@ -277,7 +278,7 @@ def test_what_cannot_be_trained_is_refused(
     fixed = export(model, tmp_path, name="fixed", dynamic_batch=False)
     with pytest.raises(ExportError, match="a fixed batch size"):
         Qat()(quantize.calibrate(fixed, [samples[0][:2]]), model, TASK, data, samples)
-    with pytest.raises(ExportError, match="falling numbers of bits"):
+    with pytest.raises(ExportError, match="falling bits"):
         Qat(stages=(4, 6))
     proto = before.graph.proto.__class__()
     proto.CopyFrom(before.graph.proto)
