@@ -25,7 +25,8 @@ from secateur.pipeline.quantize.calibrated import Calibrated
 from secateur.pipeline.quantize.described import compared, described
 from secateur.pipeline.quantize.module import FileModule
 from secateur.pipeline.quantize.running import Samples
-from secateur.recipe import MixedSettings, QatSettings, QuantizeSettings, Recipe
+from secateur.recipe import Recipe
+from secateur.recipe_quantization import MixedSettings, QatSettings, QuantizeSettings
 from secateur.report.gates import COMPRESSED
 from secateur.steps import EVALUATION_BATCH_SIZE, write
 

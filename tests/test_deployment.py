@@ -15,7 +15,8 @@ from secateur.artifacts import Data, Model
 from secateur.deployment import NETWORKS, Deployment, Engines
 from secateur.errors import BackendError
 from secateur.loading import Workload
-from secateur.recipe import QuantizeSettings, Recipe
+from secateur.recipe import Recipe
+from secateur.recipe_quantization import QuantizeSettings
 from secateur.steps import read
 from secateur.workloads import TASKS
 

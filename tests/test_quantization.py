@@ -22,7 +22,8 @@ from secateur.manifest import read_manifest
 from secateur.pipeline.export import export
 from secateur.pipeline.quantize.module import FileModule
 from secateur.quantization import unreadable
-from secateur.recipe import MixedSettings, Policy, QuantizeSettings
+from secateur.recipe import Policy
+from secateur.recipe_quantization import MixedSettings, QuantizeSettings
 from secateur.recipe_template import write_template
 from secateur.report.gates import Gate
 from secateur.verify import verify
@@ -120,7 +121,9 @@ def again(run: tuple[Summary, Path], tmp_path: Path, *settings: str) -> tuple[Su
     shutil.copytree(run[1].parents[1], place)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        recipe = secateur.read_recipe(place / "recipe.yaml", [*SETTINGS, "gates=[]", "measure.max_s=1", *settings])
+        recipe = secateur.read_recipe(
+            place / "recipe.yaml", [*SETTINGS, "gates=[]", "measure.max_s=2", "measure.resolution=false", *settings]
+        )
         outcome = secateur.run(recipe, beside=place)
     return outcome.summary, place / outcome.folder
 

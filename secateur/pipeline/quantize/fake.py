@@ -59,7 +59,7 @@ class Rounding(torch.autograd.Function):
 
 def rounded(x: Tensor, scale: Tensor, low: int, high: int, share: float = 1.0) -> Tensor:
     """Round to a grid, see `Rounding`."""
-    found: Tensor = Rounding.apply(x, scale, low, high, share)  # type: ignore[no-untyped-call]
+    found: Tensor = Rounding.apply(x, scale, low, high, share)
     return found
 
 
@@ -113,13 +113,13 @@ class FakeQuantized(nn.Module):
                 self.held.register_buffer(_key(name), values)
         for layer in placement.layers:
             self._settle(layer.input[1], calibrated.weights[layer.output[0]])
-        first = {**{name: np.float32(steps.scale) for name, steps in calibrated.steps.items()},
-                 **{output + WEIGHTS: weights.scales for output, weights in calibrated.weights.items()}}  # fmt: skip
+        first = {name: torch.tensor(steps.scale) for name, steps in calibrated.steps.items()}
+        first |= {output + WEIGHTS: torch.tensor(weights.scales) for output, weights in calibrated.weights.items()}
         self.first, self.scales = nn.Module(), nn.ParameterDict()
-        for name, values in first.items():
-            self.first.register_buffer(_key(name), torch.tensor(values))
+        for name, scale in first.items():
+            self.first.register_buffer(_key(name), scale)
             if learn_scales:
-                self.scales[_key(name)] = nn.Parameter(torch.zeros(np.shape(values)))
+                self.scales[_key(name)] = nn.Parameter(torch.zeros_like(scale))
 
     def forward(self, *inputs: Tensor) -> Any:
         """Return what the network returns."""

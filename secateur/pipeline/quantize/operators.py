@@ -1,5 +1,6 @@
 """The operators of exported networks in torch, so that a file can be trained as it is written."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -81,7 +82,7 @@ def _split(inputs: Sequence[Tensor], a: Attributes) -> Sequence[Tensor]:
         length, parts = inputs[0].shape[axis], a["num_outputs"]
         size = -(-length // parts)
         sizes = [min(size, length - start) for start in range(0, length, size)]
-    return inputs[0].split(sizes, axis)
+    return torch.split_with_sizes(inputs[0], sizes, axis)
 
 
 def _slice(inputs: Sequence[Tensor], a: Attributes) -> Tensor:
@@ -111,7 +112,9 @@ def _unsqueeze(inputs: Sequence[Tensor], a: Attributes) -> Tensor:
 
 def _expand(inputs: Sequence[Tensor], a: Attributes) -> Tensor:
     wanted = numbers(inputs, 1) or []
-    return inputs[0].expand(torch.broadcast_shapes(inputs[0].shape, tuple(wanted)))
+    x = inputs[0].reshape(*[1] * (len(wanted) - inputs[0].dim()), *inputs[0].shape)
+    wanted = [1] * (x.dim() - len(wanted)) + wanted
+    return x.expand([own if other == 1 else other for own, other in zip(x.shape, wanted, strict=True)])
 
 
 def _gather(inputs: Sequence[Tensor], a: Attributes) -> Tensor:
@@ -185,9 +188,9 @@ OPERATORS: dict[str, Operator] = {
     "Log": lambda x, a: x[0].log(),
     "LogSoftmax": lambda x, a: x[0].log_softmax(a.get("axis", -1)),
     "MatMul": lambda x, a: x[0] @ x[1],
-    "Max": lambda x, a: torch.stack(torch.broadcast_tensors(*x)).amax(0),
+    "Max": lambda x, a: functools.reduce(torch.maximum, x),
     "MaxPool": max_pool,
-    "Min": lambda x, a: torch.stack(torch.broadcast_tensors(*x)).amin(0),
+    "Min": lambda x, a: functools.reduce(torch.minimum, x),
     "Mish": lambda x, a: functional.mish(x[0]),
     "Mul": lambda x, a: x[0] * x[1],
     "Neg": lambda x, a: -x[0],

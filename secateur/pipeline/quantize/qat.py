@@ -79,7 +79,7 @@ class Qat:
             raise ExportError(
                 "training of a quantised file", "a fixed batch size", "an open one", "Export with dynamic_batch: true."
             )
-        now, results = calibrated, []
+        now, results = calibrated, list[FinetuneResult]()
         weights = replace(self.finetune.weights, feature=0.0, parameter=0.0)
         finetune = replace(self.finetune, weights=weights)
         for bits in (*self._stages(calibrated), None):

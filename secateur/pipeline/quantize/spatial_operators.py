@@ -12,6 +12,7 @@ from secateur.errors import ExportError
 Attributes = Mapping[str, Any]
 NONE = torch.empty(0)
 """What stands for an input that is left out."""
+TORCH_PADDING = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
 def given(inputs: Sequence[Tensor], index: int) -> Tensor | None:
@@ -105,7 +106,7 @@ def pad(inputs: Sequence[Tensor], a: Attributes) -> Tensor:
         return functional.pad(x, margins, value=0.0 if value is None else float(value))
     while margins and margins[-2:] == [0, 0]:
         margins = margins[:-2]
-    return functional.pad(x, margins, mode={"edge": "replicate", "wrap": "circular"}.get(mode, mode))
+    return functional.pad(x, margins, mode=TORCH_PADDING[mode])
 
 
 def resize(inputs: Sequence[Tensor], a: Attributes) -> Tensor:
