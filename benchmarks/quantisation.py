@@ -253,7 +253,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="of fine-tuning after pruning")
     parser.add_argument("--ways", nargs="*", default=list(WAYS), help="of ours, with which others are compared")
     parser.add_argument("--qat-steps", type=int, default=100, help="of training of rounded networks")
-    parser.add_argument("--qat-rate", type=float, default=2e-4, help="its learning rate")
+    parser.add_argument("--qat-rate", type=float, default=1e-4, help="its learning rate")
     parser.add_argument("--threads", type=int, default=1, help="of the engines that are judged")
     parser.add_argument("--max-s", type=float, default=20.0, help="seconds a latency comparison")
     parser.add_argument("--out", type=Path, default=RESULTS)

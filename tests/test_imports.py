@@ -16,7 +16,7 @@ ORDER = [
     {"pipeline", "backends", "report"},
     {"workloads"},
     {"deploy", "recipe_section"},
-    {"recipe_pruning", "serving", "triton"},
+    {"recipe_pruning", "recipe_quantization", "serving", "triton"},
     {"recipe"},
     {"launched", "listening", "loading", "recipe_file", "recipe_template", "runs", "sbom"},
     {"layer_precision", "manifest", "steps", "terminal"},
