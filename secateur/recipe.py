@@ -244,3 +244,9 @@ class Recipe(Section):
     """Pictures of test samples in the report, where the task can draw them."""
     folder: Path = Path("runs")
     """Where run folders are kept, relative to the working folder."""
+
+    @model_validator(mode="after")
+    def _open_batch(self) -> "Recipe":
+        if self.quantize is not None and self.quantize.qat is not None and not self.export.dynamic_batch:
+            raise ValueError("quantize.qat trains on batches of any size: set export.dynamic_batch to true")
+        return self

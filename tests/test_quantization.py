@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 import secateur
 from secateur.artifacts import QUANTIZED, HalveResult, Model, QuantizeResult, Summary
-from secateur.errors import ExportError
+from secateur.errors import ExportError, RecipeError
 from secateur.judging import judge_run
 from secateur.manifest import read_manifest
 from secateur.pipeline.export import export
@@ -181,6 +181,13 @@ def test_half_precision_goes_through_a_run(run: tuple[Summary, Path], tmp_path: 
 def test_settings_that_do_not_go_together_are_refused(wanted: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         QuantizeSettings(**wanted)
+
+
+def test_training_wants_an_open_batch_size(run: tuple[Summary, Path]) -> None:
+    with pytest.raises(RecipeError, match="set export.dynamic_batch to true"):
+        secateur.read_recipe(
+            run[1].parents[1] / "recipe.yaml", [*SETTINGS, "export.dynamic_batch=false", "quantize={qat: {}}"]
+        )
 
 
 def test_what_cannot_be_read_is_said() -> None:

@@ -24,7 +24,8 @@ PRECISIONS: dict[str, float] = {
     "float32": 4, "float16": 2, "int8": 1, "int6": 0.75, "int5": 0.625, "int4": 0.5, "int3": 0.375, "int2": 0.25,
 }  # fmt: skip
 """What a layer may be in, and the bytes of a weight: those of integers below eight bits are of packed files."""
-DEFAULT = ("float32", "float16", "int8")
+EXECUTED = ("float32", "float16", "int8")
+"""Those that runtimes compute in."""
 RESOLUTION = 20_000
 Latencies = Callable[[Calibrated, Sequence[str]], Mapping[str, Mapping[str, float]]]
 """Returns the seconds of every layer, by its name, in float32 and the precisions named."""
@@ -45,7 +46,7 @@ class Mixed:
     bytes: float | None = None
     latency: float | None = None
     signal_to_noise_db: float | None = None
-    precisions: tuple[str, ...] = DEFAULT
+    precisions: tuple[str, ...] = EXECUTED
     decreasing: bool = False
 
     def __post_init__(self) -> None:
