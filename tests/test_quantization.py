@@ -15,17 +15,22 @@ from project import write_project
 from pydantic import ValidationError
 
 import secateur
-from secateur.artifacts import QUANTIZED, HalveResult, Model, QuantizeResult, Summary
+from secateur.artifacts import QUANTIZED, Evaluation, ExportResult, HalveResult, Model, QuantizeResult, Summary
 from secateur.errors import ExportError, RecipeError
 from secateur.judging import judge_run
+from secateur.listening import Silent
+from secateur.loading import importable, load
 from secateur.manifest import read_manifest
 from secateur.pipeline.export import export
+from secateur.pipeline.finetune import Finetune
 from secateur.pipeline.quantize.module import FileModule
-from secateur.quantization import unreadable
+from secateur.quantization import EVALUATION, Quantization, read_result, unreadable
 from secateur.recipe import Policy
 from secateur.recipe_quantization import MixedSettings, QuantizeSettings
 from secateur.recipe_template import write_template
 from secateur.report.gates import Gate
+from secateur.report.tables.rounding import quantization_table
+from secateur.steps import Steps, read
 from secateur.verify import verify
 
 SETTINGS = [
@@ -134,7 +139,6 @@ def test_training_low_bits_and_sparsity_go_through_a_run(run: tuple[Summary, Pat
         "quantize={samples: 32, corrections: [], mixed: {bytes: 0.16, precisions: [int8, int6, int4], "
         "decreasing: true}, qat: {epochs: 1, stages: [6], learning_rate: 0.001}}",
     )  # fmt: skip
-    print(summary.durations_s)
     found = summary.quantization
     assert isinstance(found, QuantizeResult)
     assert len(found.training) == 2
@@ -158,16 +162,32 @@ def test_training_low_bits_and_sparsity_go_through_a_run(run: tuple[Summary, Pat
     assert max(shares.values()) <= 0.5
 
 
-def test_half_precision_goes_through_a_run(run: tuple[Summary, Path], tmp_path: Path) -> None:
-    summary, folder = again(run, tmp_path, "quantize={precision: float16, samples: 32, skip: [stem.0], error: 0.01}")
-    print(summary.durations_s)
-    found = summary.quantization
+def test_half_precision_is_a_step_like_eight_bits(run: tuple[Summary, Path], tmp_path: Path) -> None:
+    summary, folder = run
+    place = folder.parents[1]
+    recipe = secateur.read_recipe(
+        place / "recipe.yaml", [*SETTINGS, "quantize={precision: float16, samples: 32, skip: [stem.0], error: 0.01}"]
+    )
+    assert recipe.quantize is not None
+    with pytest.MonkeyPatch.context() as patch, importable(place):
+        patch.chdir(place)
+        workload = load(recipe)
+        step = Quantization(
+            recipe=recipe, settings=recipe.quantize, workload=workload, listener=Silent(), finetune=Finetune()
+        )
+        compressed = Steps(recipe=recipe, workload=workload, listener=Silent()).compressed(
+            next(folder.glob("steps/finetune-*"))
+        )
+        step(next(folder.glob("steps/export-*")), compressed, tmp_path)
+    found = read_result(tmp_path)
     assert isinstance(found, HalveResult)
     assert found.error <= 0.01
-    assert summary.exports[QUANTIZED].size_bytes < 0.7 * summary.exports["compressed"].size_bytes
-    assert summary.evaluations[QUANTIZED].metrics["top1"] == summary.evaluations["compressed"].metrics["top1"]
-    assert {e.backend: e.status for e in summary.engines[QUANTIZED]}["onnxruntime"] == "built"
-    assert "Nodes in half precision" in (folder / "report.html").read_text()
+    assert found.size_bytes < 0.7 * summary.exports["compressed"].size_bytes
+    assert read(tmp_path, QUANTIZED, ExportResult).size_bytes == found.size_bytes
+    evaluation = read(tmp_path, EVALUATION, Evaluation)
+    assert evaluation.metrics["top1"] == summary.evaluations["compressed"].metrics["top1"]
+    told = quantization_table(summary.model_copy(update={"quantization": found}))
+    assert ("Nodes in half precision", f"{found.num_converted}, float16") in told.rows
 
 
 @pytest.mark.parametrize(
@@ -184,7 +204,7 @@ def test_settings_that_do_not_go_together_are_refused(wanted: dict[str, Any], to
 
 
 def test_training_wants_an_open_batch_size(run: tuple[Summary, Path]) -> None:
-    with pytest.raises(RecipeError, match="set export.dynamic_batch to true"):
+    with pytest.raises(RecipeError, match=r"set export\.dynamic_batch to true"):
         secateur.read_recipe(
             run[1].parents[1] / "recipe.yaml", [*SETTINGS, "export.dynamic_batch=false", "quantize={qat: {}}"]
         )
