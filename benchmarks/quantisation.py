@@ -128,9 +128,8 @@ def ours(
                 subject.finetune, num_steps=arguments.qat_steps, learning_rate=arguments.qat_rate, device="cpu"
             )
         )
-        calibrated, _ = qat(
-            calibrated, model, subject.task(), data, samples, checkpoint_folder=arguments.files / f"{file}-checkpoint"
-        )
+        place = arguments.files / f"{file}-{arguments.steps}-{arguments.qat_steps}-{arguments.qat_rate}-checkpoint"
+        calibrated, _ = qat(calibrated, model, subject.task(), data, samples, checkpoint_folder=place)
     return quantize.write(calibrated, samples, arguments.files, name=file).exported.path
 
 
@@ -144,7 +143,7 @@ def quantised(
         file = f"{stem}-{name.replace(', ', '-').replace(' ', '-')}"
         yield name, version("secateur"), ours(WAYS[name], source, samples, model, subject, data, file, arguments)
     prepared, target = folder / f"{stem}-prepared.onnx", folder / f"{stem}-onnxruntime.onnx"
-    quant_pre_process(str(source), str(prepared))
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)  # ONNX infers what its own tool gives up on
     quantize_static(
         str(prepared), str(target), Reader(samples, onnx.load(source).graph.input[0].name),
         quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
