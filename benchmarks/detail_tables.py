@@ -189,9 +189,10 @@ def quantisation(found: dict[str, Any]) -> list[str]:
     """Return the table of pruning alone, quantisation alone and both; speed-ups are there where they were timed."""
     timed = {(row["file"], row["backend"]): row for row in found["latency"]}
     lines = [
-        "Eight bits after training, ours and the peers' from the same float32 files and calibration samples"
-        f" (`benchmarks/quantisation.py`, up to {found['num_test']:,} test samples). Lost: what the primary metric, in"
-        " per cent, is below the float32 network of the same state, with 95 % intervals. Speed-up: over"
+        "Eight-bit activations and weights, ours and the peers' from the same float32 files and calibration samples"
+        f" (`benchmarks/quantisation.py`, up to {found['num_test']:,} test samples); `qat` was trained rounded for"
+        f" {found['qat_steps']} steps, weights of four and of falling bits have four on average. Lost: what the primary"
+        " metric, in per cent, is below the float32 network of the same state, with 95 % intervals. Speed-up: over"
         " that network, and of pruned float32 networks over the whole one; one thread, one sample.",
         "",
         "| network | precision by | size, packed | " + " | ".join(

@@ -18,7 +18,6 @@ from secateur.artifacts import (
     FinetuneResult,
     Practice,
     PruneResult,
-    QuantizeResult,
     Redundancy,
     Summary,
     Verdict,
@@ -29,7 +28,7 @@ from secateur.launched import Others, find_others, require_one_process
 from secateur.listening import Listener, Silent
 from secateur.loading import Workload, importable, load
 from secateur.manifest import SPECTRA
-from secateur.quantization import EVALUATION, RESULT, Quantization
+from secateur.quantization import EVALUATION, Quantization, read_result
 from secateur.recipe import Recipe
 from secateur.report.gates import COMPRESSED, check_gates
 from secateur.report.plots.spectra import spectra_png
@@ -173,8 +172,9 @@ class _Chain:
         if settings is None:
             return None
         quantization = Quantization(
-            recipe=self.recipe, settings=settings, workload=self.workload, listener=self.listener
-        )
+            recipe=self.recipe, settings=settings, workload=self.workload, listener=self.listener,
+            finetune=self.steps.finetuning(),
+        )  # fmt: skip
         return self.step(
             "quantize", {"quantize": settings, **quantization.facts()}, (finetuned, exported),
             lambda folder: quantization(exported.folder, self.steps.compressed(finetuned.folder), folder),
@@ -194,8 +194,9 @@ class _Chain:
             lambda folder: steps.prune(estimated.folder, folder),
         )  # fmt: skip
         processes = {} if steps.others is None else {"processes": steps.others.number}
+        sparse = {} if recipe.sparsity is None else {"sparsity": recipe.sparsity}
         finetuned = self.step(
-            "finetune", {"finetune": recipe.finetune, **processes}, (estimated, pruned),
+            "finetune", {"finetune": recipe.finetune, **sparse, **processes}, (estimated, pruned),
             lambda folder: steps.finetune(estimated.folder, pruned.folder, folder),
         )  # fmt: skip
         if steps.others is not None and finetuned.reused:
@@ -237,7 +238,7 @@ class _Chain:
                 measured,
                 evaluations={**measured.evaluations, QUANTIZED: read(quantized.folder, EVALUATION, Evaluation)},
                 exports={**measured.exports, QUANTIZED: read(quantized.folder, QUANTIZED, ExportResult)},
-                quantization=read(quantized.folder, RESULT, QuantizeResult),
+                quantization=read_result(quantized.folder),
                 quantized_comparison=read(timed.folder, f"comparison_{QUANTIZED}", Comparison),
             )
         before = (estimated, pruned, finetuned, evaluated, *files, built, timed)

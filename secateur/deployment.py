@@ -17,6 +17,7 @@ from secateur.artifacts import (
     Evaluation,
     ExportResult,
     FinetuneResult,
+    HalveResult,
     Model,
     Practice,
     PruneResult,
@@ -35,7 +36,7 @@ from secateur.calibration.batches import batches
 from secateur.errors import BackendError
 from secateur.listening import Listener
 from secateur.loading import Workload
-from secateur.quantization import RESULT, unreadable
+from secateur.quantization import TARGET_OF_ALL, read_result, unreadable
 from secateur.recipe import Recipe
 from secateur.report.gates import COMPRESSED, ORIGINAL, judge, quantities, with_defaults
 from secateur.report.write import write_report
@@ -68,7 +69,7 @@ class Measured:
     exports: dict[str, ExportResult]
     engines: dict[str, tuple[EngineResult, ...]]
     comparison: Comparison
-    quantization: QuantizeResult | None = None
+    quantization: QuantizeResult | HalveResult | None = None
     quantized_comparison: Comparison | None = None
     practice: Practice | None = None
 
@@ -101,7 +102,7 @@ class Deployment:
         name = self.recipe.measure.backend
         missing = self._backend(name).unable_to_run()
         if missing is None and self.recipe.quantize is not None:
-            missing = unreadable(name, "tensorrt")  # what no choice of a target helps against
+            missing = unreadable(name, TARGET_OF_ALL)  # what no choice of a target helps against
         if missing is not None:
             raise BackendError(
                 f"measure.backend: {name}", missing.found, "a runtime that runs here",
@@ -116,7 +117,8 @@ class Deployment:
             )
             self._build_all(network, exported / f"{network}.onnx", folder, options, {})
         if quantized is not None and self.recipe.quantize is not None:
-            target = read(quantized, RESULT, QuantizeResult).target
+            found = read_result(quantized)
+            target = found.target if isinstance(found, QuantizeResult) else TARGET_OF_ALL
             refused = {backend.name: unreadable(backend.name, target) for backend in self._backends()}
             looser = replace(options, tolerance=self.recipe.quantize.tolerance)
             self._build_all(QUANTIZED, quantized / f"{QUANTIZED}.onnx", folder, looser, refused)
@@ -207,7 +209,7 @@ class Deployment:
     def gate(self, measured: Measured, folder: Path) -> None:
         """Hold the gates against what was measured; no engine may have failed to build unless a gate allows it.
 
-        Gates are on the compressed network, those whose quantity begins with ``quantized_`` on that in eight bits.
+        Gates are on the compressed network, those whose quantity begins with ``quantized_`` on the quantised.
         """
         found = quantities(
             prune=measured.prune, evaluations=measured.evaluations, exports=measured.exports, engines=measured.engines,

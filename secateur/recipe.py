@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from secateur.recipe_engines import BuildSettings, ExportSettings, MeasureSettings
 from secateur.recipe_pruning import PruneSettings
+from secateur.recipe_quantization import QuantizeSettings
 from secateur.recipe_section import Section
 from secateur.report.gates import Gate
 
@@ -139,59 +140,13 @@ class FinetuneSettings(Section):
     distillation: DistillationSettings = DistillationSettings()
 
 
-class MixedSettings(Section):
-    """Mixed precision: what may stay of the cost, or what must stay of the outputs; each layer's share is measured."""
+class SparsitySettings(Section):
+    """2:4 sparsity: two of every four weights along the input channels are zero, and stay so in the fine-tuning."""
 
-    bytes: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Fraction of the layers' float32 weight bytes that may stay; the outputs' noise is then least."""
-    latency: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Fraction of the layers' float32 latency, timed on measure.backend, that may stay; the noise is then least."""
-    signal_to_noise_db: float | None = None
-    """Signal to noise that the outputs must keep on the calibration samples; the cost is then least."""
-    cost: Literal["auto", "bytes", "latency"] = "auto"
-    """What a layer costs: auto is what the budget is in, and latency where that is a signal to noise."""
-    precisions: Annotated[list[Literal["float32", "float16", "int8"]], Field(min_length=1)] = [
-        "float32", "float16", "int8",
-    ]  # fmt: skip
-    """What a layer may be computed in."""
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> "MixedSettings":
-        if sum(value is not None for value in (self.bytes, self.latency, self.signal_to_noise_db)) != 1:
-            raise ValueError("give one of bytes, latency and signal_to_noise_db")
-        if (self.bytes is not None and self.cost == "latency") or (self.latency is not None and self.cost == "bytes"):
-            raise ValueError("the cost is what the budget is in: leave cost out")
-        return self
-
-
-class QuantizeSettings(Section):
-    """Quantisation of the compressed network to eight bits after training: one more file that is built and timed."""
-
-    precision: Literal["int8"] = "int8"
-    """The integers of weights and activations."""
-    target: Literal["auto", "tensorrt", "cpu"] = "auto"
-    """The runtimes whose fusions tensors are rounded for; auto is that of measure.backend. What is rounded for
-    tensorrt runs everywhere, what is rounded for cpu in ONNX Runtime and OpenVINO only."""
-    calibrator: Literal["min-max", "moving-average", "percentile", "mse", "entropy"] = "mse"
-    """How much of an activation's range is kept: all of it, the batches' average, all but the largest 0.01 %, what has
-    the least mean square error, what has the least Kullback-Leibler divergence."""
-    corrections: list[Literal["equalisation", "adaround", "bias"]] = ["bias"]
-    """What is done for the weights, in this order: channels of adjacent layers take scales that suit both; weights are
-    rounded up or down as suits their layer's output; biases take back what rounding shifts the mean by."""
-    samples: Annotated[int, Field(ge=1)] = 256
-    """Calibration samples, none of which the test set has."""
-    batch_size: Annotated[int, Field(ge=1)] = 32
-    """Samples a call of the calibration; a file without an open batch size takes its own."""
-    weight_bits: Literal["auto"] | Annotated[int, Field(ge=2, le=8)] = "auto"
-    """Bits of weights; auto is 7 for processors that sum products in 16 bits (no VNNI) and 8 for all others. Fewer are
-    kept in eight, so that every runtime reads them, and take less room packed."""
-    skip: list[str] = []
-    """Layers, by module or node name, that stay in float32."""
-    mixed: MixedSettings | None = None
-    """A precision for every layer in place of eight bits for all; absent for these."""
-    tolerance: Annotated[float, Field(gt=0)] = 0.1
-    """Largest difference of an engine's outputs to the quantised file's, relative to their largest value: integers on
-    the border between two are rounded either way."""
+    method: Literal["magnitude", "discovery"] = "magnitude"
+    """What stays: the largest weights at once, or what training finds it cannot do without."""
+    keep: list[str] = []
+    """Modules that stay dense."""
 
 
 class Policy(Section):
@@ -229,10 +184,12 @@ class Recipe(Section):
     seed: int = 0
     """Every random choice follows from it."""
     estimate: EstimateSettings = EstimateSettings()
+    sparsity: SparsitySettings | None = None
+    """2:4 sparsity of the cut network, for sparse tensor cores; absent for none, {} for its defaults."""
     finetune: FinetuneSettings = FinetuneSettings()
     export: ExportSettings = ExportSettings()
     quantize: QuantizeSettings | None = None
-    """Eight-bit quantisation; absent for none, {} for its defaults."""
+    """Eight bits or half precision; absent for none, {} for its defaults."""
     build: BuildSettings = BuildSettings()
     measure: MeasureSettings = MeasureSettings()
     gates: list[Gate] = []
@@ -249,4 +206,10 @@ class Recipe(Section):
         wanted = [name for name in ("estimate", "prune") if getattr(self, name).labels == "teacher"]
         if wanted and not self.finetune.distillation.teachers:
             raise ValueError(f"{wanted[0]}.labels: teacher needs finetune.distillation.teachers, other networks")
+        return self
+
+    @model_validator(mode="after")
+    def _open_batch(self) -> "Recipe":
+        if self.quantize is not None and self.quantize.qat is not None and not self.export.dynamic_batch:
+            raise ValueError("quantize.qat trains on batches of any size: set export.dynamic_batch to true")
         return self

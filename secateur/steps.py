@@ -4,11 +4,13 @@ Every step reads the folders of the steps before it and writes its files into th
 decides which are run.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+from torch import Tensor
 from torch.utils.data import Subset
 
 from secateur import __version__
@@ -43,6 +45,7 @@ from secateur.pipeline.prune import Prune
 from secateur.pipeline.quantize.module import FileModule
 from secateur.pipeline.redundancy import Estimate, with_latency
 from secateur.pipeline.signals import Combination
+from secateur.pipeline.sparsity import Discovery, Sparsify
 from secateur.pipeline.structure import Structure, load_model, save_model, trace
 from secateur.pipeline.structure.layer_calls import layers_of
 from secateur.recipe import Recipe
@@ -152,7 +155,7 @@ class Steps:
             multiple=settings.multiple, protect=tuple(settings.keep), dead=settings.dead, branches=settings.branches,
             seed=self.recipe.seed,
         )  # fmt: skip
-        recovery = self._finetune(num_steps=settings.recovery_steps, validation_share=0.0)
+        recovery = self.finetuning(num_steps=settings.recovery_steps, validation_share=0.0)
 
         def recover(model: Model) -> Model:
             return self._heal(recovery, model, estimated, None)[0]
@@ -180,7 +183,14 @@ class Steps:
 
     def train(self, lessons: Lessons) -> tuple[Model, FinetuneResult]:
         """Train the cut network, in all processes that do so."""
-        return self._heal(self._finetune(), self.compressed(lessons.pruned), lessons.estimated, lessons.checkpoints)
+        model, masks, settings = self.compressed(lessons.pruned), None, self.recipe.sparsity
+        if settings is not None:
+            sparsify = Sparsify(
+                method=settings.method, keep=tuple(settings.keep), discovery=Discovery(seed=self.recipe.seed)
+            )
+            model, masks = sparsify(model, self.workload.task, self.workload.data)
+            self.listener.message(f"2:4 sparsity: {len(masks)} layers keep two of every four weights")
+        return self._heal(self.finetuning(), model, lessons.estimated, lessons.checkpoints, masks)
 
     def evaluate(self, finetuned: Path, folder: Path) -> None:
         """Measure both networks' metrics on the test set."""
@@ -261,7 +271,8 @@ class Steps:
         wanted = self.recipe.prune.signal
         return wanted if isinstance(wanted, str) else Combination(**wanted.model_dump())
 
-    def _finetune(self, num_steps: int | None = None, validation_share: float | None = None) -> Finetune:
+    def finetuning(self, num_steps: int | None = None, validation_share: float | None = None) -> Finetune:
+        """Return the training that the recipe asks for, or so many steps of it."""
         settings = self.recipe.finetune
         loss = settings.distillation
         return Finetune(
@@ -279,7 +290,12 @@ class Steps:
         )  # fmt: skip
 
     def _heal(
-        self, finetune: Finetune, model: Model, estimated: Path, checkpoints: Path | None
+        self,
+        finetune: Finetune,
+        model: Model,
+        estimated: Path,
+        checkpoints: Path | None,
+        masks: Mapping[str, Tensor] | None = None,
     ) -> tuple[Model, FinetuneResult]:
         original, gram = self.workload.model, load_gate_gram(estimated / "gram.safetensors")
         fisher = load_parameter_fisher(estimated / PARAMETER_FISHER).fisher if finetune.weights.parameter else None
@@ -287,5 +303,6 @@ class Steps:
             model, original, self.workload.task, self.workload.data,
             groups=self.original.groups, student_groups=self.structure(model).groups,
             importance={name: gram.saliency(name) for name in gram.gram}, fisher=fisher,
-            other_teachers=self.workload.teachers, checkpoint_folder=checkpoints, progress=self.listener.progress,
+            other_teachers=self.workload.teachers, masks=masks, checkpoint_folder=checkpoints,
+            progress=self.listener.progress,
         )  # fmt: skip

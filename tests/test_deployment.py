@@ -15,7 +15,8 @@ from secateur.artifacts import Data, ExportResult, Model, OpenSize, Parity
 from secateur.deployment import NETWORKS, Deployment, Engines, build_options
 from secateur.errors import BackendError
 from secateur.loading import Workload
-from secateur.recipe import QuantizeSettings, Recipe
+from secateur.recipe import Recipe
+from secateur.recipe_quantization import QuantizeSettings
 from secateur.steps import read, write
 from secateur.workloads import TASKS
 

@@ -16,7 +16,7 @@ ORDER = [
     {"pipeline", "backends", "report"},
     {"workloads"},
     {"recipe_section"},
-    {"backend_options", "recipe_pruning"},
+    {"backend_options", "recipe_pruning", "recipe_quantization"},
     {"deploy", "recipe_engines"},
     {"serving", "triton"},
     {"recipe"},

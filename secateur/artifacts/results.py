@@ -79,6 +79,11 @@ class FinetuneResult(Record):
     epochs: tuple[FinetuneEpoch, ...]
     best_epoch: int
 
+    @property
+    def num_epochs(self) -> int:
+        """The number of epochs that were trained; epoch 0 is the network before."""
+        return max((row.epoch for row in self.epochs), default=0)
+
 
 class Interval(Record):
     """An estimate with its confidence interval."""

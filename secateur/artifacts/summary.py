@@ -3,7 +3,7 @@
 from typing import Any
 
 from secateur.artifacts.practice import Practice
-from secateur.artifacts.quantization import QuantizeResult
+from secateur.artifacts.quantization import HalveResult, QuantizeResult
 from secateur.artifacts.record import Record
 from secateur.artifacts.redundancy import Redundancy
 from secateur.artifacts.results import (
@@ -21,7 +21,7 @@ from secateur.artifacts.results import (
 class Summary(Record):
     """Everything the report says, from one run.
 
-    ``quantized_comparison`` is that of the original network and the compressed one in eight bits,
+    ``quantized_comparison`` is that of the original network and the compressed one in eight bits or half precision,
     ``practice`` what became of the promise layer by layer; None where that was not asked for or not possible.
     """
 
@@ -37,7 +37,7 @@ class Summary(Record):
     exports: dict[str, ExportResult]
     engines: dict[str, tuple[EngineResult, ...]]
     comparison: Comparison
-    quantization: QuantizeResult | None = None
+    quantization: QuantizeResult | HalveResult | None = None
     quantized_comparison: Comparison | None = None
     practice: Practice | None = None
     verdict: Verdict
