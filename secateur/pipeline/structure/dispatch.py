@@ -48,6 +48,8 @@ class WithoutValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = dict(kwargs or {})
         if func in _LIKE_INPUT:
             return torch.empty_like(args[0], device=META)
+        if func is _aten.grid_sampler.default:  # otherwise taken apart, too
+            return torch.empty((*args[0].shape[:2], *args[1].shape[1:-1]), dtype=args[0].dtype, device=META)
         if any(argument.name == "device" for argument in func._schema.arguments[len(args) :]):
             kwargs["device"] = META
         return func(*mapped(args, _on_meta), **mapped(kwargs, _on_meta))

@@ -56,6 +56,8 @@ def numbers_of(
         if type(owner) in counting:
             found = _of_pieces(division.pieces, division.module, owner, assembly) | found
     for path, labels in flow.counted:
+        if not isinstance(module.get_submodule(path), NUMBERED):  # a function was called, which keeps no number
+            continue
         found[path, "num_features", None] = _of_labels((path, "num_features", None), labels, assembly)
     whole = [(s.tensor, s.indices.size, g) for g in assembly.groups for s in g.slices
              if counting or s.indices.size == shapes[s.tensor][s.axis]]  # fmt: skip

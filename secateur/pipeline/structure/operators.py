@@ -180,17 +180,23 @@ RULES: dict[str, Rule] = {
 
 
 def apply(call: Call) -> tuple[Value, ...]:
-    """Let one operator act on the labels; unknown ones pin what touches them."""
+    """Let one operator act on the labels; unknown ones, and unforeseen uses of known ones, pin what touches them."""
+    try:
+        result = _followed(call)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        result = call.pinned(f"a use of the operator that is not followed ({type(error).__name__}: {error})")
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _followed(call: Call) -> Value | tuple[Value, ...]:
     functional = call.name.rstrip("_")
     if functional in ("max", "min") and call.value("other") is not None:
-        result = elementwise.elementwise(call)
-    elif functional in RULES:
-        result = RULES[functional](call)
-    elif pointwise(functional):
-        result = elementwise.elementwise(call)
-    else:
-        result = call.pinned("an operator that is not followed")
-    return result if isinstance(result, tuple) else (result,)
+        return elementwise.elementwise(call)
+    if functional in RULES:
+        return RULES[functional](call)
+    if pointwise(functional):
+        return elementwise.elementwise(call)
+    return call.pinned("an operator that is not followed")
 
 
 def pointwise(name: str) -> bool:

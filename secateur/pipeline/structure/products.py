@@ -28,6 +28,8 @@ def matmul(call: Call) -> Value | tuple[Value, ...]:
 def attention(call: Call) -> Value | tuple[Value, ...]:
     """Multiply queries with keys, and their softmax with values; without a scale of its own it follows the width."""
     query, key, value = call.tensor("query"), call.tensor("key"), call.tensor("value")
+    if call.arguments.get("enable_gqa"):
+        key, value = (_for_each_query(call, shared, query.shape[-3]) for shared in (key, value))
     batch = [f"b{k}" for k in range(len(query.shape) - 2)]
     follows = call.arguments.get("scale") is None
     mask = call.value("attn_mask")
@@ -40,6 +42,14 @@ def attention(call: Call) -> Value | tuple[Value, ...]:
     scores = contract(call, query, key, [[*batch, "i", "k"], [*batch, "j", "k"]], [*batch, "i", "j"], follows=follows)
     labels = contract(call, weights, value, [[*batch, "i", "j"], [*batch, "j", "e"]], [*batch, "i", "e"])
     return call.pinned(REASON) if labels is None or scores is None else call.returning(labels)
+
+
+def _for_each_query(call: Call, shared: Value, num_heads: int) -> Value:
+    """Repeat heads of keys or values that several heads of queries share (Ainslie et al. 2023, arXiv 2305.13245)."""
+    labels, times = labels_of(call.flow, shared), num_heads // shared.shape[-3]
+    repeated = np.repeat(labels, times, axis=-3) if labels.shape[-3] > 1 else labels
+    shape = (*shared.shape[:-3], num_heads, *shared.shape[-2:])
+    return Value(labels=repeated, shape=shape, extent=shape)
 
 
 def einsum(call: Call) -> Value | tuple[Value, ...]:

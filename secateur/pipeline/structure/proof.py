@@ -5,6 +5,7 @@ and ``x.view(len(x), -1)`` can be the same operator. So every group is cut once,
 masked one.
 """
 
+import enum
 import hashlib
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -39,14 +40,16 @@ class Trial:
     """Cut groups of a network to about two thirds and compare with masking.
 
     ``trains`` asks for a run in training mode too, for networks with branches that evaluation does not show (where the
-    whole network trains on the example inputs at all); ``input_axes`` tells along which axis of its weight a layer
-    reads its input channels.
+    whole network trains on the example inputs at all); ``is_divided`` for a second cut, of the first channels only, as
+    bounds among channels may leave scattered ones where they are; ``input_axes`` tells along which axis of its weight a
+    layer reads its input channels.
     """
 
     subject: Subject
     joints: Joints
     trains: bool
     is_uneven: bool
+    is_divided: bool
     input_axes: Mapping[str, int]
 
     def failures(self, known: Set[str] = frozenset()) -> dict[str, str]:
@@ -68,15 +71,18 @@ class Trial:
         fault = self._shape_fault(shrinking) if shrinking else None
         return self._fault(shrinking) if shrinking and not fault and not only_shapes else fault
 
-    def _masks(self, groups: Sequence[Group]) -> Kept:
+    def _masks(self, groups: Sequence[Group], cut: "_Cut") -> Kept:
         shares = _UNEVEN if self.is_uneven else _EVEN
-        return {g.name: _mask(g, trial_width(g, shares[n % len(shares)])) for n, g in enumerate(groups)}
+        return {
+            g.name: _mask(g, trial_width(g, shares[(n + cut) % len(shares)]), cut) for n, g in enumerate(groups)
+        }  # fmt: skip
 
     def _shape_fault(self, groups: Sequence[Group]) -> Fault | None:
         """Return the error that the cut network raises even without values, which is found out at little cost."""
         if self.subject.bare is None:
             return None
-        small = shrunk(self.subject.bare, self.joints, self._masks(groups), shares_parameters=True)
+        masks = self._masks(groups, _Cut.SCATTERED)
+        small = shrunk(self.subject.bare, self.joints, masks, shares_parameters=True)
         try:
             self.subject.run_bare(small)
         except Exception as error:  # the network's own code fails in its own ways
@@ -84,20 +90,24 @@ class Trial:
         return None
 
     def _fault(self, groups: Sequence[Group]) -> Fault | None:
-        masks = self._masks(groups)
+        cuts = (_Cut.SCATTERED, _Cut.FRONT) if self.is_divided else (_Cut.SCATTERED,)
+        faults = (self._fault_of(groups, self._masks(groups, cut)) for cut in cuts)
+        return next((fault for fault in faults if fault is not None), None)
+
+    def _fault_of(self, groups: Sequence[Group], masks: Kept) -> Fault | None:
         small = shrunk(
             self.subject.module, self.joints, masks, shares_parameters=True, is_double=self.subject.is_double
         ).eval()
         try:
             found = self.subject.run(small)
         except Exception as error:  # the network's own code fails in its own ways
-            return self._fault(groups) if self.subject.falls_back() else _raised("its forward", error, small)
+            return self._fault_of(groups, masks) if self.subject.falls_back() else _raised("its forward", error, small)
         training_fault = self._training_fault(small) if self.trains else None
         masked = copy_of(self.subject.module, shares_parameters=True).eval()
         try:
             wanted = self.subject.remembered(_key(groups, masks), lambda: self._masked_outputs(masked, groups, masks))
         except Exception as error:  # the network's own code fails in its own ways
-            return self._fault(groups) if self.subject.falls_back() else _raised("its forward", error, masked)
+            return self._fault_of(groups, masks) if self.subject.falls_back() else _raised("its forward", error, masked)
         return disagreement(found, wanted) or training_fault
 
     def _masked_outputs(self, module: nn.Module, groups: Sequence[Group], masks: Kept) -> list[Tensor]:
@@ -168,6 +178,13 @@ class Trial:
         return found
 
 
+class _Cut(enum.IntEnum):
+    """Which channels a trial takes: some of all over a group, or its first ones."""
+
+    SCATTERED = 0
+    FRONT = 1
+
+
 _EVEN = (Fraction(2, 3),)
 _UNEVEN = (Fraction(1, 3), Fraction(2, 3), Fraction(1, 2))
 _TELLING = 3
@@ -186,9 +203,12 @@ def _shrinking(groups: Sequence[Group]) -> list[Group]:
     return [group for group in groups if trial_width(group) < group.num_channels]
 
 
-def _mask(group: Group, width: int) -> np.ndarray:
+def _mask(group: Group, width: int, cut: _Cut) -> np.ndarray:
+    """Keep channels of a group, not its first one and, where two or more go, not its last one."""
+    first, *inner, last = range(group.num_channels)
+    order = np.array([*np.random.default_rng(0).permutation(inner), last, first], dtype=np.int64)
     mask = np.zeros(group.num_channels, dtype=bool)
-    mask[np.random.default_rng(0).permutation(group.num_channels)[:width]] = True
+    mask[order[:width] if cut is _Cut.SCATTERED else slice(group.num_channels - width, None)] = True
     return mask
 
 

@@ -1,8 +1,8 @@
 """Run a network as trials do: in double precision, where even a small difference is a difference, or for shapes."""
 
 import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -31,15 +31,15 @@ class Subject:
         # Apple's GPUs have no float64.
         self.is_double = wants_double and device_of(module).type != "mps"
         self._is_settled = not self.is_double
-        self._last: tuple[str, list[Tensor]] | None = None
+        self._last: dict[str, list[Tensor]] = {}
 
     def remembered(self, key: str, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """Return what was computed last if it was under this key and in this precision, else compute it."""
+        """Return what was computed under this key in this precision if it was among the last two, else compute it."""
         key = f"{key} {self.is_double}"
-        if self._last is None or self._last[0] != key:
-            self._last = None
-            self._last = (key, compute())
-        return self._last[1]
+        if key not in self._last:
+            self._last = dict(list(self._last.items())[-1:])
+            self._last[key] = compute()
+        return self._last[key]
 
     def run(self, module: nn.Module) -> list[Tensor]:
         """Return the outputs of a copy or a cut of ``module``."""
@@ -50,7 +50,7 @@ class Subject:
 
     def precision(self) -> AbstractContextManager[None]:
         """Return the context in which operators compute as trials do."""
-        return seeing(InDouble()) if self.is_double else nullcontext()
+        return _in_double() if self.is_double else nullcontext()
 
     def falls_back(self) -> bool:
         """Tell, after an error, whether double precision is the cause: then the network is used as it is from now on.
@@ -80,6 +80,18 @@ class Subject:
         """Run a copy or a cut of ``bare``, as errors of shapes come to light without computing anything."""
         with torch.no_grad(), randomness_kept(device_of(module)), seeing(WithoutValues()):
             return module(*map(without_values, self.inputs))
+
+
+@contextmanager
+def _in_double() -> Iterator[None]:
+    """Compute in double precision, what forward makes of numbers included, such as the root of a width."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with seeing(InDouble()):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _drawn(module: nn.Module) -> dict[str, Tensor]:

@@ -70,8 +70,10 @@ def trace(
 
     def trial(found: Assembly) -> Trial:
         joints = Joints(groups=found.groups, shapes=shapes, numbers=numbers_of(module, found, flow, shapes))
-        uneven = bool(flow.contractions or flow.divisions)
-        return Trial(subject=subject, joints=joints, trains=hidden, is_uneven=uneven, input_axes=input_axes)
+        return Trial(
+            subject=subject, joints=joints, trains=hidden, is_uneven=bool(flow.contractions or flow.divisions),
+            is_divided=bool(flow.divisions), input_axes=input_axes,
+        )  # fmt: skip
 
     proved: list[Settings] = []
 

@@ -6,7 +6,7 @@ of them shows only when the network runs at another width.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from torch import nn
@@ -60,7 +60,21 @@ def fit(flow: Flow, settings: Settings, module: nn.Module, test: Test) -> tuple[
         assembly, fault = _together(flow, assembly, fault, labels, contractions, test)
     groups = [] if fault is None else assembly.groups_at(labels)
     faults = {group.name: test(assembly, [group], False) for group in groups}
-    return assembly, {name: wrong.reason for name, wrong in faults.items() if wrong is not None}
+    reasons = {name: wrong.reason for name, wrong in faults.items() if wrong is not None}
+    return (_bounded(flow, assembly, set(reasons), test) if reasons else None) or (assembly, reasons)
+
+
+def _bounded(
+    flow: Flow, assembly: Assembly, failed: Set[str], test: Test
+) -> tuple[Assembly, dict[str, str]] | None:  # fmt: skip
+    """Leave only what is in front of the bounds in groups that cannot be cut alone, if the network can be cut so."""
+    settings = assembly.settings
+    tried = settings.free | settings.equal
+    fixed = frozenset(n for n in tried if failed & {g.name for g in assembly.groups_at([flow.divisions[n].bounded])})
+    if not fixed:
+        return None
+    other = assemble(flow, replace(settings, free=settings.free - fixed, equal=settings.equal - fixed))
+    return (other, {}) if other.groups and test(other, other.groups, False) is None else None
 
 
 def _followed(flow: Flow) -> frozenset[int]:
