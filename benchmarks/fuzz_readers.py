@@ -3,9 +3,10 @@
     python benchmarks/fuzz_readers.py [--inputs 100000] [--seed 0] [--most-s 300] [--results FILE]
 
 Every reader is given so many inputs, in pieces: the results are written after each, and the same command goes on from
-there, for ``--most-s`` seconds at most. Every input is a valid file with a few changes: bytes flipped, cut out, repeated and spliced, values replaced by hostile
-ones (huge numbers, wrong types, references to themselves, deep nesting, tags that name Python objects), keys renamed.
-Whatever it is, a reader may return or raise SecateurError, and nothing else; it may not import a module.
+there, for ``--most-s`` seconds at most. Every input is a valid file with a few changes: bytes flipped, cut out,
+repeated and spliced, values replaced by hostile ones (huge numbers, wrong types, references to themselves, deep
+nesting, tags that name Python objects), keys renamed. Whatever it is, a reader may return or raise SecateurError, and
+nothing else; it may not import a module.
 """
 
 import argparse
