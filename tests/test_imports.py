@@ -28,7 +28,7 @@ ORDER = [
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-RUNTIMES = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "mlflow", "ray", "pycuda", "cuda", "av"}
+RUNTIMES = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "mlflow", "ray", "pycuda", "cuda", "av", "pynvml"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.artifacts.channels import Group, Pinned, Reader, Root, Slice
 from secateur.artifacts.layers import LatencyGrid, Layer, LayerShape
-from secateur.artifacts.measurement import BenchCell, Clients, Cold, Measurement
+from secateur.artifacts.measurement import BenchCell, Clients, Cold, Measurement, OnDevice
 from secateur.artifacts.packing import PackedTensor, PackResult
 from secateur.artifacts.practice import Finding, LayerPractice, NetworkPractice, Practice, Roofline
 from secateur.artifacts.quantization import (
@@ -48,7 +48,7 @@ from secateur.artifacts.results import (
     Verdict,
     realised_fraction,
 )
-from secateur.artifacts.summary import Summary
+from secateur.artifacts.summary import Findings, Summary
 
 if TYPE_CHECKING:
     from secateur.artifacts.networks import Batch, Data, Metric, Model, Task, as_tuple
@@ -71,6 +71,7 @@ __all__ = [
     "ExportResult",
     "Exported",
     "Finding",
+    "Findings",
     "FinetuneEpoch",
     "FinetuneResult",
     "GateResult",
@@ -89,6 +90,7 @@ __all__ = [
     "Metric",
     "Model",
     "NetworkPractice",
+    "OnDevice",
     "PackResult",
     "PackedTensor",
     "Parity",

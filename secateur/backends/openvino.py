@@ -53,7 +53,7 @@ class OpenVino:
     ``precision`` is the arithmetic of what the file has in float32; eight-bit files stay in eight bits. ``hint`` asks
     for the least latency, one stream, or for throughput, as many streams as the device works best with. The engine's
     file is the ONNX file, compiled for the device when it is loaded, or with ``compiled`` the blob that compiling
-    made: it loads faster, on this device and version alone.
+    made: it loads faster, on this device and version alone. Networks in OpenVINO's own form (``.xml``) are loaded too.
     """
 
     name: str = "openvino"
@@ -124,10 +124,16 @@ class OpenVino:
         require(self.name, self.unable_to_run(), f"OpenVINO with its {self.device} plugin")
         content = engine_file(self, result, folder)
         path = folder / str(result.path)
-        if self.compiled:
+        if path.suffix == ".blob":
             network = self._imported(content, str(path), num_threads)
             inputs = tuple(_declared(entry) for entry in network.inputs)
             return self._engine(network, inputs, lambda: self._imported(content, str(path), num_threads, counted=True))
+        if path.suffix == ".xml":  # OpenVINO's own form, whose weights are in a file beside it
+            network = self._compiled(str(path), str(path), num_threads)
+            inputs = tuple(_declared(entry) for entry in network.inputs)
+            return self._engine(
+                network, inputs, lambda: self._compiled(str(path), str(path), num_threads, counted=True)
+            )
         network = self._compiled(content, str(path), num_threads)
         return self._engine(
             network, read_inputs(path), lambda: self._compiled(content, str(path), num_threads, counted=True)
@@ -147,7 +153,7 @@ class OpenVino:
             settings["NUM_STREAMS"] = 1
         return settings
 
-    def _compiled(self, content: bytes, where: str, num_threads: int, *, counted: bool = False) -> Any:
+    def _compiled(self, content: bytes | str, where: str, num_threads: int, *, counted: bool = False) -> Any:
         core = _core()
         try:
             return core.compile_model(core.read_model(content), self.device, self._settings(num_threads, counted))

@@ -8,6 +8,8 @@ import numpy as np
 
 from secateur.backends.cuda import DeviceArray, Event, Graph, PinnedArray, Stream, missing_cuda
 from secateur.backends.device_time import DeviceTimes
+from secateur.backends.engine_inputs import ExpectedInputs
+from secateur.backends.onnx_file import OnnxInput
 from secateur.backends.protocol import Engine, LayerTime, closed, require
 from secateur.backends.tensorrt_log import Log
 from secateur.errors import BackendError
@@ -21,6 +23,8 @@ class TensorRtEngine(Engine):
     With ``cuda_graph`` the kernels of a call are recorded when its shapes have been seen once, and replayed until other
     shapes come.
     """
+
+    on_device = True
 
     def __init__(self, trt: Any, log: Log, content: bytes, *, cuda_graph: bool = False) -> None:
         # Without a device, deserialising crashes the process in some releases, so CUDA is asked first.
@@ -46,6 +50,7 @@ class TensorRtEngine(Engine):
         self._inputs = [name for name in tensors if is_input[name]]
         self._outputs = [name for name in tensors if not is_input[name]]
         self._dtypes = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))) for name in tensors}
+        self.expected = ExpectedInputs(engine=self._name, inputs=tuple(map(self._declared, self._inputs)))
         self._buffers = {name: DeviceArray() for name in tensors}
         self._pinned: dict[str, PinnedArray] = {}
         self._stream = Stream()
@@ -54,6 +59,12 @@ class TensorRtEngine(Engine):
         self._graph: Graph | None = None
         self._shapes: tuple[tuple[int, ...], ...] = ()
         self._lock = threading.Lock()
+
+    def _declared(self, name: str) -> OnnxInput:
+        """Read what the engine says of an input."""
+        shape = enumerate(self._engine.get_tensor_shape(name))
+        sizes = tuple(f"{name}.{axis}" if size < 0 else int(size) for axis, size in shape)
+        return OnnxInput(name=name, dtype=self._dtypes[name], shape=sizes)
 
     def run(self, inputs: Arrays) -> Arrays:
         """Copy in, execute, copy out, wait."""
