@@ -20,7 +20,7 @@ ORDER = [
     {"recipe"},
     {"launched", "listening", "loading", "recipe_file", "recipe_template", "runs", "sbom"},
     {"layer_precision", "manifest", "steps", "terminal"},
-    {"judging", "quantization", "sealing"},
+    {"judging", "quantization", "sealing", "trackers"},
     {"deployment"},
     {"chain", "comparing", "deploying", "verify"},
     {"check", "ray_sweep"},
