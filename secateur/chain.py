@@ -6,7 +6,7 @@ takes finished steps from the run folder, a changed setting redoes what depends 
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from secateur.artifacts import (
     Comparison,
     Evaluation,
     ExportResult,
+    Findings,
     FinetuneResult,
     Practice,
     PruneResult,
@@ -22,7 +23,7 @@ from secateur.artifacts import (
     Summary,
     Verdict,
 )
-from secateur.deployment import NETWORKS, PRACTICE, Deployment, Engines, Measured
+from secateur.deployment import NETWORKS, PRACTICE, Deployment, Engines
 from secateur.errors import RecipeError
 from secateur.launched import Others, find_others, require_one_process
 from secateur.listening import Listener, Silent
@@ -32,11 +33,11 @@ from secateur.quantization import EVALUATION, Quantization, read_result
 from secateur.recipe import Recipe
 from secateur.report.gates import COMPRESSED, check_gates
 from secateur.report.plots.spectra import spectra_png
-from secateur.report.tracking import require_mlflow, track
 from secateur.runs import Run, Step, open_run
 from secateur.sealing import seal
 from secateur.steps import Steps, read
 from secateur.storage import write as write_file
+from secateur.trackers import trackers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +185,7 @@ class _Chain:
         """Do every step."""
         recipe, steps, deployment = self.recipe, self.steps, self.deployment
         deployment.require_runtime()
-        if recipe.mlflow is not None:
-            require_mlflow()
+        told = trackers(recipe)
         estimated = self.estimate()
         healing = recipe.finetune.model_dump(exclude={"epochs", "validation"})
         timing = {} if recipe.prune.latency is None else self.timed_on
@@ -222,8 +222,7 @@ class _Chain:
             lambda folder: deployment.measure(exported.folder, built.folder, folder),
         )
         networks = NETWORKS if quantized is None else (*NETWORKS, QUANTIZED)
-        measured = Measured(
-            networks=steps.both(finetuned.folder),
+        found = Findings(
             redundancy=read(estimated.folder, "redundancy", Redundancy),
             prune=read(pruned.folder, "prune", PruneResult),
             finetune=read(finetuned.folder, "finetune", FinetuneResult),
@@ -234,22 +233,22 @@ class _Chain:
             practice=read(timed.folder, PRACTICE, Practice) if (timed.folder / f"{PRACTICE}.json").exists() else None,
         )
         if quantized is not None:
-            measured = replace(
-                measured,
-                evaluations={**measured.evaluations, QUANTIZED: read(quantized.folder, EVALUATION, Evaluation)},
-                exports={**measured.exports, QUANTIZED: read(quantized.folder, QUANTIZED, ExportResult)},
-                quantization=read_result(quantized.folder),
-                quantized_comparison=read(timed.folder, f"comparison_{QUANTIZED}", Comparison),
-            )
+            rounded = {
+                "evaluations": {**found.evaluations, QUANTIZED: read(quantized.folder, EVALUATION, Evaluation)},
+                "exports": {**found.exports, QUANTIZED: read(quantized.folder, QUANTIZED, ExportResult)},
+                "quantization": read_result(quantized.folder),
+                "quantized_comparison": read(timed.folder, f"comparison_{QUANTIZED}", Comparison),
+            }
+            found = found.model_copy(update=rounded)
         before = (estimated, pruned, finetuned, evaluated, *files, built, timed)
-        gated = self.step("gate", {"gates": recipe.gates}, before, lambda folder: deployment.gate(measured, folder))
+        gated = self.step("gate", {"gates": recipe.gates}, before, lambda folder: deployment.gate(found, folder))
         verdict = read(gated.folder, "verdict", Verdict)
         self.listener.step("report")
         durations = {step.record.name: step.record.duration_s for step in before}
-        summary = deployment.report(measured, verdict, durations, self.folder.folder)
+        summary = deployment.report(found, steps.both(finetuned.folder), verdict, durations, self.folder.folder)
         manifest = seal(self.folder, recipe, self.workload, summary)
         if manifest.no_sbom:
             self.listener.message(manifest.no_sbom)
-        if recipe.mlflow is not None:
-            track(summary, self.folder.folder, exported.folder / f"{COMPRESSED}.onnx", **recipe.mlflow.model_dump())
+        for tracker in told:
+            tracker.track(summary, self.folder.folder, exported.folder / f"{COMPRESSED}.onnx")
         return Outcome(summary=summary, report=self.folder.folder / "report.html", folder=self.folder.folder)

@@ -14,16 +14,12 @@ from secateur.artifacts import (
     QUANTIZED,
     Comparison,
     EngineResult,
-    Evaluation,
     ExportResult,
-    FinetuneResult,
-    HalveResult,
+    Findings,
     Model,
     Practice,
-    PruneResult,
     QuantizeResult,
     Record,
-    Redundancy,
     Summary,
     Verdict,
     as_tuple,
@@ -38,7 +34,7 @@ from secateur.listening import Listener
 from secateur.loading import Workload
 from secateur.quantization import TARGET_OF_ALL, read_result, unreadable
 from secateur.recipe import Recipe
-from secateur.report.gates import COMPRESSED, ORIGINAL, judge, quantities, with_defaults
+from secateur.report.gates import COMPRESSED, ORIGINAL, judge, quantities_of, with_defaults
 from secateur.report.write import write_report
 from secateur.steps import LATENCIES, read, write
 
@@ -55,23 +51,6 @@ class Engines(Record):
     def of(self, backend: str) -> EngineResult:
         """Return the engine of a backend."""
         return next(engine for engine in self.engines if engine.backend == backend)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What the steps of a run have found, for its gates and its report; mappings are keyed by the networks."""
-
-    networks: dict[str, Model]
-    redundancy: Redundancy
-    prune: PruneResult
-    finetune: FinetuneResult
-    evaluations: dict[str, Evaluation]
-    exports: dict[str, ExportResult]
-    engines: dict[str, tuple[EngineResult, ...]]
-    comparison: Comparison
-    quantization: QuantizeResult | HalveResult | None = None
-    quantized_comparison: Comparison | None = None
-    practice: Practice | None = None
 
 
 def usual_sizes(exported: ExportResult) -> dict[str, int]:
@@ -206,29 +185,24 @@ class Deployment:
             num_threads=settings.num_threads, progress=self.listener.progress,
         )  # fmt: skip
 
-    def gate(self, measured: Measured, folder: Path) -> None:
+    def gate(self, found: Findings, folder: Path) -> None:
         """Hold the gates against what was measured; no engine may have failed to build unless a gate allows it.
 
         Gates are on the compressed network, those whose quantity begins with ``quantized_`` on the quantised.
         """
-        found = quantities(
-            prune=measured.prune, evaluations=measured.evaluations, exports=measured.exports, engines=measured.engines,
-            comparison=measured.comparison, quantized_comparison=measured.quantized_comparison, seed=self.recipe.seed,
-        )  # fmt: skip
-        write(folder, "verdict", judge(found, with_defaults(self.recipe.gates)))
+        write(folder, "verdict", judge(quantities_of(found, seed=self.recipe.seed), with_defaults(self.recipe.gates)))
 
-    def report(self, measured: Measured, verdict: Verdict, durations_s: dict[str, float], folder: Path) -> Summary:
+    def report(
+        self, found: Findings, networks: dict[str, Model], verdict: Verdict, durations_s: dict[str, float], folder: Path
+    ) -> Summary:
         """Write the report and return what it says."""
         summary = Summary(
+            **{name: getattr(found, name) for name in Findings.model_fields},
             name=self.recipe.name, task=self.workload.task.name, primary=self.workload.task.primary,
             data=self.workload.data.description, facts=dict(self.workload.data.facts), verdict=verdict,
             durations_s=durations_s, recipe=self.recipe.model_dump(mode="json"), version=__version__,
-            redundancy=measured.redundancy, prune=measured.prune, finetune=measured.finetune,
-            evaluations=measured.evaluations, exports=measured.exports, engines=measured.engines,
-            comparison=measured.comparison, quantization=measured.quantization,
-            quantized_comparison=measured.quantized_comparison, practice=measured.practice,
         )  # fmt: skip
-        write_report(summary, folder, self.pictures(measured.networks), seed=self.recipe.seed)
+        write_report(summary, folder, self.pictures(networks), seed=self.recipe.seed)
         return summary
 
     def pictures(self, networks: dict[str, Model]) -> list[tuple[str, np.ndarray]]:

@@ -195,7 +195,9 @@ class Recipe(Section):
     gates: list[Gate] = []
     """What must hold for the run to pass; the exit code says whether it does."""
     mlflow: MlflowSettings | None = None
-    """Where finished runs are logged to, if anywhere."""
+    """Logs finished runs to MLflow; absent for not at all."""
+    trackers: list[Callable_] = []
+    """Functions that return further trackers of finished runs, for example secateur.report.json_lines:JsonLines."""
     pictures: Annotated[int, Field(ge=0)] = 6
     """Pictures of test samples in the report, where the task can draw them."""
     folder: Path = Path("runs")

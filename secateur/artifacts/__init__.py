@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from secateur.artifacts.channels import Group, Pinned, Reader, Root, Slice
 from secateur.artifacts.interface import LARGEST_ONNX_BYTES, FileFacts, OpenSize, Pictures
 from secateur.artifacts.layers import LatencyGrid, Layer, LayerShape
-from secateur.artifacts.measurement import BenchCell, Clients, Cold, Measurement
+from secateur.artifacts.measurement import BenchCell, Clients, Cold, Measurement, OnDevice
 from secateur.artifacts.packing import PackedTensor, PackResult
 from secateur.artifacts.practice import Finding, LayerPractice, NetworkPractice, Practice, Roofline
 from secateur.artifacts.quantization import (
@@ -49,7 +49,7 @@ from secateur.artifacts.results import (
     Verdict,
     realised_fraction,
 )
-from secateur.artifacts.summary import Summary
+from secateur.artifacts.summary import Findings, Summary
 
 if TYPE_CHECKING:
     from secateur.artifacts.networks import Batch, Data, Metric, Model, Task, as_tuple
@@ -74,6 +74,7 @@ __all__ = [
     "Exported",
     "FileFacts",
     "Finding",
+    "Findings",
     "FinetuneEpoch",
     "FinetuneResult",
     "GateResult",
@@ -92,6 +93,7 @@ __all__ = [
     "Metric",
     "Model",
     "NetworkPractice",
+    "OnDevice",
     "OpenSize",
     "PackResult",
     "PackedTensor",

@@ -173,7 +173,10 @@ class EngineResult(Record):
 
 
 class Machine(Record):
-    """The facts about a machine without which a latency means nothing."""
+    """The facts about a machine without which a latency means nothing.
+
+    ``driver`` is the version of NVIDIA's, ``gpu_clock_mhz`` the first card's clock when the facts were collected.
+    """
 
     cpu: str
     num_cores: int
@@ -181,6 +184,8 @@ class Machine(Record):
     gpus: tuple[str, ...]
     governor: str
     frequency_mhz: float | None
+    driver: str = ""
+    gpu_clock_mhz: float | None = None
     load_before: float
     load_after: float
     container: str

@@ -18,18 +18,13 @@ from secateur.artifacts.results import (
 )
 
 
-class Summary(Record):
-    """Everything the report says, from one run.
+class Findings(Record):
+    """What the steps of a run found, for its gates and its report; mappings are keyed by the networks.
 
     ``quantized_comparison`` is that of the original network and the compressed one in eight bits or half precision,
     ``practice`` what became of the promise layer by layer; None where that was not asked for or not possible.
     """
 
-    name: str
-    task: str
-    primary: str
-    data: str
-    facts: dict[str, float]
     redundancy: Redundancy
     prune: PruneResult
     finetune: FinetuneResult
@@ -40,6 +35,16 @@ class Summary(Record):
     quantization: QuantizeResult | HalveResult | None = None
     quantized_comparison: Comparison | None = None
     practice: Practice | None = None
+
+
+class Summary(Findings):
+    """Everything the report says, from one run."""
+
+    name: str
+    task: str
+    primary: str
+    data: str
+    facts: dict[str, float]
     verdict: Verdict
     durations_s: dict[str, float]
     recipe: dict[str, Any]

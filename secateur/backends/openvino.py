@@ -53,7 +53,7 @@ class OpenVino:
     ``precision`` is the arithmetic of what the file has in float32; eight-bit files stay in eight bits. ``hint`` asks
     for the least latency, one stream, or for throughput, as many streams as the device works best with. The engine's
     file is the ONNX file, compiled for the device when it is loaded, or with ``compiled`` the blob that compiling
-    made: it loads faster, on this device and version alone.
+    made: it loads faster, on this device and version alone. Networks in OpenVINO's own form (``.xml``) are loaded too.
     """
 
     name: str = "openvino"
@@ -123,13 +123,19 @@ class OpenVino:
         require(self.name, self.unable_to_run(), f"OpenVINO with its {self.device} plugin")
         content = engine_file(self, result, folder)
         path = folder / str(result.path)
-        if self.compiled:
+        if path.suffix == ".blob":
             network = self._imported(content, str(path), num_threads)
             inputs = tuple(_declared(entry) for entry in network.inputs)
             return self._engine(network, inputs, lambda: self._imported(content, str(path), num_threads, counted=True))
-        whole = Whole(path=path, content=content, weights=tuple(folder / name for name in result.weights))
-        network = self._compiled(whole, num_threads)
-        return self._engine(network, read_inputs(path), lambda: self._compiled(whole, num_threads, counted=True))
+        weights = tuple(folder / name for name in result.weights)
+        if path.suffix == ".xml":  # OpenVINO's own form
+            whole = Whole(path=path, content=content, weights=(path.with_suffix(".bin"), *weights))
+            network = self._compiled(whole, num_threads)
+            inputs = tuple(_declared(entry) for entry in network.inputs)
+        else:
+            whole = Whole(path=path, content=content, weights=weights)
+            network, inputs = self._compiled(whole, num_threads), read_inputs(path)
+        return self._engine(network, inputs, lambda: self._compiled(whole, num_threads, counted=True))
 
     def _engine(self, network: Any, inputs: tuple[OnnxInput, ...], counted: Callable[[], Any]) -> "OpenVinoEngine":
         expected = ExpectedInputs(engine=self.name, inputs=inputs)

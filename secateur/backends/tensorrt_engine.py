@@ -24,6 +24,8 @@ class TensorRtEngine(Engine):
     shapes come.
     """
 
+    on_device = True
+
     def __init__(self, trt: Any, log: Log, content: bytes, *, driver: Driver, cuda_graph: bool = False) -> None:
         # Without a device, deserialising crashes the process in some releases, so CUDA is asked first.
         require(trt.__name__, driver.missing(), "a CUDA device")

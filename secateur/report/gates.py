@@ -12,11 +12,11 @@ from secateur.artifacts import (
     EngineResult,
     Evaluation,
     ExportResult,
+    Findings,
     GateResult,
     Interval,
     PruneResult,
     Record,
-    Summary,
     Verdict,
     realised_fraction,
 )
@@ -157,12 +157,11 @@ def quantities(
     return measured
 
 
-def quantities_of(summary: Summary) -> dict[str, Interval]:
-    """Return a finished run's quantities, drawn with the run's own seed."""
+def quantities_of(found: Findings, *, seed: int) -> dict[str, Interval]:
+    """Return a run's quantities, drawn with the run's own seed."""
     return quantities(
-        prune=summary.prune, evaluations=summary.evaluations, exports=summary.exports, engines=summary.engines,
-        comparison=summary.comparison, quantized_comparison=summary.quantized_comparison,
-        seed=int(summary.recipe["seed"]),
+        prune=found.prune, evaluations=found.evaluations, exports=found.exports, engines=found.engines,
+        comparison=found.comparison, quantized_comparison=found.quantized_comparison, seed=seed,
     )  # fmt: skip
 
 
