@@ -8,7 +8,7 @@
 #           (--build-arg RUNTIME=openvino, or "onnxruntime-gpu[cuda,cudnn]", for engines of these)
 FROM python:3.12-slim AS base
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
-RUN useradd --create-home secateur
+RUN useradd --create-home --uid 10001 secateur
 WORKDIR /opt/secateur
 COPY constraints.txt ./
 
@@ -18,7 +18,7 @@ RUN pip install -c constraints.txt numpy pydantic psutil jaxtyping onnx pillow "
 COPY pyproject.toml README.md LICENSE ./
 COPY secateur ./secateur
 RUN pip install --no-deps .
-USER secateur
+USER 10001
 WORKDIR /home/secateur
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
@@ -32,7 +32,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY secateur ./secateur
 COPY recipes ./recipes
 RUN pip install -c constraints.txt ".[${EXTRAS}]"
-USER secateur
+USER 10001
 WORKDIR /home/secateur
 HEALTHCHECK NONE
 ENTRYPOINT ["secateur"]

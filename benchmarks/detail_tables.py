@@ -1,6 +1,7 @@
 """Tables of docs/benchmarks.md from benchmarks/results/*.json; `readme_tables` writes them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +13,46 @@ NAMES = {"resnet56": "ResNet-56", "gaze": "gaze network"}
 def details() -> str:
     """Return the tables that stand between the page's markers."""
     lines = ["## Cut at once, without training", "", *pruning_quality(), "", "## Signals against the oracle", ""]
-    lines += [*signal_oracle(), "", "## The stopwatch", "", *stopwatch()]
-    precise = precision()
-    return "\n".join([*lines, *(["", "## Precision and storage", *precise] if precise else [])]) + "\n"
+    lines += [*signal_oracle(), "", *calibration_cost(), "## The stopwatch", "", *stopwatch()]
+    precise, carried = precision(), deployment()
+    lines += ["", "## Precision and storage", *precise] if precise else []
+    lines += ["", "## Files and images", *carried] if carried else []
+    return "\n".join(lines) + "\n"
 
 
 def pruning_quality() -> list[str]:
     """Return the table of what is left of networks that are cut at once, in our ways and in the peer's."""
-    found = json.loads((RESULTS / "pruning_quality.json").read_text())
+    rows = json.loads((RESULTS / "pruning_quality.json").read_text())["rows"]
+    seen = {
+        f"{r['network']} {r['num_test']:,} test and {r['num_calibration']:,} calibration images": None for r in rows
+    }
     return [
-        f"Trained CIFAR-10 networks cut at once, without fine-tuning (`benchmarks/pruning_quality.py`): accuracy in per"
-        f" cent on {found['num_test']:,} test images, mean and half the range over draws of {found['num_calibration']}"
-        f" calibration images. Uncut: {uncut(found['rows'])}. All have their batch statistics measured again where"
-        " that helps, but for those of Torch-Pruning as it leaves them. Torch-Pruning does not follow the padded"
-        " shortcuts of these networks and cuts inside the blocks only, as `inner` does.",
+        "Trained networks cut at once, without fine-tuning (`benchmarks/pruning_quality.py`): accuracy in per cent,"
+        f" mean and half the range over seeds, each with calibration images of its own; {', '.join(seen)}. Uncut:"
+        f" {uncut(rows)}. All have their batch statistics measured again where that helps, but for those of"
+        " Torch-Pruning as it leaves them. Torch-Pruning does not follow the padded shortcuts of CIFAR's ResNets and"
+        " cuts inside the blocks only, as `inner` does.",
         "",
-        *accuracies(found["rows"]),
+        *accuracies(rows),
+        "",
+        "![Accuracy against the share of multiply-adds left](../benchmarks/results/pruning_quality.png)",
     ]
 
 
 def uncut(rows: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{r['network']} {100 * r['accuracy']:.1f} %" for r in rows if r["way"] == "uncut")
+    """Return the mean accuracy of each network as it is."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row["way"] == "uncut":
+            found.setdefault(row["network"], []).append(row["accuracy"])
+    return ", ".join(f"{name} {100 * sum(own) / len(own):.1f} %" for name, own in found.items())
 
 
 def accuracies(rows: list[dict[str, Any]]) -> list[str]:
     """Return a table of accuracies, a way a row and a network and budget a column."""
     cells: dict[str, dict[tuple[str, float], list[float]]] = {}
     for row in rows:
-        if row["way"] != "uncut":
+        if row["way"] != "uncut" and "accuracy" in row:
             cells.setdefault(row["way"], {}).setdefault((row["network"], row["ratio"]), []).append(row["accuracy"])
     columns = sorted({key for values in cells.values() for key in values})
     best = {key: max(sum(v[key]) / len(v[key]) for v in cells.values() if key in v) for key in columns}
@@ -56,6 +69,24 @@ def accuracies(rows: list[dict[str, Any]]) -> list[str]:
         "| way | " + " | ".join(f"{network}, 1/{ratio:g} of the MACs" for network, ratio in columns) + " |",
         "|---|" + "---|" * len(columns),
         *(f"| {way} | " + " | ".join(cell(values, key) for key in columns) + " |" for way, values in cells.items()),
+    ]
+
+
+def calibration_cost() -> list[str]:
+    """Return what the pass over gates takes beside a plain forward and backward, where that was measured."""
+    path = RESULTS / "calibration_cost.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    told = [
+        f"{name} {row['processor_ratio']:.2f} ({row['lowest']:.2f} to {row['highest']:.2f})"
+        for name, row in found.items() if isinstance(row, dict) and "processor_ratio" in row
+    ]  # fmt: skip
+    return [
+        "The pass that collects the Gram matrices of all groups' gates takes, in times of a plain forward and backward"
+        f" of the same pictures (`benchmarks/calibration_cost.py`, {found['machine']['cpu']}, one thread, median and"
+        f" range of paired rounds): {', '.join(told)}. It needs no gradients of weights.",
+        "",
     ]
 
 
@@ -109,21 +140,59 @@ def stopwatch() -> list[str]:
 
 def precision() -> list[str]:
     """Return the tables of quantisation and packing, as far as they were measured."""
+    return measured({"quantisation": quantisation, "packing": packing})
+
+
+def deployment() -> list[str]:
+    """Return the tables of cleaned-up files and of the image that serves, as far as they were measured."""
+    return measured({"onnx_cleanup": onnx_cleanup, "serve_size": serve_size})
+
+
+def measured(tables: dict[str, Callable[[dict[str, Any]], list[str]]]) -> list[str]:
+    """Return those of some tables whose results are there."""
     lines: list[str] = []
-    for name, told in (("quantisation", quantisation), ("packing", packing)):
+    for name, told in tables.items():
         file = RESULTS / f"{name}.json"
         if file.exists():
             lines += ["", *told(json.loads(file.read_text()))]
     return lines
 
 
+def onnx_cleanup(found: dict[str, Any]) -> list[str]:
+    """Return the table of what onnxslim still finds in exported files."""
+    versions = found["versions"]
+    return [
+        f"Nodes of exported torchvision networks, and after onnxslim {versions['onnxslim']} on top of the exporter's"
+        " own clean-up (`benchmarks/onnx_cleanup.py`); what ONNX Runtime makes of either is what is computed.",
+        "",
+        "| network | nodes | after onnxslim | computed by ONNX Runtime | after onnxslim |",
+        "|---|---|---|---|---|",
+        *(f"| {r['network']} | {r['nodes']} | {r['slimmed']} | {r['run']} | {r['slimmed_run']} |"
+          for r in found["rows"]),
+    ]  # fmt: skip
+
+
+def serve_size(found: dict[str, Any]) -> list[str]:
+    """Return the table of what the image target `serve` installs."""
+    return [
+        f"What pip installs for the image target `serve`, beside Python {found['python']}"
+        " (`benchmarks/serve_size.py`, in clean environments from which an engine was then run).",
+        "",
+        "| runtime | size | packages |",
+        "|---|---|---|",
+        *(f"| {RUNTIMES[name]} | {told['bytes'] / 1e6:.0f} MB | {told['packages']} |"
+          for name, told in found["runtimes"].items()),
+    ]  # fmt: skip
+
+
 def quantisation(found: dict[str, Any]) -> list[str]:
     """Return the table of pruning alone, quantisation alone and both; speed-ups are there where they were timed."""
     timed = {(row["file"], row["backend"]): row for row in found["latency"]}
     lines = [
-        "Eight bits after training, ours and the peers' from the same float32 files and calibration samples"
-        f" (`benchmarks/quantisation.py`, up to {found['num_test']:,} test samples). Lost: what the primary metric, in"
-        " per cent, is below the float32 network of the same state, with 95 % intervals. Speed-up: over"
+        "Eight-bit activations and weights, ours and the peers' from the same float32 files and calibration samples"
+        f" (`benchmarks/quantisation.py`, up to {found['num_test']:,} test samples); `qat` was trained rounded for"
+        f" {found['qat_steps']} steps, weights of four and of falling bits have four on average. Lost: what the primary"
+        " metric, in per cent, is below the float32 network of the same state, with 95 % intervals. Speed-up: over"
         " that network, and of pruned float32 networks over the whole one; one thread, one sample.",
         "",
         "| network | precision by | size, packed | " + " | ".join(

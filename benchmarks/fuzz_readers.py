@@ -1,14 +1,18 @@
 """Feed damaged and hostile files to the readers of recipes, policies, plans and manifests.
 
-    python benchmarks/fuzz_readers.py [--inputs 100000] [--seed 0] [--results FILE]
+    python benchmarks/fuzz_readers.py [--inputs 100000] [--seed 0] [--most-s 300] [--results FILE]
 
-Every input is a valid file with a few changes: bytes flipped, cut out, repeated and spliced, values replaced by hostile
-ones (huge numbers, wrong types, references to themselves, deep nesting, tags that name Python objects), keys renamed.
-Whatever it is, a reader may return or raise SecateurError, and nothing else; it may not import a module.
+Every reader is given so many inputs, in pieces: the results are written after each, and the same command goes on from
+there, for ``--most-s`` seconds at most. Every input is a valid file with a few changes: bytes flipped, cut out,
+repeated and spliced, values replaced by hostile ones (huge numbers, wrong types, references to themselves, deep
+nesting, tags that name Python objects), keys renamed. Whatever it is, a reader may return or raise SecateurError, and
+nothing else; it may not import a module.
 """
 
 import argparse
+import contextlib
 import copy
+import functools
 import json
 import random
 import re
@@ -26,9 +30,10 @@ import yaml
 from secateur.errors import SecateurError
 from secateur.manifest import MANIFEST, Artefact, Link, Manifest, Origin, read_manifest, write_manifest
 from secateur.pipeline.structure.plan import Plan
+from secateur.provenance import commit
 from secateur.recipe_file import read_policy, read_recipe
 from secateur.recipe_template import write_template
-from secateur.storage import sha256
+from secateur.storage import sha256, write
 
 HOSTILE: tuple[str, ...] = (
     "1e999", "-1e999", ".nan", "NaN", "9" * 5000, "0x" + "f" * 400, "null", "~", "[]", "{}", '""', "true", "'\\0'",
@@ -40,8 +45,9 @@ HOSTILE: tuple[str, ...] = (
     "%TAG ! x",
 )  # fmt: skip
 
-SHARES = {"recipe": 0.1, "policy": 0.1, "plan": 0.4, "manifest": 0.4}
-"""Of the inputs; a recipe takes longest to read."""
+PIECE = 2_500
+"""Inputs between two times that the results are written."""
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 DIGEST = re.compile(rb'"digest": "[0-9a-f]*"')
 POLICY = "gates:\n  - {quantity: speedup, at_least: 1.5}\n  - {quantity: top1_drop, at_most: 0.01}\n"
 
@@ -120,9 +126,14 @@ def changed(seed: str, draw: random.Random) -> bytes:
     return bytes(content)
 
 
+@functools.cache
+def parsed(seed: str) -> Any:
+    return yaml.safe_load(seed)
+
+
 def structured(seed: str, draw: random.Random) -> str:
     """Replace, rename, remove or wrap values within the seed's structure."""
-    tree = yaml.safe_load(seed)
+    tree = copy.deepcopy(parsed(seed))
     for _ in range(draw.randrange(1, 4)):
         places = list(walk(tree))
         if not places:
@@ -137,7 +148,7 @@ def structured(seed: str, draw: random.Random) -> str:
             del holder[key]
         else:
             holder[key] = [holder[key]] if draw.random() < 0.5 else {"function": holder[key]}
-    return json.dumps(tree) if seed.startswith("{") else yaml.safe_dump(tree, allow_unicode=True)
+    return json.dumps(tree) if seed.startswith("{") else yaml.dump(tree, Dumper=DUMPER, allow_unicode=True)
 
 
 VALUES: tuple[Any, ...] = (
@@ -153,17 +164,17 @@ def walk(tree: Any) -> Any:
         yield from walk(below)
 
 
-def fuzz(reader: Reader, number: int, seed: int, folder: Path) -> tuple[Counter[str], list[str], float]:
+def fuzz(reader: Reader, inputs: range, seed: int, folder: Path) -> tuple[Counter[str], list[str], float]:
     """Return how inputs ended, the crashes with their inputs, and the longest seconds."""
     path, ends, crashes, longest = folder / reader.name, Counter[str](), [], 0.0
-    for index in range(number):
+    for index in inputs:
         draw = random.Random(f"{seed}/{reader.name}/{index}")
         content = changed(draw.choice(reader.seeds), draw)
         if reader.name == MANIFEST and draw.random() < 0.8:  # let it past its digest, to what lies behind
             blank = DIGEST.sub(b'"digest": ""', content, count=1)
             content = DIGEST.sub(b'"digest": "' + sha256(blank).encode() + b'"', blank, count=1)
         path.write_bytes(content)
-        before, started = set(sys.modules), time.process_time()
+        before, started = len(sys.modules), time.process_time()
         try:
             reader.read(path)
             ends["read"] += 1
@@ -174,33 +185,46 @@ def fuzz(reader: Reader, number: int, seed: int, folder: Path) -> tuple[Counter[
                 raise
             crashes.append(f"{index}: {type(error).__name__}: {str(error)[:200]}")
         longest = max(longest, time.process_time() - started)
-        if index and (added := set(sys.modules) - before):
-            crashes.append(f"{index}: imported {sorted(added)}")
+        if index > inputs.start and len(sys.modules) > before:  # the first may complete the reader itself
+            crashes.append(f"{index}: imported {[*sys.modules][before:]}")
     return ends, crashes, longest
+
+
+def known(path: Path, seed: int) -> dict[str, Any]:
+    """Return what earlier pieces of the same seed found."""
+    if path.exists():
+        kept: dict[str, Any] = json.loads(path.read_text())
+        if kept["seed"] == seed:
+            return kept["readers"]
+    return {}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--most-s", type=float, default=float("inf"))
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "fuzz_readers.json")
     arguments = parser.parse_args()
-    found = {}
+    found, started = known(arguments.results, arguments.seed), time.monotonic()
     with tempfile.TemporaryDirectory() as place:
-        table = readers(Path(place))
-        for name, reader in table.items():
-            started = time.perf_counter()
-            number = round(arguments.inputs * SHARES[name])
-            ends, crashes, longest = fuzz(reader, number, arguments.seed, Path(place))
-            found[name] = {
-                "ends": dict(ends),
-                "crashes": crashes[:20],
-                "num_crashes": len(crashes),
-                "longest_s": longest,
-            }
-            print(name, json.dumps(found[name]), f"{time.perf_counter() - started:.0f} s", flush=True)
-    result = {"inputs": arguments.inputs, "seed": arguments.seed, "readers": found}
-    arguments.results.write_text(json.dumps(result, indent=1) + "\n")
+        for name, reader in readers(Path(place)).items():
+            for seed in reader.seeds:  # what readers import at their first file is there from now on
+                (Path(place) / reader.name).write_text(seed)
+                with contextlib.suppress(SecateurError):  # a variable that is not set here
+                    reader.read(Path(place) / reader.name)
+            row = found.setdefault(name, {"inputs": 0, "ends": {}, "crashes": [], "num_crashes": 0, "longest_s": 0.0})
+            while row["inputs"] < arguments.inputs and time.monotonic() - started < arguments.most_s:
+                piece = range(row["inputs"], min(arguments.inputs, row["inputs"] + PIECE))
+                ends, crashes, longest = fuzz(reader, piece, arguments.seed, Path(place))
+                row["inputs"] = piece.stop
+                row["ends"] = dict(Counter(row["ends"]) + ends)
+                row["crashes"] = [*row["crashes"], *crashes][:20]
+                row["num_crashes"] += len(crashes)
+                row["longest_s"] = max(row["longest_s"], longest)
+                result = {"seed": arguments.seed, "commit": commit(), "readers": found}
+                write(arguments.results, (json.dumps(result, indent=1) + "\n").encode())
+            print(name, json.dumps(row), f"{time.monotonic() - started:.0f} s", flush=True)
     if any(row["num_crashes"] for row in found.values()):
         raise SystemExit(1)
 

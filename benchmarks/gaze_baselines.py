@@ -1,15 +1,16 @@
-"""What gaze networks are measured against: classical saliency, a published peer, and other people."""
+"""What gaze networks are measured against: classical saliency, published peers, and other people."""
 
-import time
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.ndimage import gaussian_filter, uniform_filter
-from torch import Tensor
+from tinyhd import HEIGHT, WIDTH
+from torch import Tensor, nn
 from torch.nn import functional
 
 from secateur.workloads.gaze.fixations import Fixations
@@ -59,43 +60,56 @@ def mean_by_picture(values: Tensor, picture: Tensor) -> Tensor:
     return (sums[0] / sums[1])[sums[1] > 0]
 
 
-def attention_center(
-    file: Path, grid: tuple[int, int], num_threads: int
-) -> Callable[[Float[Tensor, "picture 3 height width"]], tuple[Maps, list[float]]]:
-    """Return google/attention-center, which takes pictures in 0..1 to saliency on the grid and milliseconds a call.
+@dataclass(frozen=True, eq=False)
+class AttentionCenter:
+    """google/attention-center on one or more threads. ImportError without ai-edge-litert.
 
-    Its file gives a point only; the map that the point is the centre of is a tensor inside. ImportError without
-    ai-edge-litert.
+    Its file gives a point only; the map that the point is the centre of is a tensor inside, which is kept only where
+    ``map_kept``.
     """
-    from ai_edge_litert.interpreter import Interpreter
 
-    seeing, timed = (
-        Interpreter(model_path=str(file), num_threads=num_threads, experimental_preserve_all_tensors=kept)
-        for kept in (True, False)
-    )
-    for interpreter in (seeing, timed):
-        interpreter.allocate_tensors()
-    name, picture = (detail["index"] for detail in sorted(seeing.get_input_details(), key=lambda d: d["shape"].size))
-    size = tuple(seeing.get_input_details()[1]["shape"][1:3])
-    (summed,) = (detail["index"] for detail in seeing.get_tensor_details() if detail["name"] == "AddN")
+    file: Path
+    num_threads: int = 1
+    map_kept: bool = False
 
-    def run(pictures: Tensor) -> tuple[Maps, list[float]]:
-        found, milliseconds = [], []
-        for one in functional.interpolate(pictures, size=size, mode="bilinear", antialias=True):
-            given = np.ascontiguousarray(255 * one.permute(1, 2, 0).numpy())[None].astype(np.float32)
-            for interpreter in (seeing, timed):
-                interpreter.set_tensor(name, np.array(b"picture", dtype=object))
-                interpreter.set_tensor(picture, given)
-                started = time.perf_counter()
-                interpreter.invoke()
-            milliseconds.append(1e3 * (time.perf_counter() - started))
-            found.append(torch.from_numpy(seeing.get_tensor(summed)[0, :, :, 0].copy()))
+    @cached_property
+    def interpreter(self) -> Any:
+        """The runtime, with its memory allocated."""
+        from ai_edge_litert.interpreter import Interpreter
+
+        found = Interpreter(
+            model_path=str(self.file), num_threads=self.num_threads, experimental_preserve_all_tensors=self.map_kept
+        )
+        found.allocate_tensors()
+        return found
+
+    def give(self, pictures: Float[Tensor, "1 3 height width"]) -> None:
+        """Set the next picture, in 0..1."""
+        name, picture = sorted(self.interpreter.get_input_details(), key=lambda detail: detail["shape"].size)
+        size = tuple(picture["shape"][1:3])
+        (one,) = functional.interpolate(pictures, size=size, mode="bilinear", antialias=True)
+        given = np.ascontiguousarray(255 * one.permute(1, 2, 0).numpy())[None].astype(np.float32)
+        self.interpreter.set_tensor(name["index"], np.array(b"picture", dtype=object))
+        self.interpreter.set_tensor(picture["index"], given)
+
+    def maps(self, pictures: Float[Tensor, "picture 3 height width"], grid: tuple[int, int]) -> Maps:
+        """Return saliency on a grid."""
+        details = self.interpreter.get_tensor_details()
+        (summed,) = (detail["index"] for detail in details if detail["name"] == "AddN")
+        found = []
+        for one in pictures:
+            self.give(one[None])
+            self.interpreter.invoke()
+            found.append(torch.from_numpy(self.interpreter.get_tensor(summed)[0, :, :, 0].copy()))
         stacked = torch.stack(found)[:, None].float()
-        return functional.interpolate(stacked, size=grid, mode="bilinear", antialias=True)[:, 0], milliseconds
-
-    return run
+        return functional.interpolate(stacked, size=grid, mode="bilinear", antialias=True)[:, 0]
 
 
-def milliseconds_of(values: list[float]) -> float:
-    """Return the median without the first calls, which warm up."""
-    return median(values[2:] or values)
+@torch.inference_mode()
+def tinyhd_maps(
+    network: nn.Module, pictures: Float[Tensor, "picture 3 height width"], grid: tuple[int, int]
+) -> Maps:  # fmt: skip
+    """Return what TinyHD says of still pictures, on a grid."""
+    small = functional.interpolate(pictures, size=(HEIGHT, WIDTH), mode="bilinear", antialias=True)
+    found = torch.cat([network(one[None]) for one in small])
+    return functional.interpolate(found[:, None], size=grid, mode="bilinear", antialias=True)[:, 0]

@@ -31,15 +31,17 @@ student="--resume $work/trained --networks deepgaze-vgg19 fastgaze-vgg11"
         --ways "Torch-Pruning, GroupTaylor" &
     wait
 }
+part mobile "$@" --resume "$work/trained" --networks mobilenetv2 --curve mobilenetv2 --ratios 2 4 8 \
+    --ways "ours" "uniform width" "Fisher, automatic beta" "Torch-Pruning, GroupTaylor" --total-seconds 60
 part dense-cut "$@" --resume "$work/dense" --networks deepgaze-vgg19 densegaze --curve densegaze --ratios 2 4 8 \
     --ways "ours" "uniform width" --total-seconds 60
 folders=""
-for name in trained ours fisher peers dense dense-cut; do
+for name in trained ours fisher peers dense mobile dense-cut; do
     [ -f "$work/$name/gaze_networks.json" ] && folders="$folders $work/$name"
 done
 # shellcheck disable=SC2086
 part together "$@" --resume $folders --networks --curve --teachers 0 --gpu-latency --without deepgaze-vgg19
 cp "$work"/together/* "$out"
-cd "$out" && for name in trained ours fisher peers dense dense-cut together; do
+cd "$out" && for name in trained ours fisher peers dense mobile dense-cut together; do
     cut -c 1-2000 "$name.log" >>training.log && rm "$name.log"
 done

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from secateur.artifacts import Task
 from secateur.pipeline.finetune.batch_norm import learning_norms
+from secateur.pipeline.finetune.memory_layout import channels_last
 from secateur.pipeline.finetune.schedule import learning_rate
 
 
@@ -53,7 +54,9 @@ class _Run:
     def __init__(
         self, settings: Healing, student: nn.Module, task: Task, pictures: DevicePictures, draws: Draws, taught: Tensor
     ) -> None:
-        self._settings, self._student, self._task = settings, student.requires_grad_(True), task
+        picture, _ = pictures.shifted(draws.index[0, :1], draws.shift[0, :1], draws.mirror[0, :1])
+        self._settings, self._task = settings, task
+        self._student = channels_last(student, (picture,)).requires_grad_(True)
         self._pictures, self._draws, self._taught = pictures, draws, taught
         device = taught.device
         on_gpu = device.type == "cuda"

@@ -1,6 +1,6 @@
 """Labelled pictures that are decoded once and stay on one device, where they are shifted and mirrored too."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,12 @@ class DevicePictures:
     def __len__(self) -> int:
         """Return the number of pictures."""
         return len(self.labels)
+
+    def split(self, num: int) -> "tuple[DevicePictures, DevicePictures]":
+        """Return the first so many pictures and the others."""
+        first, second = (replace(self, padded=self.padded[part], labels=self.labels[part])
+                         for part in (slice(num), slice(num, None)))  # fmt: skip
+        return first, second
 
     def shifted(self, index: Tensor, shift: Tensor, mirror: Tensor) -> Batch:
         """Return normalised pictures from [batch, 2] corners in the padded ones, some of them mirrored."""

@@ -3,9 +3,11 @@
 Each way of `pruning_ways` that is compared makes its networks of the same calibration pictures; all settle, and then
 take the same steps of the same fine-tuning (`healing`), with distillation from the uncut network, on the same pictures
 in the same order. Every seed draws calibration pictures and steps anew. The learning rate is the one of three with
-which networks of uniform width end best: the choice is the baseline's. The ablation takes away or exchanges one part of
-``ours`` at a time. A way that cannot reach a budget says so in its row. Accuracy is that on CIFAR-10's test set; of the
-ImageNet pictures each seed tests on another third and learns from the others, and nobody sees more.
+which networks of uniform width end best, the same for all ways: the choice is the baseline's. It is made on a tenth of
+the training pictures, which these trials neither cut by nor learn from; no way ever chooses anything on test pictures.
+The ablation takes away or exchanges one part of ``ours`` at a time. A way that cannot reach a budget says so in its
+row. Accuracy is that on CIFAR-10's test set; of the ImageNet pictures each seed tests on another third and learns from
+the others, and nobody sees more.
 
 Rows are made by ``--workers`` processes that share a device, the most telling first, and written one by one to
 ``rows.jsonl`` in ``--out``: what is not done after ``--seconds`` is left, and a rerun goes on from there. The networks
@@ -15,6 +17,11 @@ them, and writes results/pruning_healed.json and .png.
     pip install torch-pruning==1.6.1
     python benchmarks/pruning_healed.py --weights models/cifar10_resnet_akamaster --cifar10 cifar10 --out /tmp/healed
     python benchmarks/pruning_healed.py --weights models --imagenet imagenet_val1300 --out /tmp/healed
+
+Without a GPU few steps are possible; ``--steps`` and ``--ratios`` say how many and what is left out:
+
+    python benchmarks/pruning_healed.py --weights models/cifar10_resnet_akamaster --cifar10 cifar10 --out /tmp/healed \
+        --networks resnet20 --steps 120 --batch-size 64 --test 5000 --ways ours "uniform*" "Torch-Pruning*"
 """
 
 import argparse
@@ -26,6 +33,7 @@ import re
 import tarfile
 import time
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from functools import cache, cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -60,6 +68,7 @@ ABLATION = {
     "joint signal": replace(DEFAULT, signal="joint"),
     "obs signal": replace(DEFAULT, signal="obs"),
     "l2 signal": replace(DEFAULT, signal="l2"),
+    "true labels": replace(DEFAULT, labels="true"),
     "no distillation": DEFAULT,
 }
 RATES = {"resnet20": (0.003, 0.01, 0.03), "resnet56": (0.003, 0.01, 0.03), "mobilenet_v2": (1e-4, 3e-4, 1e-3)}
@@ -70,7 +79,10 @@ LARGEST_TAR = 15 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A row to be made; with a ``rate`` only the accuracy that this learning rate leads to is of interest."""
+    """A row to be made; with a ``rate`` only the accuracy that this learning rate leads to is of interest.
+
+    That is measured on training pictures, which are held out.
+    """
 
     network: str
     way: str
@@ -82,6 +94,20 @@ class Job:
     def file(self) -> str:
         """What the network is called on disk."""
         return re.sub(r"[^a-z0-9.]+", "-", f"{self.network}-{self.way}-{self.ratio:g}".lower())
+
+    @property
+    def source(self) -> "Source":
+        """What pictures it is made of."""
+        return Source(network=self.network, seed=self.seed, held_out=self.rate is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A seed's pictures for a network; with ``held_out`` a tenth of the training ones takes the place of the test's."""
+
+    network: str
+    seed: int
+    held_out: bool = False
 
 
 def jobs(networks: list[str], seeds: int) -> list[Job]:
@@ -139,9 +165,11 @@ class Work:
             DevicePictures.of(test[0][:num_test], test[1][:num_test], margin, self.device),
         )
 
-    def parts(self, network: str, seed: int) -> tuple[DevicePictures, DevicePictures]:
-        """Return a network's training and test pictures."""
-        return self.pictures("imagenet", seed) if network == "mobilenet_v2" else self.pictures("cifar10", 0)
+    def parts(self, source: Source) -> tuple[DevicePictures, DevicePictures]:
+        """Return training and test pictures."""
+        small = source.network == "mobilenet_v2"
+        train, test = self.pictures("imagenet", source.seed) if small else self.pictures("cifar10", 0)
+        return train.split(len(train) - len(train) // 10) if source.held_out else (train, test)
 
     @cache  # noqa: B019
     def network(self, name: str) -> nn.Module:
@@ -149,14 +177,15 @@ class Work:
         return SUBJECTS[name].build(self.arguments.weights).to(self.device)
 
     @cache  # noqa: B019
-    def samples(self, network: str, seed: int) -> list[Batch]:
+    def samples(self, source: Source) -> list[Batch]:
         """Return the calibration pictures."""
-        return self.parts(network, seed)[0].batches(32, limit=self.arguments.calibration, seed=seed)
+        return self.parts(source)[0].batches(32, limit=self.arguments.calibration, seed=source.seed)
 
     @cache  # noqa: B019
-    def evidence(self, network: str, seed: int) -> Evidences:
+    def evidence(self, source: Source) -> Evidences:
         """Return what our signals look at."""
-        return Evidences(SUBJECTS[network], self.network(network), self.samples(network, seed), seed)
+        network = source.network
+        return Evidences(SUBJECTS[network], self.network(network), self.samples(source), source.seed)
 
     def trial(self, job: Job) -> Path:
         """Return where the accuracy of a learning rate is written."""
@@ -176,21 +205,24 @@ class Work:
         return max(found, key=lambda rate: sum(float(path.read_text()) for path in found[rate]))
 
     def healing(self, network: str) -> Healing:
-        """Return the fine-tuning of a network, its learning rate aside."""
+        """Return the fine-tuning of a network, its learning rate aside; it is the same for all seeds."""
         arguments = self.arguments
         small = network == "mobilenet_v2"
         batch_size = 64 if small else arguments.batch_size
         epochs = arguments.imagenet_epochs if small else arguments.epochs
+        per_epoch = len(self.parts(Source(network=network, seed=0))[0]) // batch_size
         return Healing(
-            num_steps=max(1, epochs * (len(self.parts(network, 0)[0]) // batch_size)), batch_size=batch_size,
+            num_steps=arguments.steps or max(1, epochs * per_epoch), batch_size=batch_size,
             learning_rate=RATES[network][0], graphs=arguments.graphs,
         )  # fmt: skip
 
     @lru_cache(maxsize=4)  # noqa: B019
-    def lessons(self, network: str, seed: int) -> tuple[Draws, Tensor]:
+    def lessons(self, source: Source) -> tuple[Draws, Tensor]:
         """Return what all ways learn from; the first process that wants the teacher's outputs computes them."""
-        healing, (train, _) = self.healing(network), self.parts(network, seed)
-        draws, path = healing.draws(train, seed), self.arguments.out / f"taught-{network}-{seed}.pt"
+        healing, (train, _), network = self.healing(source.network), self.parts(source), self.network(source.network)
+        kind = "trial" if source.held_out else "row"
+        draws = healing.draws(train, source.seed)
+        path = self.arguments.out / f"taught-{source.network}-{kind}-{source.seed}.pt"
         try:
             os.close(os.open(path.with_suffix(".started"), os.O_CREAT | os.O_EXCL))
         except FileExistsError:
@@ -199,7 +231,7 @@ class Work:
         else:
             partial = path.with_name(path.name + ".part")
             try:
-                torch.save(healing.teach(self.network(network), train, draws).cpu(), partial)
+                torch.save(healing.teach(network, train, draws).cpu(), partial)
             except Exception:
                 path.with_suffix(".started").unlink()  # another process may try
                 raise
@@ -209,7 +241,8 @@ class Work:
     def row(self, job: Job) -> dict[str, Any]:
         """Cut, train and measure one network."""
         subject, uncut = SUBJECTS[job.network], self.network(job.network)
-        test = self.parts(job.network, job.seed)[1].batches(500 if subject.side < 100 else 100)
+        train, tested = self.parts(job.source)
+        test = tested.batches(500 if subject.side < 100 else 100)
         facts = _facts(job)
         torch.backends.cudnn.allow_tf32 = False
         start = time.perf_counter()
@@ -222,13 +255,13 @@ class Work:
             return facts | {"unreachable": f"no network within {budget:,} multiply-adds"}
         facts |= {"macs": subject.macs(small), "parameters": sum(p.numel() for p in small.parameters())}
         facts |= {"accuracy_before": accuracy(small, test), "cut_s": time.perf_counter() - start}
-        draws, taught = self.lessons(job.network, job.seed)
+        draws, taught = self.lessons(job.source)
         healing = replace(self.healing(job.network), learning_rate=job.rate or self.rate(job.network))
         if job.way == "no distillation":
             healing = replace(healing, soft=0.0)
         start = time.perf_counter()
         torch.backends.cudnn.allow_tf32 = True
-        healing(small, subject.task, self.parts(job.network, job.seed)[0], draws, taught)
+        healing(small, subject.task, train, draws, taught)
         torch.backends.cudnn.allow_tf32 = False
         facts |= {"accuracy": accuracy(small, test), "finetune_s": time.perf_counter() - start}
         if job.rate is None:
@@ -240,13 +273,13 @@ class Work:
 
     def cut(self, job: Job, budget: int) -> nn.Module | None:
         """Return the network cut in the way of the job; None where it cannot get so small."""
-        subject, uncut, samples = SUBJECTS[job.network], self.network(job.network), self.samples(job.network, job.seed)
+        subject, uncut, samples = SUBJECTS[job.network], self.network(job.network), self.samples(job.source)
         if job.way in peers():
             left = peer(peers()[job.way], subject, uncut, budget, samples)
             return left if left is None else settled(left, samples, subject.task.loss)
         way = {**COMPARED, **ABLATION}[job.way]
         try:
-            return ours(way, uncut, budget, samples, self.evidence(job.network, job.seed))
+            return ours(way, uncut, budget, samples, self.evidence(job.source))
         except BudgetError as error:
             print(f"{job}: {error}", flush=True)
             return None
@@ -260,7 +293,8 @@ class Work:
 
 def _facts(job: Job) -> dict[str, Any]:
     """Return what tells a row from the others."""
-    return {name: value for name, value in vars(job).items() if value is not None}
+    facts = {name: value for name, value in vars(job).items() if value is not None}
+    return facts | ({"ablation": True} if job.way in ABLATION else {})
 
 
 def _num(test: list[Batch]) -> int:
@@ -334,12 +368,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--imagenet-epochs", type=int, default=10)
+    parser.add_argument("--steps", type=int, help="in place of epochs")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--calibration", type=int, default=512)
     parser.add_argument("--test", type=int, default=10_000)
     parser.add_argument("--num", type=int, help="pictures of each part, all where absent")
     parser.add_argument("--networks", nargs="*", default=list(SUBJECTS))
-    parser.add_argument("--ways", nargs="*", help="all where absent")
+    parser.add_argument("--ways", nargs="*", help="patterns of names; all where absent")
+    parser.add_argument("--ratios", type=float, nargs="*", default=list(RATIOS))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--graphs", action="store_true", help="record a step on the GPU and play it")
     parser.add_argument("--workers", type=int, default=1)
@@ -350,10 +386,7 @@ def main() -> None:
     names = [n for n in arguments.networks if (arguments.imagenet if n == "mobilenet_v2" else arguments.cifar10)]
     done = {_place(row) for row in read_rows(arguments.out / "rows.jsonl") if "failed" not in row}
     everything = jobs(names, arguments.seeds)
-    todo = [
-        job for job in everything
-        if _place(vars(job)) not in done and (job.rate is not None or job.way in (arguments.ways or [job.way]))
-    ]  # fmt: skip
+    todo = [job for job in everything if _place(vars(job)) not in done and _wanted(job, arguments)]
     for started in arguments.out.glob("taught-*"):
         started.unlink()  # of other settings, or left by a run that was stopped
     context = multiprocessing.get_context("spawn")
@@ -371,11 +404,18 @@ def main() -> None:
         process.join()
     pack(arguments.out, everything)
     facts = {
-        "epochs": arguments.epochs, "imagenet_epochs": arguments.imagenet_epochs, "device": _device(arguments.device),
+        "epochs": arguments.epochs, "imagenet_epochs": arguments.imagenet_epochs, "steps": arguments.steps,
+        "device": _device(arguments.device),
         "num_calibration": arguments.calibration, "torch": torch.__version__, "torch_pruning": version("torch-pruning"),
     }  # fmt: skip
     (arguments.out / "facts.json").write_text(json.dumps(facts, indent=1) + "\n")
     print(f"{len(read_rows(arguments.out / 'rows.jsonl'))} of {len(everything)} rows", flush=True)
+
+
+def _wanted(job: Job, arguments: argparse.Namespace) -> bool:
+    """Tell whether a row was asked for; those that choose the learning rate and the uncut networks always are."""
+    named = any(fnmatch(job.way, pattern) for pattern in arguments.ways or ["*"])
+    return job.rate is not None or job.way == "uncut" or (named and job.ratio in arguments.ratios)
 
 
 def _place(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from pruning_healed import COMPARED, Job, read_rows
+from pruning_healed import ABLATION, COMPARED, Job, read_rows
 from pruning_ways import SUBJECTS, peers
 
 from secateur import load
@@ -149,7 +149,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             files = exported(found["rows"], place / "networks.tar", Path(folder))
             times |= latencies(files, arguments.rounds, arguments.round_s)
-    found["rows"].sort(key=lambda row: (row["network"], row["way"], row["ratio"], row["seed"]))
+    order = ["uncut", *COMPARED, *peers(), *ABLATION]
+    found["rows"].sort(key=lambda row: (row["network"], order.index(row["way"]), row["ratio"], row["seed"]))
     found["latency_ms"] = {name: statistics.median(values) for name, values in times.items()}
     found["at_equal_accuracy"] = at_equal_accuracy(found["rows"], times)
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")

@@ -197,16 +197,16 @@ def peer(
     """Return the network cut by Torch-Pruning step by step until it is within the budget; None where it never is."""
     import torch_pruning
 
-    device = device_of(network)
+    device, measure = device_of(network), importance()
     # What GroupTaylor reads: the mean loss's gradients, which are cut along with the weights.
     gradients = [torch.zeros_like(parameter) for parameter in network.parameters()]
-    for inputs, targets in samples:
+    for inputs, targets in samples if isinstance(measure, torch_pruning.importance.GroupTaylorImportance) else ():
         loss = subject.task.loss(network(inputs.to(device)), targets.to(device)).mean() / len(samples)
         for total, part in zip(gradients, torch.autograd.grad(loss, list(network.parameters())), strict=True):
             total += part
     small = copy.deepcopy(network).cpu()
     pruner = torch_pruning.pruner.BasePruner(
-        small, subject.example()[0], importance=importance(), global_pruning=True, pruning_ratio=1.0,
+        small, subject.example()[0], importance=measure, global_pruning=True, pruning_ratio=1.0,
         max_pruning_ratio=1.0, iterative_steps=NUM_STEPS,
         ignored_layers=[small.get_submodule(name) for name in subject.stream(small)],
     )  # fmt: skip

@@ -3,7 +3,9 @@
 The networks of `pruned`, whole and pruned, are quantised for processors by ours, by ONNX Runtime's ``quantize_static``
 (Q/DQ, one scale a channel) and, where ``--nncf`` names a folder into which it was installed, by NNCF. All start from
 one float32 file and see the same calibration samples; where the processor sums products in 16 bits, ours and ONNX
-Runtime's weights have 7 bits. With ``--accuracy`` the files are written into ``--files`` and judged by ONNX Runtime's
+Runtime's weights have 7 bits. Ways with "qat" are trained rounded for ``--qat-steps`` steps by distillation from the
+float32 network, those with four or falling bits have that many in their weights, kept in eight; the others are not
+trained. With ``--accuracy`` the files are written into ``--files`` and judged by ONNX Runtime's
 and OpenVINO's engines on ``--test`` samples of the test set; differences are paired, with intervals by bootstrap over
 the samples. ``--latency`` times the files that are there, one sample on one thread, paired, and wants a machine on
 which nothing else runs. Both write into results/quantisation.json and may be run one after the other.
@@ -20,6 +22,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,11 +33,11 @@ import onnxruntime
 import torch
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from pruned import SUBJECTS, pruned
+from pruned import SUBJECTS, Subject, pruned
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from secateur import Quantize, bench, pack
+from secateur import Mixed, Qat, Quantize, bench, pack
 from secateur.artifacts import Data, Model, Task
 from secateur.backends.compare import Compare
 from secateur.backends.machine import machine_facts, sums_products_in_16_bits
@@ -46,11 +49,29 @@ from secateur.report.bootstrap import bootstrap_means, percentile_interval
 RESULTS = Path(__file__).parent / "results" / "quantisation.json"
 NNCF = Path(__file__).parent / "quantise_with_nncf.py"
 FLOAT, OURS = "float32", "secateur"
-WAYS: dict[str, dict[str, Any]] = {
-    OURS: {"corrections": ("bias",)},
-    "secateur, no correction": {"corrections": ()},
-    "secateur, adaround": {"corrections": ("adaround", "bias")},
-    "secateur, min-max": {"corrections": ("bias",), "calibrator": "min-max"},
+FOUR, BITS = 0.125, ("int8", "int6", "int5", "int4", "int3", "int2")
+"""The bytes of four bits over those of float32, and what a layer's weights may have within as many on average."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """A way of ours: its settings, whether bits fall from layer to layer, and whether it is trained."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    falling: bool = False
+    trained: bool = False
+
+
+WAYS = {
+    OURS: Way(),
+    "secateur, no correction": Way(settings={"corrections": ()}),
+    "secateur, adaround": Way(settings={"corrections": ("adaround", "bias")}),
+    "secateur, min-max": Way(settings={"calibrator": "min-max"}),
+    "secateur, qat": Way(trained=True),
+    "secateur, four bits": Way(settings={"corrections": ("adaround", "bias"), "weight_bits": 4}),
+    "secateur, four bits, qat": Way(settings={"weight_bits": 4}, trained=True),
+    "secateur, falling bits": Way(settings={"corrections": ("adaround", "bias")}, falling=True),
+    "secateur, falling bits, qat": Way(falling=True, trained=True),
 }
 TIMED = (OURS, "onnxruntime", "nncf")
 """The ways that are timed; where values lie on their grids makes no engine faster."""
@@ -92,17 +113,37 @@ class Engine(nn.Module):
         return torch.from_numpy(np.array(self._run(inputs.numpy())))
 
 
+def ours(
+    way: Way, source: Path, samples: CalibrationSamples, model: Model, subject: Subject, data: Data, file: str,
+    arguments: argparse.Namespace,
+) -> Path:  # fmt: skip
+    """Write a file by one of our ways; return where it is."""
+    quantize = Quantize(**{"target": "cpu", "weight_bits": 7 if sums_products_in_16_bits() else 8, **way.settings})
+    if way.falling:
+        quantize, _ = Mixed(bytes=FOUR, precisions=BITS, decreasing=True)(source, samples, quantize)
+    calibrated = quantize.correct(quantize.calibrate(source, samples), samples)
+    if way.trained:
+        qat = Qat(
+            finetune=replace(
+                subject.finetune, num_steps=arguments.qat_steps, learning_rate=arguments.qat_rate, device="cpu"
+            )
+        )
+        place = arguments.files / f"{file}-{arguments.steps}-{arguments.qat_steps}-{arguments.qat_rate}-checkpoint"
+        calibrated, _ = qat(calibrated, model, subject.task(), data, samples, checkpoint_folder=place)
+    return quantize.write(calibrated, samples, arguments.files, name=file).exported.path
+
+
 def quantised(
-    source: Path, samples: CalibrationSamples, stem: str, arguments: argparse.Namespace
-) -> Iterator[tuple[str, str, Path]]:
+    source: Path, samples: CalibrationSamples, model: Model, subject: Subject, data: Data, stem: str,
+    arguments: argparse.Namespace,
+) -> Iterator[tuple[str, str, Path]]:  # fmt: skip
     """Write a file by every way; yield what it is called, by which version, and where it is."""
     folder, bits = arguments.files, 7 if sums_products_in_16_bits() else 8
-    for name, settings in WAYS.items():
+    for name in arguments.ways:
         file = f"{stem}-{name.replace(', ', '-').replace(' ', '-')}"
-        found = Quantize(target="cpu", weight_bits=bits, **settings)(source, samples, folder, name=file)
-        yield name, version("secateur"), found.exported.path
+        yield name, version("secateur"), ours(WAYS[name], source, samples, model, subject, data, file, arguments)
     prepared, target = folder / f"{stem}-prepared.onnx", folder / f"{stem}-onnxruntime.onnx"
-    quant_pre_process(str(source), str(prepared))
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)  # ONNX infers what its own tool gives up on
     quantize_static(
         str(prepared), str(target), Reader(samples, onnx.load(source).graph.input[0].name),
         quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
@@ -155,12 +196,12 @@ def accuracies(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]
     for state, model in states.items():
         stem = f"{name}-{state}"
         source = export(model, arguments.files, name=f"{stem}-{FLOAT}", tolerance=1e-3).path
-        base, ours = judged(source, task, data, arguments), {}
+        base, by_ours = judged(source, task, data, arguments), {}
         whole = whole or base
-        files = [(FLOAT, "", source), *quantised(source, samples, stem, arguments)]
+        files = [(FLOAT, "", source), *quantised(source, samples, model, subject, data, stem, arguments)]
         for way, by_version, path in files:
             found = base if way == FLOAT else judged(path, task, data, arguments)
-            ours = found if way == OURS else ours
+            by_ours = found if way == OURS else by_ours
             archive = pack(path, arguments.files / f"{path.stem}.pack")
             rows.append({
                 "network": name, "state": state, "by": way, "version": by_version, "file": path.name,
@@ -168,7 +209,7 @@ def accuracies(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]
                 "quality": {backend: float(values.mean()) for backend, values in found.items()},
                 "lost": {b: difference(base[b], found[b]) for b in BACKENDS},
                 "lost_of_whole": {b: difference(whole[b], found[b]) for b in BACKENDS},
-                **({"behind_ours": {b: difference(ours[b], found[b]) for b in BACKENDS}} if ours else {}),
+                **({"behind_ours": {b: difference(by_ours[b], found[b]) for b in BACKENDS}} if by_ours else {}),
             })  # fmt: skip
             print(rows[-1], flush=True)
     return rows
@@ -209,6 +250,9 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=10_000)
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--steps", type=int, default=200, help="of fine-tuning after pruning")
+    parser.add_argument("--ways", nargs="*", default=list(WAYS), help="of ours, with which others are compared")
+    parser.add_argument("--qat-steps", type=int, default=100, help="of training of rounded networks")
+    parser.add_argument("--qat-rate", type=float, default=1e-4, help="its learning rate")
     parser.add_argument("--threads", type=int, default=1, help="of the engines that are judged")
     parser.add_argument("--max-s", type=float, default=20.0, help="seconds a latency comparison")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -223,6 +267,7 @@ def main() -> None:
             found["latency"] = [row for row in found["latency"] if row["file"] not in files]
             found |= {
                 "num_test": arguments.test, "num_calibration": arguments.samples, "steps": arguments.steps,
+                "qat_steps": arguments.qat_steps, "qat_rate": arguments.qat_rate,
                 "sums_products_in_16_bits": sums_products_in_16_bits(), "openvino": version("openvino"),
             }  # fmt: skip
             arguments.out.write_text(json.dumps(found, indent=1) + "\n")

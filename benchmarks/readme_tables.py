@@ -9,6 +9,7 @@ from detail_tables import RESULTS, accuracies, details, uncut
 
 ROOT = Path(__file__).parents[1]
 MARKERS = re.compile(r"(<!-- results -->\n).*(<!-- /results -->)", re.DOTALL)
+OURS = "Ours (Fisher signal, hierarchical allocation, least squares) with one part exchanged:"
 METRICS = {"auc": "AUC", "top1": "top-1"}
 SETS = {"osie": "OSIE", "eyecrowd": "EyeCrowd", "scene500": "Scene500", "rendered": "rendered scenes"}
 
@@ -133,21 +134,43 @@ def structure() -> list[str]:
 def pruning_healed() -> list[str]:
     """Return the tables of what equal fine-tuning makes of cut networks, in our ways and in the peer's."""
     found = json.loads((RESULTS / "pruning_healed.json").read_text())
-    ablated = {row["way"] for row in found["rows"]} - {row["way"] for row in found["rows"] if row["ratio"] == 2}
-    ablation = [row for row in found["rows"] if row["way"] in ablated | {"ours"} and row["ratio"] == 4]
+    rows, devices = found["rows"], {run["device"]: None for run in found["runs"]}
+    parts = [row for row in rows if row.get("ablation")]
+    whole = {(row["network"], row["ratio"]) for row in parts}
+    beside = [row for row in rows if row["way"] == "ours" and (row["network"], row["ratio"]) in whole]
+    tuned = {f"{r['network']} {r['steps']} steps of {r['batch_size']} images": None for r in rows if "steps" in r}
     return [
-        f"The same networks after {found['steps']} steps of the same fine-tuning, 128 images each, with distillation"
-        f" from the uncut network (`benchmarks/pruning_healed.py`): accuracy in per cent on {found['num_test']:,} test"
-        f" images. Uncut: {uncut(found['rows'])}.",
+        f"Networks after the same fine-tuning ({', '.join(tuned)}), with distillation from the uncut network"
+        f" (`benchmarks/pruning_healed.py`, on {', '.join(devices)}): accuracy in per cent on"
+        f" {max(row['num_test'] for row in rows):,} test images, mean and half the range over seeds. Uncut:"
+        f" {uncut(rows)}.",
         "",
-        *accuracies([row for row in found["rows"] if row["way"] not in ablated]),
+        *accuracies([row for row in rows if not row.get("ablation")]),
         "",
-        "Ours (Fisher signal, hierarchical allocation, least squares) with one part exchanged:",
-        "",
-        *accuracies(ablation),
-        "",
+        *equal_accuracy(found.get("at_equal_accuracy", [])),
+        *([OURS, "", *accuracies([*beside, *parts]), ""] if parts else []),
         *pruning_healed_long(),
     ]
+
+
+def equal_accuracy(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the table of speed-ups over other ways' networks at their accuracy, where that was measured."""
+    if not rows:
+        return []
+    columns = sorted({(row["network"], row["ratio"]) for row in rows})
+    cells = {
+        (r["way"], r["network"], r["ratio"]): f"{r['speedup']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in rows
+    }
+    return [
+        "How much faster ours are in ONNX Runtime, one thread, than another way's network of the same accuracy, where"
+        " ours reach it (`benchmarks/pruning_latency.py`; the middle 95 % of rounds of timing):",
+        "",
+        "| over | " + " | ".join(f"{network}, its 1/{ratio:g} of the MACs" for network, ratio in columns) + " |",
+        "|---|" + "---|" * len(columns),
+        *(f"| {way} | " + " | ".join(cells.get((way, *column), "") for column in columns) + " |"
+          for way in dict.fromkeys(row["way"] for row in rows)),
+        "",
+    ]  # fmt: skip
 
 
 def pruning_healed_long() -> list[str]:
@@ -163,7 +186,8 @@ def pruning_healed_long() -> list[str]:
     peer = 100 * others["Torch-Pruning, GroupMagnitude", 4.0]
     return [
         f"Long fine-tuning evens ways out. {cut[0]['network']} after {cut[0]['steps']} steps of {cut[0]['batch_size']}"
-        f" images, one seed, uniform width at the best of its learning rates (one {found['device']}): {told[0]},"
+        f" images, one seed, uniform width at the learning rate that is best on the test images (one"
+        f" {found['device']}): {told[0]},"
         f" GroupMagnitude {peer:.1f} %; {told[1]}.",
     ]
 

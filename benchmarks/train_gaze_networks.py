@@ -25,7 +25,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from gaze_curve import (
     half_precision,
     loss_on,
     multiply_adds,
+    rebuilt,
     shapes_of,
     single_precision,
     ways,
@@ -74,15 +75,12 @@ def train(run: "Run") -> None:
     arguments = run.arguments
     run.note("read", {"pictures": len(run.pool.pictures), "parts": {n: len(p) for n, p in run.pool.parts.items()}})
     teachers = [run.mobile(number) for number in range(arguments.teachers)]
-    run.score("mobilenetv2 ensemble", teachers, half(run.size))
+    if "mobilenetv2 ensemble" not in run.per_picture:
+        run.score("mobilenetv2 ensemble", teachers, half(run.size))
     views = run.taught(teachers, run.views)
     for name in arguments.networks:
         if name == MOBILE:
-            best = min(teachers, key=lambda teacher: run.validation_loss([teacher], half(run.size)))
-            facts = {"macs": multiply_adds(best, half(run.size)), "shapes": shapes_of(best)}
-            run.score(MOBILE, [best], half(run.size), **facts)
-            run.weights[MOBILE] = half_precision(best)
-            run.curve(MOBILE, best, views, half(run.size))
+            run.curve(MOBILE, run.best(teachers), views, half(run.size))
             continue
         network = run.network(name, teachers[0], views)
         if name == VGG19 and run.validation_loss([network], run.size) < run.validation_loss(teachers, half(run.size)):
@@ -148,9 +146,9 @@ class Run:
                     self.weights.setdefault(network, {})[name] = tensor
         cuda = self.device.type == "cuda"
         self.results |= {
-            f"settings of {given.out.name}": vars(given), "held_out": given.held_out,
-            "device": torch.cuda.get_device_name(self.device) if cuda else "cpu", "torch": torch.__version__,
+            f"settings of {given.out.name}": vars(given), "held_out": given.held_out, "torch": torch.__version__,
         }  # fmt: skip
+        self.results.setdefault("device", torch.cuda.get_device_name(self.device) if cuda else "cpu")
 
     @cached_property
     def pool(self) -> Pool:
@@ -206,12 +204,28 @@ class Run:
         self.score(name, [network], half(self.size), trained=record, **facts)
         return network
 
+    def best(self, teachers: list[nn.Module]) -> nn.Module:
+        """Return the teacher that is best on the validation pictures, under a name of its own from now on."""
+        if MOBILE in self.weights:
+            return self._restored(MOBILE, GazeNetwork(log_prior=self.pool.centre_bias.cpu()))
+        best = min(teachers, key=lambda teacher: self.validation_loss([teacher], half(self.size)))
+        facts = {"macs": multiply_adds(best, half(self.size)), "shapes": shapes_of(best)}
+        self.weights[MOBILE] = half_precision(best)
+        self.score(MOBILE, [best], half(self.size), **facts)
+        return best
+
     def taught(self, teachers: list[nn.Module], views: Views, size: tuple[int, int] | None = None) -> Views:
-        """Return the views with what teachers say of them."""
-        started = time.perf_counter()
-        density = log_densities(teachers, self.pool, views, size or half(self.size), 128)
+        """Return the views with what teachers say of them, from an earlier run if it left that."""
+        started, file = time.perf_counter(), self.arguments.out / "teachers_densities.safetensors"
+        entries = {"picture": views.picture, "box": views.box, "mirrored": views.mirrored}
+        kept = load_file(file, device=str(self.device)) if file.exists() else {}
+        if size is None and all(name in kept and torch.equal(kept[name], each) for name, each in entries.items()):
+            return replace(views, log_density=kept["log_density"].float())
+        density = log_densities(teachers, self.pool, views, size or half(self.size), 128).clone()
+        if size is None:
+            save_file(entries | {"log_density": density.half()}, file)
         self.note("views", {"number": len(views), "seconds": time.perf_counter() - started})
-        return Views(picture=views.picture, box=views.box, mirrored=views.mirrored, log_density=density.clone())
+        return replace(views, log_density=density)
 
     def network(self, name: str, teacher: nn.Module, views: Views) -> nn.Module:
         """Train one deep network in two stages."""
@@ -253,6 +267,9 @@ class Run:
         for ratio, budget in zip(given.ratios, budgets, strict=True):
             for way, (cut, current) in list(left.items()):
                 row = f"{name}, {way}, 1/{ratio:g}"
+                if row in self.weights:
+                    left[way] = cut, rebuilt(name, self.results[row]["shapes"], self.weights[row]).to(self.device)
+                    continue
                 if time.perf_counter() - self.started > given.total_seconds:
                     self.note(row, {"skipped": f"after {given.total_seconds:g} s"})
                     continue
@@ -261,9 +278,9 @@ class Run:
                     del left[way]
                     continue
                 left[way] = cut, found
-                if way == "ours" and (ratio >= 5 or name == MOBILE):
+                if name == MOBILE or (way == "ours" and ratio >= 5):
                     self.weights[row] = half_precision(found)
-        self.write_weights()
+                    self.write_weights()
 
     def _cut(
         self, row: str, cut: Callable[..., nn.Module], network: nn.Module, budget: int, samples: list[Any],
@@ -297,7 +314,9 @@ class Run:
         entries = [(f"{name}/{key}", t) for name, state in kept.items() for key, t in state.items()]
         for key, tensor in [*entries, ("", torch.zeros(0))]:
             if part and (not key or size + tensor.nbytes > LARGEST_FILE):
-                save_file(part, self.arguments.out / f"gaze_weights_{number}.safetensors")
+                path = self.arguments.out / f"gaze_weights_{number}.safetensors"
+                save_file(part, path.with_suffix(".part"))
+                path.with_suffix(".part").replace(path)
                 number, size, part = number + 1, 0, {}
             part[key] = tensor
             size += tensor.nbytes

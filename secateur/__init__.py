@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from secateur.pipeline.packing import Pack, pack, unpack
     from secateur.pipeline.quantize.half import Halve
     from secateur.pipeline.quantize.mixed import Mixed
+    from secateur.pipeline.quantize.qat import Qat
     from secateur.pipeline.quantize.quantize import Quantize, quantize
     from secateur.pipeline.structure import Plan, cut, cut_optimizer, load, mask, regrow, save, trace
     from secateur.recipe import Recipe
@@ -28,6 +29,7 @@ _HOMES = {
     "Model": "secateur.artifacts",
     "Pack": "secateur.pipeline.packing",
     "Plan": "secateur.pipeline.structure",
+    "Qat": "secateur.pipeline.quantize.qat",
     "Quantize": "secateur.pipeline.quantize.quantize",
     "Recipe": "secateur.recipe",
     "SecateurError": "secateur.errors",
@@ -58,6 +60,7 @@ __all__ = [
     "Model",
     "Pack",
     "Plan",
+    "Qat",
     "Quantize",
     "Recipe",
     "SecateurError",

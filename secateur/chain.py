@@ -6,7 +6,7 @@ takes finished steps from the run folder, a changed setting redoes what depends 
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +15,29 @@ from secateur.artifacts import (
     Comparison,
     Evaluation,
     ExportResult,
+    Findings,
     FinetuneResult,
     Practice,
     PruneResult,
-    QuantizeResult,
     Redundancy,
     Summary,
     Verdict,
 )
-from secateur.deployment import NETWORKS, PRACTICE, Deployment, Engines, Measured
+from secateur.deployment import NETWORKS, PRACTICE, Deployment, Engines
 from secateur.errors import RecipeError
 from secateur.launched import Others, find_others, require_one_process
 from secateur.listening import Listener, Silent
 from secateur.loading import Workload, importable, load
 from secateur.manifest import SPECTRA
-from secateur.quantization import EVALUATION, RESULT, Quantization
+from secateur.quantization import EVALUATION, Quantization, read_result
 from secateur.recipe import Recipe
 from secateur.report.gates import COMPRESSED, check_gates
 from secateur.report.plots.spectra import spectra_png
-from secateur.report.tracking import require_mlflow, track
 from secateur.runs import Run, Step, open_run
 from secateur.sealing import seal
 from secateur.steps import Steps, read
 from secateur.storage import write as write_file
+from secateur.trackers import trackers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +147,14 @@ class _Chain:
         self.listener.done(name, done.reused, done.record.duration_s)
         return done
 
+    @property
+    def timed_on(self) -> dict[str, Any]:
+        """What engines and latencies depend on besides the networks."""
+        settings = self.recipe.measure.model_dump(include={"backend", "batch_size", "num_threads"})
+        options = self.recipe.build.options.given(self.recipe.measure.backend)
+        told = {"options": str(options)} if options else {}
+        return {**settings, **told, "runtimes": self.deployment.runtimes()}
+
     def estimate(self) -> Step:
         """Estimate the redundancy of the uncut network."""
         traced: dict[str, Any] = {"keep": self.recipe.prune.keep, "multiple": self.recipe.prune.multiple}
@@ -155,6 +163,8 @@ class _Chain:
             traced |= {"signal": self.recipe.prune.signal, "compensation": self.recipe.prune.compensation}
         if self.recipe.finetune.distillation.parameter:
             traced["parameter_fisher"] = True
+        if self.steps.timed:
+            traced |= self.timed_on
         return self.step("estimate", {"estimate": self.recipe.estimate, **traced}, (), self.steps.estimate)
 
     def quantize(self, finetuned: Step, exported: Step) -> Step | None:
@@ -163,8 +173,9 @@ class _Chain:
         if settings is None:
             return None
         quantization = Quantization(
-            recipe=self.recipe, settings=settings, workload=self.workload, listener=self.listener
-        )
+            recipe=self.recipe, settings=settings, workload=self.workload, listener=self.listener,
+            finetune=self.steps.finetuning(),
+        )  # fmt: skip
         return self.step(
             "quantize", {"quantize": settings, **quantization.facts()}, (finetuned, exported),
             lambda folder: quantization(exported.folder, self.steps.compressed(finetuned.folder), folder),
@@ -174,19 +185,18 @@ class _Chain:
         """Do every step."""
         recipe, steps, deployment = self.recipe, self.steps, self.deployment
         deployment.require_runtime()
-        if recipe.mlflow is not None:
-            require_mlflow()
+        told = trackers(recipe)
         estimated = self.estimate()
         healing = recipe.finetune.model_dump(exclude={"epochs", "validation"})
-        timed_on = recipe.measure.model_dump(include={"backend", "batch_size", "num_threads"})
-        timing = {} if recipe.prune.latency is None else {**timed_on, "runtimes": deployment.runtimes()}
+        timing = {} if recipe.prune.latency is None else self.timed_on
         pruned = self.step(
             "prune", {"prune": recipe.prune, "recovery": healing, **timing}, (estimated,),
             lambda folder: steps.prune(estimated.folder, folder),
         )  # fmt: skip
         processes = {} if steps.others is None else {"processes": steps.others.number}
+        sparse = {} if recipe.sparsity is None else {"sparsity": recipe.sparsity}
         finetuned = self.step(
-            "finetune", {"finetune": recipe.finetune, **processes}, (estimated, pruned),
+            "finetune", {"finetune": recipe.finetune, **sparse, **processes}, (estimated, pruned),
             lambda folder: steps.finetune(estimated.folder, pruned.folder, folder),
         )  # fmt: skip
         if steps.others is not None and finetuned.reused:
@@ -202,7 +212,7 @@ class _Chain:
         quantized = self.quantize(finetuned, exported)
         files = (exported,) if quantized is None else (exported, quantized)
         built = self.step(
-            "build", {"build": recipe.build, **timed_on, "runtimes": deployment.runtimes()}, files,
+            "build", {"build": recipe.build, **self.timed_on}, files,
             lambda folder: deployment.build(exported.folder, folder, None if quantized is None else quantized.folder),
         )  # fmt: skip
         timed = self.step(
@@ -212,8 +222,7 @@ class _Chain:
             lambda folder: deployment.measure(exported.folder, built.folder, folder),
         )
         networks = NETWORKS if quantized is None else (*NETWORKS, QUANTIZED)
-        measured = Measured(
-            networks=steps.both(finetuned.folder),
+        found = Findings(
             redundancy=read(estimated.folder, "redundancy", Redundancy),
             prune=read(pruned.folder, "prune", PruneResult),
             finetune=read(finetuned.folder, "finetune", FinetuneResult),
@@ -224,22 +233,22 @@ class _Chain:
             practice=read(timed.folder, PRACTICE, Practice) if (timed.folder / f"{PRACTICE}.json").exists() else None,
         )
         if quantized is not None:
-            measured = replace(
-                measured,
-                evaluations={**measured.evaluations, QUANTIZED: read(quantized.folder, EVALUATION, Evaluation)},
-                exports={**measured.exports, QUANTIZED: read(quantized.folder, QUANTIZED, ExportResult)},
-                quantization=read(quantized.folder, RESULT, QuantizeResult),
-                quantized_comparison=read(timed.folder, f"comparison_{QUANTIZED}", Comparison),
-            )
+            rounded = {
+                "evaluations": {**found.evaluations, QUANTIZED: read(quantized.folder, EVALUATION, Evaluation)},
+                "exports": {**found.exports, QUANTIZED: read(quantized.folder, QUANTIZED, ExportResult)},
+                "quantization": read_result(quantized.folder),
+                "quantized_comparison": read(timed.folder, f"comparison_{QUANTIZED}", Comparison),
+            }
+            found = found.model_copy(update=rounded)
         before = (estimated, pruned, finetuned, evaluated, *files, built, timed)
-        gated = self.step("gate", {"gates": recipe.gates}, before, lambda folder: deployment.gate(measured, folder))
+        gated = self.step("gate", {"gates": recipe.gates}, before, lambda folder: deployment.gate(found, folder))
         verdict = read(gated.folder, "verdict", Verdict)
         self.listener.step("report")
         durations = {step.record.name: step.record.duration_s for step in before}
-        summary = deployment.report(measured, verdict, durations, self.folder.folder)
+        summary = deployment.report(found, steps.both(finetuned.folder), verdict, durations, self.folder.folder)
         manifest = seal(self.folder, recipe, self.workload, summary)
         if manifest.no_sbom:
             self.listener.message(manifest.no_sbom)
-        if recipe.mlflow is not None:
-            track(summary, self.folder.folder, exported.folder / f"{COMPRESSED}.onnx", **recipe.mlflow.model_dump())
+        for tracker in told:
+            tracker.track(summary, self.folder.folder, exported.folder / f"{COMPRESSED}.onnx")
         return Outcome(summary=summary, report=self.folder.folder / "report.html", folder=self.folder.folder)

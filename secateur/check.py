@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from secateur.artifacts import Pinned, Record
-from secateur.backends import BACKENDS
 from secateur.deployment import Deployment
 from secateur.listening import Silent
 from secateur.loading import importable, load
@@ -83,7 +82,9 @@ def check(recipe: Recipe, *, beside: Path = Path()) -> Check:
             target=target,
             reachable=reachable,
             backends={
-                name: str(BACKENDS[name].unavailable() or f"{name} {BACKENDS[name].version()}")
-                for name in dict.fromkeys([*recipe.build.backends, recipe.measure.backend])
+                backend.name: str(backend.unavailable() or f"{backend.name} {backend.version()}")
+                for backend in map(
+                    recipe.build.backend, dict.fromkeys([*recipe.build.backends, recipe.measure.backend])
+                )
             },
         )

@@ -58,7 +58,7 @@ def compare_runs(folders: Sequence[Path]) -> RunsCompared:
             macs=summary.prune.macs_after, parameters=summary.prune.parameters_after, primary=summary.primary,
             higher_is_better=summary.evaluations["compressed"].higher_is_better.get(summary.primary, True),
             verdict=summary.verdict.verdict,
-            measured=quantities_of(summary),
+            measured=quantities_of(summary, seed=int(summary.recipe["seed"])),
         )
         for folder, summary, settings in zip(folders, summaries, flat, strict=True)
     )  # fmt: skip

@@ -10,17 +10,17 @@ with load("deployed") as network:
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 from pydantic import Field, ValidationError
 
-from secateur.artifacts import EngineResult, Record
-from secateur.backends import BACKENDS
+from secateur.artifacts import EngineResult, Pictures, Record
+from secateur.backend_options import configured
 from secateur.backends.protocol import Engine
 from secateur.errors import BackendError, StorageError
-from secateur.storage import read, write
+from secateur.storage import copy, read, write
 
 DESCRIPTION = "deploy.json"
 FORMAT = 1
@@ -34,20 +34,12 @@ class Tensor(Record):
     shape: tuple[int | str, ...]
 
 
-class Pictures(Record):
-    """How pictures become the network's input: resized to rows and columns, (value * scale - mean) / std.
-
-    ``mean`` and ``std`` have one entry, or one a channel; channels come first in the network's input.
-    """
-
-    size: tuple[int, int]
-    scale: float = 1 / 255
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-
-
 class Description(Record):
-    """What a deployed folder holds and how it is used. ``lineage`` names the run and the hash of its manifest."""
+    """What a deployed folder holds and how it is used.
+
+    ``settings`` are those of the backend that the recipe gave; ``lineage`` names the run, the hash of its manifest, and
+    what the ONNX file says of where it comes from.
+    """
 
     format: int = FORMAT
     name: str
@@ -57,6 +49,7 @@ class Description(Record):
     pictures: Pictures | None = None
     answer: Literal["raw", "softmax", "exponential"] = "raw"
     classes: tuple[str, ...] = ()
+    settings: dict[str, Any] = Field(default_factory=dict)
     lineage: dict[str, str] = Field(default_factory=dict)
 
 
@@ -82,13 +75,8 @@ def load(folder: str | Path, *, num_threads: int = 1) -> "Deployed":
     """
     place = Path(folder)
     description = read_description(place)
-    name = description.engine.backend
-    if name not in BACKENDS:
-        raise BackendError(
-            str(place), f"an engine of {name!r}", f"one of {', '.join(BACKENDS)}",
-            "Install the package that brings this backend.",
-        )  # fmt: skip
-    return Deployed(description, BACKENDS[name].load(description.engine, place, num_threads=num_threads))
+    backend = configured(description.engine.backend, description.settings, str(place))
+    return Deployed(description, backend.load(description.engine, place, num_threads=num_threads))
 
 
 def read_description(folder: Path) -> Description:
@@ -105,15 +93,22 @@ def read_description(folder: Path) -> Description:
         ) from error  # fmt: skip
     if found.format != FORMAT:
         raise StorageError(str(path), f"format {found.format}", f"format {FORMAT}", "Deploy the run again.")
-    if found.engine.path is None or Path(found.engine.path).name != found.engine.path:
-        raise StorageError(
-            str(path), f"the engine {found.engine.path!r}", "the name of a file beside it", "Deploy the run again."
-        )
+    for name in (found.engine.path, *found.engine.weights):
+        if name is None or Path(name).name != name:
+            raise StorageError(
+                str(path), f"the engine {name!r}", "the name of a file beside it", "Deploy the run again."
+            )
     return found
 
 
-def write_folder(folder: Path, description: Description, engine: bytes) -> None:
-    """Write an engine and its description, the description last, or raise `StorageError`."""
+def write_folder(folder: Path, description: Description, engine: bytes, built: Path) -> None:
+    """Write an engine, the weights beside it in the folder where it was built, and its description, which comes last.
+
+    Raises:
+        StorageError: a file cannot be read or written.
+    """
+    for name in description.engine.weights:
+        copy(built / name, folder / name)
     write(folder / str(description.engine.path), engine)
     write(folder / DESCRIPTION, description.model_dump_json(indent=1).encode())
 
@@ -174,22 +169,32 @@ class Deployed:
 
 def prepared(pictures: np.ndarray, wanted: Pictures) -> Float[np.ndarray, "batch channels rows columns"]:
     """Resize, scale and shift pictures, [batch, rows, columns, channels], and put their channels first."""
-    sized = pictures if pictures.shape[1:3] == wanted.size else _resized(pictures, wanted.size)
+    whole = wanted.shorter_side is None
+    sized = pictures if whole and pictures.shape[1:3] == wanted.size else _resized(pictures, wanted)
     values = sized.astype(np.float32) * np.float32(wanted.scale)
     mean, std = np.array(wanted.mean, dtype=np.float32), np.array(wanted.std, dtype=np.float32)
     values = ((values - mean) / std).astype(np.float32)
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
 
-def _resized(pictures: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _resized(pictures: np.ndarray, wanted: Pictures) -> np.ndarray:
     try:
         from PIL import Image
     except ImportError as error:
         raise BackendError(
             "deploy", f"pictures of {list(pictures.shape[1:3])} and no pillow to resize them",
-            f"pictures of {list(size)}", "Install pillow, or give pictures of this size.",
+            f"pictures of {list(wanted.size)}", "Install pillow, or give pictures of this size.",
         ) from error  # fmt: skip
-    rows, columns = size
-    planes = pictures.astype(np.float32).transpose(0, 3, 1, 2).reshape(-1, *pictures.shape[1:3])
-    drawn = [np.asarray(Image.fromarray(plane).resize((columns, rows), Image.Resampling.BILINEAR)) for plane in planes]
+    rows, columns = wanted.size
+    height, width = pictures.shape[1:3]
+    part = (0.0, 0.0, float(width), float(height))
+    if wanted.shorter_side is not None:
+        pixel = min(height, width) / wanted.shorter_side
+        left, top = (width - columns * pixel) / 2, (height - rows * pixel) / 2
+        part = (max(left, 0), max(top, 0), min(left + columns * pixel, width), min(top + rows * pixel, height))
+    planes = pictures.astype(np.float32).transpose(0, 3, 1, 2).reshape(-1, height, width)
+    drawn = [
+        np.asarray(Image.fromarray(plane).resize((columns, rows), Image.Resampling.BILINEAR, box=part))
+        for plane in planes
+    ]
     return np.stack(drawn).reshape(len(pictures), -1, rows, columns).transpose(0, 2, 3, 1)

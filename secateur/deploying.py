@@ -1,16 +1,16 @@
 """Put an engine of a finished run into a folder of its own, with all that is needed to use it."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from secateur.artifacts import QUANTIZED, EngineResult, Summary
-from secateur.backends.onnx_file import OnnxInput, read_inputs, read_outputs
-from secateur.deploy import Description, Pictures, Tensor, write_folder
+from secateur.artifacts import QUANTIZED, EngineResult, Pictures, Summary
+from secateur.backends.onnx_file import OnnxInput, read_facts, read_inputs, read_outputs
+from secateur.deploy import Description, Tensor, write_folder
 from secateur.errors import BackendError
 from secateur.judging import read_run
 from secateur.manifest import MANIFEST, Manifest, read_manifest
 from secateur.report.gates import COMPRESSED
-from secateur.storage import read, sha256
+from secateur.storage import file_sha256, read, sha256
 
 Answer = Literal["raw", "softmax", "exponential"]
 ANSWER_OF: dict[str, Answer] = {"classification": "softmax", "gaze": "exponential"}
@@ -33,9 +33,9 @@ def deploy_run(
         folder: where the engine and ``deploy.json`` go; made where absent.
         network: ``compressed``, ``quantized`` or ``original``.
         backend: whose engine; the one that the run measured where absent.
-        classes: the names of classes, in the order of the network's scores.
-        pictures: how pictures become the input; where absent, and the network takes one input of one or three channels,
-            they are resized to its size and brought into 0 to 1, which our own networks expect.
+        classes: the names of classes, in the order of the network's scores; those in the ONNX file where absent.
+        pictures: how pictures become the input; what the ONNX file says where absent. Where that says nothing, and the
+            network takes one input of one or three channels, they are resized to its size and brought into 0 to 1.
 
     Raises:
         StorageError: the run is not finished, or a file is not the one that its manifest lists.
@@ -43,22 +43,28 @@ def deploy_run(
     """
     summary, manifest = read_run(run), read_manifest(run)
     engine = _engine(run, summary, network, backend or summary.comparison.backend)
-    path = f"{manifest.stage('build').folder}/{network}/{engine.backend}/{engine.path}"
-    content = read(run / path)
-    manifest.require(path, sha256(content), run / MANIFEST)
+    built = f"{manifest.stage('build').folder}/{network}/{engine.backend}"
+    content = read(run / built / str(engine.path))
+    manifest.require(f"{built}/{engine.path}", sha256(content), run / MANIFEST)
+    for name in engine.weights:
+        manifest.require(f"{built}/{name}", file_sha256(run / built / name), run / MANIFEST)
     exported = _exported(run, manifest, summary, network)
+    facts = read_facts(exported)
     inputs = tuple(map(_tensor, read_inputs(exported)))
     description = Description(
         name=summary.name,
         engine=engine,
         inputs=inputs,
         outputs=tuple(map(_tensor, read_outputs(exported))),
-        pictures=pictures or _pictures(inputs),
+        pictures=pictures or facts.pictures or _pictures(inputs, summary.exports[COMPRESSED].input_shapes[0]),
         answer=ANSWER_OF.get(summary.task, "raw"),
-        classes=classes,
-        lineage={"run": summary.name, "manifest": manifest.digest, "onnx": summary.exports[network].sha256},
-    )
-    write_folder(folder, description, content)
+        classes=classes or facts.classes,
+        settings=_settings(summary, engine.backend),
+        lineage={
+            **facts.lineage, "run": summary.name, "manifest": manifest.digest, "onnx": summary.exports[network].sha256,
+        },
+    )  # fmt: skip
+    write_folder(folder, description, content, run / built)
     return description
 
 
@@ -75,6 +81,11 @@ def _engine(run: Path, summary: Summary, network: str, backend: str) -> EngineRe
     return built[backend]
 
 
+def _settings(summary: Summary, backend: str) -> dict[str, Any]:
+    """Return what the recipe set of a backend."""
+    return summary.recipe["build"]["options"].get(backend) or {}
+
+
 def _exported(run: Path, manifest: Manifest, summary: Summary, network: str) -> Path:
     step = "quantize" if network == QUANTIZED else "export"
     return run / manifest.stage(step).folder / summary.exports[network].path
@@ -84,9 +95,12 @@ def _tensor(entry: OnnxInput) -> Tensor:
     return Tensor(name=entry.name, dtype=entry.dtype.name, shape=entry.shape)
 
 
-def _pictures(inputs: tuple[Tensor, ...]) -> Pictures | None:
+def _pictures(inputs: tuple[Tensor, ...], example: tuple[int, ...]) -> Pictures | None:
+    """Take one input of one or three channels for pictures; where its size is open, of the example's."""
     shape = inputs[0].shape
     if len(inputs) != 1 or len(shape) != 4 or shape[1] not in (1, 3):
         return None
-    rows, columns = shape[2:]
-    return Pictures(size=(rows, columns)) if isinstance(rows, int) and isinstance(columns, int) else None
+    rows, columns = (
+        usual if isinstance(size, str) else size for size, usual in zip(shape[2:], example[2:], strict=True)
+    )
+    return Pictures(size=(rows, columns))

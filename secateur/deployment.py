@@ -14,20 +14,16 @@ from secateur.artifacts import (
     QUANTIZED,
     Comparison,
     EngineResult,
-    Evaluation,
     ExportResult,
-    FinetuneResult,
+    Findings,
     Model,
     Practice,
-    PruneResult,
     QuantizeResult,
     Record,
-    Redundancy,
     Summary,
     Verdict,
     as_tuple,
 )
-from secateur.backends import BACKENDS
 from secateur.backends.compare import Compare
 from secateur.backends.practice.practice import Examine, Examined
 from secateur.backends.practice.probe import Probe
@@ -36,9 +32,9 @@ from secateur.calibration.batches import batches
 from secateur.errors import BackendError
 from secateur.listening import Listener
 from secateur.loading import Workload
-from secateur.quantization import RESULT, unreadable
+from secateur.quantization import TARGET_OF_ALL, read_result, unreadable
 from secateur.recipe import Recipe
-from secateur.report.gates import COMPRESSED, ORIGINAL, judge, quantities, with_defaults
+from secateur.report.gates import COMPRESSED, ORIGINAL, judge, quantities_of, with_defaults
 from secateur.report.write import write_report
 from secateur.steps import LATENCIES, read, write
 
@@ -57,21 +53,19 @@ class Engines(Record):
         return next(engine for engine in self.engines if engine.backend == backend)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What the steps of a run have found, for its gates and its report; mappings are keyed by the networks."""
+def usual_sizes(exported: ExportResult) -> dict[str, int]:
+    """Return the open sizes of a file as the example inputs have them, which engines are tuned for."""
+    return {name: exported.input_shapes[size.inputs[0]][size.axis] for name, size in exported.open_sizes.items()}
 
-    networks: dict[str, Model]
-    redundancy: Redundancy
-    prune: PruneResult
-    finetune: FinetuneResult
-    evaluations: dict[str, Evaluation]
-    exports: dict[str, ExportResult]
-    engines: dict[str, tuple[EngineResult, ...]]
-    comparison: Comparison
-    quantization: QuantizeResult | None = None
-    quantized_comparison: Comparison | None = None
-    practice: Practice | None = None
+
+def build_options(recipe: Recipe, exported: ExportResult) -> BuildOptions:
+    """Return how engines of a file are built."""
+    settings = recipe.measure
+    return BuildOptions(
+        batch_size=settings.batch_size, max_batch_size=max(8, settings.batch_size), num_threads=settings.num_threads,
+        sizes=usual_sizes(exported), tolerance=recipe.build.tolerance, seed=recipe.seed,
+        ranges={name: (size.least, size.most) for name, size in exported.open_sizes.items()},
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +79,9 @@ class Deployment:
     def require_runtime(self) -> None:
         """Refuse, before anything is computed, a run whose engines could not be timed here."""
         name = self.recipe.measure.backend
-        missing = BACKENDS[name].unable_to_run()
+        missing = self._backend(name).unable_to_run()
         if missing is None and self.recipe.quantize is not None:
-            missing = unreadable(name, "tensorrt")  # what no choice of a target helps against
+            missing = unreadable(name, TARGET_OF_ALL)  # what no choice of a target helps against
         if missing is not None:
             raise BackendError(
                 f"measure.backend: {name}", missing.found, "a runtime that runs here",
@@ -96,15 +90,14 @@ class Deployment:
 
     def build(self, exported: Path, folder: Path, quantized: Path | None = None) -> None:
         """Build every engine of every network; a runtime that is absent is recorded with its reason."""
-        settings = self.recipe.measure
-        options = BuildOptions(
-            batch_size=settings.batch_size, max_batch_size=max(8, settings.batch_size),
-            num_threads=settings.num_threads, seed=self.recipe.seed,
-        )  # fmt: skip
         for network in NETWORKS:
+            options = replace(
+                build_options(self.recipe, read(exported, network, ExportResult)), progress=self.listener.progress
+            )
             self._build_all(network, exported / f"{network}.onnx", folder, options, {})
         if quantized is not None and self.recipe.quantize is not None:
-            target = read(quantized, RESULT, QuantizeResult).target
+            found = read_result(quantized)
+            target = found.target if isinstance(found, QuantizeResult) else TARGET_OF_ALL
             refused = {backend.name: unreadable(backend.name, target) for backend in self._backends()}
             looser = replace(options, tolerance=self.recipe.quantize.tolerance)
             self._build_all(QUANTIZED, quantized / f"{QUANTIZED}.onnx", folder, looser, refused)
@@ -128,7 +121,11 @@ class Deployment:
         return {backend.name: str(backend.unavailable() or backend.version()) for backend in self._backends()}
 
     def _backends(self) -> list[Backend]:
-        return [BACKENDS[name] for name in dict.fromkeys([*self.recipe.build.backends, self.recipe.measure.backend])]
+        names = dict.fromkeys([*self.recipe.build.backends, self.recipe.measure.backend])
+        return [self._backend(name) for name in names]
+
+    def _backend(self, name: str) -> Backend:
+        return self.recipe.build.backend(name)
 
     def _build(self, backend: Backend, file: Path, folder: Path, options: BuildOptions) -> EngineResult:
         """Build one engine; only the refusal of the runtime that is to be timed stops the run."""
@@ -157,11 +154,11 @@ class Deployment:
     def _practice(self, exported: Path, built: Path, speedup: float) -> Practice:
         """Hold theory against practice, layer by layer."""
         settings = self.recipe.measure
-        backend = BACKENDS[settings.backend]
+        backend = self._backend(settings.backend)
         probe = Probe(backend=backend, num_threads=settings.num_threads, folder=self.recipe.folder / LATENCIES)
         examine = Examine(
             backend=backend, probe=probe, batch_size=settings.batch_size, num_threads=settings.num_threads,
-            seed=self.recipe.seed,
+            sizes=usual_sizes(read(exported, COMPRESSED, ExportResult)), seed=self.recipe.seed,
         )  # fmt: skip
         examined = [
             Examined(
@@ -174,7 +171,7 @@ class Deployment:
 
     def _timed(self, built: Path, candidate: str) -> Comparison:
         settings = self.recipe.measure
-        backend = BACKENDS[settings.backend]
+        backend = self._backend(settings.backend)
         engines = {network: read(built, network, Engines).of(settings.backend) for network in (ORIGINAL, candidate)}
 
         def load(network: str) -> Engine:
@@ -188,29 +185,24 @@ class Deployment:
             num_threads=settings.num_threads, progress=self.listener.progress,
         )  # fmt: skip
 
-    def gate(self, measured: Measured, folder: Path) -> None:
+    def gate(self, found: Findings, folder: Path) -> None:
         """Hold the gates against what was measured; no engine may have failed to build unless a gate allows it.
 
-        Gates are on the compressed network, those whose quantity begins with ``quantized_`` on that in eight bits.
+        Gates are on the compressed network, those whose quantity begins with ``quantized_`` on the quantised.
         """
-        found = quantities(
-            prune=measured.prune, evaluations=measured.evaluations, exports=measured.exports, engines=measured.engines,
-            comparison=measured.comparison, quantized_comparison=measured.quantized_comparison, seed=self.recipe.seed,
-        )  # fmt: skip
-        write(folder, "verdict", judge(found, with_defaults(self.recipe.gates)))
+        write(folder, "verdict", judge(quantities_of(found, seed=self.recipe.seed), with_defaults(self.recipe.gates)))
 
-    def report(self, measured: Measured, verdict: Verdict, durations_s: dict[str, float], folder: Path) -> Summary:
+    def report(
+        self, found: Findings, networks: dict[str, Model], verdict: Verdict, durations_s: dict[str, float], folder: Path
+    ) -> Summary:
         """Write the report and return what it says."""
         summary = Summary(
+            **{name: getattr(found, name) for name in Findings.model_fields},
             name=self.recipe.name, task=self.workload.task.name, primary=self.workload.task.primary,
             data=self.workload.data.description, facts=dict(self.workload.data.facts), verdict=verdict,
             durations_s=durations_s, recipe=self.recipe.model_dump(mode="json"), version=__version__,
-            redundancy=measured.redundancy, prune=measured.prune, finetune=measured.finetune,
-            evaluations=measured.evaluations, exports=measured.exports, engines=measured.engines,
-            comparison=measured.comparison, quantization=measured.quantization,
-            quantized_comparison=measured.quantized_comparison, practice=measured.practice,
         )  # fmt: skip
-        write_report(summary, folder, self.pictures(measured.networks), seed=self.recipe.seed)
+        write_report(summary, folder, self.pictures(networks), seed=self.recipe.seed)
         return summary
 
     def pictures(self, networks: dict[str, Model]) -> list[tuple[str, np.ndarray]]:

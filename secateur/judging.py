@@ -41,7 +41,7 @@ def judge_run(folder: Path, policy: Policy | None = None) -> Summary:
     check_gates(
         policy.gates, summary.evaluations["compressed"].metrics, quantized=summary.quantized_comparison is not None
     )
-    verdict = judge(quantities_of(summary), with_defaults(policy.gates))
+    verdict = judge(quantities_of(summary, seed=int(summary.recipe["seed"])), with_defaults(policy.gates))
     return summary.model_copy(update={"verdict": verdict})
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from secateur.backends.measure import BRIEF, Stopwatch
 from secateur.backends.protocol import Backend, Progress, require, unheard
 from secateur.backends.single_file import samples_s
-from secateur.pipeline.quantize.quantize import Calibrated
+from secateur.pipeline.quantize.calibrated import Calibrated
 from secateur.pipeline.quantize.single import single_layer
 from secateur.storage import write
 

@@ -2,10 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from secateur.artifacts import QUANTIZED, Model
+import onnx
+from pydantic import TypeAdapter
+
+from secateur.artifacts import QUANTIZED, Exported, FinetuneResult, HalveResult, Model, QuantizeResult
 from secateur.backends import BACKENDS
 from secateur.backends.machine import sums_products_in_16_bits
 from secateur.backends.protocol import Missing
@@ -15,10 +19,14 @@ from secateur.calibration.samples import draw_samples
 from secateur.layer_precision import LayerPrecisions
 from secateur.listening import Listener
 from secateur.loading import Workload
-from secateur.pipeline.quantize import Mixed, Quantize
+from secateur.pipeline.finetune import Finetune
+from secateur.pipeline.quantize import Halve, Mixed, Qat, Quantize
+from secateur.pipeline.quantize.calibrated import Calibrated
+from secateur.pipeline.quantize.described import compared, described
 from secateur.pipeline.quantize.module import FileModule
-from secateur.pipeline.quantize.quantize import Calibrated
-from secateur.recipe import QuantizeSettings, Recipe
+from secateur.pipeline.quantize.running import Samples
+from secateur.recipe import Recipe
+from secateur.recipe_quantization import MixedSettings, QatSettings, QuantizeSettings
 from secateur.report.gates import COMPRESSED
 from secateur.steps import EVALUATION_BATCH_SIZE, write
 
@@ -26,6 +34,9 @@ PROCESSOR_BACKENDS = frozenset({"onnxruntime", "openvino"})
 """The runtimes that read activations with a zero point."""
 EVALUATION, RESULT = "evaluation", "quantization"
 """The names of the step's results beside that of its export."""
+TARGET_OF_ALL = "tensorrt"
+"""The target that every runtime of ONNX files reads."""
+CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +47,7 @@ class Quantization:
     settings: QuantizeSettings
     workload: Workload
     listener: Listener
+    finetune: Finetune
 
     @property
     def quantize(self) -> Quantize:
@@ -54,16 +66,21 @@ class Quantization:
         """Time the layers on the runtime that is timed."""
         measured = self.recipe.measure
         timed = LayerPrecisions(
-            backend=BACKENDS[measured.backend], batch_size=measured.batch_size, num_threads=measured.num_threads
+            backend=self.recipe.build.backend(measured.backend),
+            batch_size=measured.batch_size,
+            num_threads=measured.num_threads,
         )
         return timed(calibrated, precisions, self.listener.progress)
 
-    def facts(self) -> dict[str, str | int]:
+    def facts(self) -> dict[str, Any]:
         """Return what the result depends on beside the recipe's section."""
-        return {"target": self.quantize.target, "weight_bits": self.quantize.weight_bits}
+        found = {"target": self.quantize.target, "weight_bits": self.quantize.weight_bits}
+        if self.settings.qat is None:
+            return found
+        return {**found, "finetune": self.recipe.finetune, "sparse": self.recipe.sparsity is not None}
 
     def __call__(self, exported: Path, compressed: Model, folder: Path) -> None:
-        """Quantise the compressed network's file, and evaluate what the new file says on the test set."""
+        """Write the compressed network's file once more, and evaluate what the new file says on the test set."""
         data, settings = self.workload.data, self.settings
         fixed_size = None if self.recipe.export.dynamic_batch else len(compressed.example_inputs[0])
         samples = draw_samples(
@@ -73,28 +90,84 @@ class Quantization:
         self.listener.message(
             f"calibrating on {len(samples.indices)} samples ({samples.num_shared} of the test set left out)"
         )
-        source, quantize = exported / f"{COMPRESSED}.onnx", self.quantize
+        source = exported / f"{COMPRESSED}.onnx"
+        if settings.precision == "float16":
+            result: QuantizeResult | HalveResult
+            written, result = self._halved(source, samples, folder)
+        else:
+            written, result = self._rounded(source, samples, compressed, folder)
+        module = FileModule(written.path, compressed)
+        evaluation = evaluate(module, self.workload.task, data.test, EVALUATION_BATCH_SIZE)
+        self.listener.message(", ".join(f"{metric} {value:.4f}" for metric, value in evaluation.metrics.items()))
+        write(folder, QUANTIZED, written.result)
+        write(folder, RESULT, result)
+        write(folder, EVALUATION, evaluation)
+
+    def _halved(self, source: Path, samples: Samples, folder: Path) -> tuple[Exported, HalveResult]:
+        """Write the file in half precision."""
+        path = folder / f"{QUANTIZED}.onnx"
+        halve = Halve(dtype="float16", tolerance=self.settings.error, keep=tuple(self.settings.skip))
+        result = halve(source, samples, path)
+        self.listener.message(
+            f"{result.num_converted} nodes in float16, {len(result.kept)} given back to float32: "
+            f"outputs change by {result.error:.2g}"
+        )
+        content = path.read_bytes()
+        parity, _ = compared(onnx.load(source), onnx.load_from_string(content), samples)
+        return Exported(path=path, result=described(path, content, parity)), result
+
+    def _rounded(
+        self, source: Path, samples: Samples, compressed: Model, folder: Path
+    ) -> tuple[Exported, QuantizeResult]:
+        """Write the file in integers, trained where the recipe says so."""
+        quantize, settings = self.quantize, self.settings
         if settings.mixed is not None:
-            wanted = settings.mixed
-            by_bytes = wanted.bytes is not None or wanted.cost == "bytes"
-            mixed = Mixed(
-                bytes=wanted.bytes, latency=wanted.latency, signal_to_noise_db=wanted.signal_to_noise_db,
-                precisions=tuple(wanted.precisions),
-            )  # fmt: skip
-            quantize, table = mixed(source, samples, quantize, None if by_bytes else self._latencies)
-            counts = Counter(row.precision for row in table)
-            self.listener.message(", ".join(f"{counts[name]} layers in {name}" for name in wanted.precisions))
-        found = quantize(source, samples, folder, name=QUANTIZED)
+            quantize = self._mixed(settings.mixed, source, samples)
+        calibrated = quantize.correct(quantize.calibrate(source, samples), samples)
+        training: tuple[FinetuneResult, ...] = ()
+        if settings.qat is not None:
+            calibrated, training = self._trained(settings.qat, calibrated, compressed, samples, folder)
+        found = quantize.write(calibrated, samples, folder, name=QUANTIZED)
         ratios = ", ".join(f"{name} {ratio:.1f} dB" for name, ratio in found.result.signal_to_noise_db.items())
         self.listener.message(f"{len(found.result.layers)} layers in eight bits; signal to noise: {ratios}")
         for entry in found.result.unfused:
             self.listener.message(f"{entry.operator} {entry.node} stays in float32: {entry.reason}")
-        module = FileModule(found.exported.path, compressed)
-        evaluation = evaluate(module, self.workload.task, data.test, EVALUATION_BATCH_SIZE)
-        self.listener.message(", ".join(f"{metric} {value:.4f}" for metric, value in evaluation.metrics.items()))
-        write(folder, QUANTIZED, found.exported.result)
-        write(folder, RESULT, found.result)
-        write(folder, EVALUATION, evaluation)
+        return found.exported, found.result.model_copy(update={"training": training})
+
+    def _mixed(self, wanted: MixedSettings, source: Path, samples: Samples) -> Quantize:
+        """Choose a precision for every layer."""
+        by_bytes = wanted.bytes is not None or wanted.cost == "bytes"
+        mixed = Mixed(
+            bytes=wanted.bytes, latency=wanted.latency, signal_to_noise_db=wanted.signal_to_noise_db,
+            precisions=tuple(wanted.precisions), decreasing=wanted.decreasing,
+        )  # fmt: skip
+        quantize, table = mixed(source, samples, self.quantize, None if by_bytes else self._latencies)
+        counts = Counter(row.precision for row in table)
+        self.listener.message(", ".join(f"{counts[name]} layers in {name}" for name in wanted.precisions))
+        return quantize
+
+    def _trained(
+        self, wanted: QatSettings, calibrated: Calibrated, compressed: Model, samples: Samples, folder: Path
+    ) -> tuple[Calibrated, tuple[FinetuneResult, ...]]:
+        """Train the rounded network on what the compressed one says."""
+        qat = Qat(
+            finetune=replace(self.finetune, epochs=wanted.epochs, learning_rate=wanted.learning_rate),
+            learn_scales=wanted.scales == "learned", stages=tuple(wanted.stages),
+            keep_zeros=self.recipe.sparsity is not None,
+        )  # fmt: skip
+        trained, results = qat(
+            calibrated, compressed, self.workload.task, self.workload.data, samples,
+            checkpoint_folder=folder / CHECKPOINT, progress=self.listener.progress,
+        )  # fmt: skip
+        for result in results:
+            self.listener.message(f"trained for {result.num_epochs} epochs, epoch {result.best_epoch} kept")
+        return trained, results
+
+
+def read_result(folder: Path) -> QuantizeResult | HalveResult:
+    """Read what the step found of the file that it wrote."""
+    content = (folder / f"{RESULT}.json").read_text(encoding="utf-8")
+    return TypeAdapter(QuantizeResult | HalveResult).validate_json(content)
 
 
 def unreadable(backend: str, target: str) -> Missing | None:

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from secateur.recipe_engines import BuildSettings, ExportSettings, MeasureSettings
 from secateur.recipe_pruning import PruneSettings
+from secateur.recipe_quantization import QuantizeSettings
 from secateur.recipe_section import Section
 from secateur.report.gates import Gate
 
@@ -55,8 +57,9 @@ class EstimateSettings(Section):
     """Calibration samples; ten times the width of the widest group is plenty."""
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Samples a forward and backward pass."""
-    labels: Literal["auto", "sampled", "true"] = "auto"
-    """Labels of the gradients: drawn from the network's predictions, or the data's own; auto draws where it can."""
+    labels: Literal["auto", "sampled", "true", "teacher"] = "auto"
+    """Labels of the gradients: drawn from the network's predictions, the data's own, or the outputs of
+    finetune.distillation.teachers; auto draws where it can."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
     """Softening of the predictions that labels are drawn from."""
     matrix: Literal["gate", "weight-gradient", "activation"] = "gate"
@@ -71,6 +74,8 @@ class EstimateSettings(Section):
     """Tail of the spectrum, in nats, below which the directions of a group count as superfluous; auto measures it."""
     loss_increase: Annotated[float, Field(gt=0)] = 0.05
     """For tau auto: what cutting to the floors, without training, may add to the loss on held-out samples, in nats."""
+    latency: bool = False
+    """Tell the largest compression in milliseconds too: layers are timed as for prune.latency, which implies it."""
 
     @model_validator(mode="after")
     def _units(self) -> "EstimateSettings":
@@ -135,107 +140,13 @@ class FinetuneSettings(Section):
     distillation: DistillationSettings = DistillationSettings()
 
 
-class ExportSettings(Section):
-    """ONNX export."""
+class SparsitySettings(Section):
+    """2:4 sparsity: two of every four weights along the input channels are zero, and stay so in the fine-tuning."""
 
-    opset: Annotated[int, Field(ge=18)] = 20
-    """ONNX operator set."""
-    dynamic_batch: bool = True
-    """Leave the batch size open."""
-    tolerance: Annotated[float, Field(gt=0)] = 1e-4
-    """Largest difference between the network and its ONNX file, relative to the output's largest value."""
-
-
-class MixedSettings(Section):
-    """Mixed precision: what may stay of the cost, or what must stay of the outputs; each layer's share is measured."""
-
-    bytes: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Fraction of the layers' float32 weight bytes that may stay; the outputs' noise is then least."""
-    latency: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Fraction of the layers' float32 latency, timed on measure.backend, that may stay; the noise is then least."""
-    signal_to_noise_db: float | None = None
-    """Signal to noise that the outputs must keep on the calibration samples; the cost is then least."""
-    cost: Literal["auto", "bytes", "latency"] = "auto"
-    """What a layer costs: auto is what the budget is in, and latency where that is a signal to noise."""
-    precisions: Annotated[list[Literal["float32", "float16", "int8"]], Field(min_length=1)] = [
-        "float32", "float16", "int8",
-    ]  # fmt: skip
-    """What a layer may be computed in."""
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> "MixedSettings":
-        if sum(value is not None for value in (self.bytes, self.latency, self.signal_to_noise_db)) != 1:
-            raise ValueError("give one of bytes, latency and signal_to_noise_db")
-        if (self.bytes is not None and self.cost == "latency") or (self.latency is not None and self.cost == "bytes"):
-            raise ValueError("the cost is what the budget is in: leave cost out")
-        return self
-
-
-class QuantizeSettings(Section):
-    """Quantisation of the compressed network to eight bits after training: one more file that is built and timed."""
-
-    precision: Literal["int8"] = "int8"
-    """The integers of weights and activations."""
-    target: Literal["auto", "tensorrt", "cpu"] = "auto"
-    """The runtimes whose fusions tensors are rounded for; auto is that of measure.backend. What is rounded for
-    tensorrt runs everywhere, what is rounded for cpu in ONNX Runtime and OpenVINO only."""
-    calibrator: Literal["min-max", "moving-average", "percentile", "mse", "entropy"] = "mse"
-    """How much of an activation's range is kept: all of it, the batches' average, all but the largest 0.01 %, what has
-    the least mean square error, what has the least Kullback-Leibler divergence."""
-    corrections: list[Literal["equalisation", "adaround", "bias"]] = ["bias"]
-    """What is done for the weights, in this order: channels of adjacent layers take scales that suit both; weights are
-    rounded up or down as suits their layer's output; biases take back what rounding shifts the mean by."""
-    samples: Annotated[int, Field(ge=1)] = 256
-    """Calibration samples, none of which the test set has."""
-    batch_size: Annotated[int, Field(ge=1)] = 32
-    """Samples a call of the calibration; a file without an open batch size takes its own."""
-    weight_bits: Literal["auto"] | Annotated[int, Field(ge=2, le=8)] = "auto"
-    """Bits of weights; auto is 7 for processors that sum products in 16 bits (no VNNI) and 8 for all others. Fewer are
-    kept in eight, so that every runtime reads them, and take less room packed."""
-    skip: list[str] = []
-    """Layers, by module or node name, that stay in float32."""
-    mixed: MixedSettings | None = None
-    """A precision for every layer in place of eight bits for all; absent for these."""
-    tolerance: Annotated[float, Field(gt=0)] = 0.1
-    """Largest difference of an engine's outputs to the quantised file's, relative to their largest value: integers on
-    the border between two are rounded either way."""
-
-
-def _backend(name: str) -> str:
-    from secateur.backends import BACKENDS
-
-    if name not in BACKENDS:
-        raise ValueError(f"one of {', '.join(BACKENDS)}")
-    return name
-
-
-BackendName = Annotated[str, AfterValidator(_backend)]
-
-
-class BuildSettings(Section):
-    """Engines."""
-
-    backends: list[BackendName] = ["onnxruntime", "tensorrt_rtx"]
-    """Runtimes an engine is built for; one that is absent is reported and skipped, unless it is measured."""
-
-
-class MeasureSettings(Section):
-    """The latency comparison: paired, interleaved, on fresh engine instances."""
-
-    backend: BackendName = "onnxruntime"
-    """The runtime that is timed."""
-    batch_size: Annotated[int, Field(ge=1)] = 1
-    """Samples a call."""
-    num_threads: Annotated[int, Field(ge=1)] = 1
-    """Threads of the runtime."""
-    instances: Annotated[int, Field(ge=3)] = 5
-    """Fresh engine instances of each side."""
-    max_s: Annotated[float, Field(gt=0)] = 60.0
-    """Longest time the comparison may take."""
-    resolution: bool = True
-    """Also time the original against itself; what that shows is the limit of resolution."""
-    layers: bool = True
-    """Also hold theory against practice: the layers' own times, the machine's roofline, and where a gain was lost."""
+    method: Literal["magnitude", "discovery"] = "magnitude"
+    """What stays: the largest weights at once, or what training finds it cannot do without."""
+    keep: list[str] = []
+    """Modules that stay dense."""
 
 
 class Policy(Section):
@@ -273,17 +184,34 @@ class Recipe(Section):
     seed: int = 0
     """Every random choice follows from it."""
     estimate: EstimateSettings = EstimateSettings()
+    sparsity: SparsitySettings | None = None
+    """2:4 sparsity of the cut network, for sparse tensor cores; absent for none, {} for its defaults."""
     finetune: FinetuneSettings = FinetuneSettings()
     export: ExportSettings = ExportSettings()
     quantize: QuantizeSettings | None = None
-    """Eight-bit quantisation; absent for none, {} for its defaults."""
+    """Eight bits or half precision; absent for none, {} for its defaults."""
     build: BuildSettings = BuildSettings()
     measure: MeasureSettings = MeasureSettings()
     gates: list[Gate] = []
     """What must hold for the run to pass; the exit code says whether it does."""
     mlflow: MlflowSettings | None = None
-    """Where finished runs are logged to, if anywhere."""
+    """Logs finished runs to MLflow; absent for not at all."""
+    trackers: list[Callable_] = []
+    """Functions that return further trackers of finished runs, for example secateur.report.json_lines:JsonLines."""
     pictures: Annotated[int, Field(ge=0)] = 6
     """Pictures of test samples in the report, where the task can draw them."""
     folder: Path = Path("runs")
     """Where run folders are kept, relative to the working folder."""
+
+    @model_validator(mode="after")
+    def _taught(self) -> "Recipe":
+        wanted = [name for name in ("estimate", "prune") if getattr(self, name).labels == "teacher"]
+        if wanted and not self.finetune.distillation.teachers:
+            raise ValueError(f"{wanted[0]}.labels: teacher needs finetune.distillation.teachers, other networks")
+        return self
+
+    @model_validator(mode="after")
+    def _open_batch(self) -> "Recipe":
+        if self.quantize is not None and self.quantize.qat is not None and not self.export.dynamic_batch:
+            raise ValueError("quantize.qat trains on batches of any size: set export.dynamic_batch to true")
+        return self

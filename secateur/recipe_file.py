@@ -64,8 +64,9 @@ def _parsed(path: Path, what: str, keys: str, remedy: str) -> tuple[dict[str, An
     except UnicodeDecodeError as error:
         raise RecipeError(str(path), "a file that is not text", f"{what} in YAML (UTF-8)", "Check the path.") from error
     try:
-        values = yaml.safe_load(text)
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        values = None if root is None else loader.construct_document(root)
     except Exception as error:  # PyYAML raises whatever its conversions do: dates that are none, numbers too long, tags
         raise RecipeError(
             str(path), f"YAML that cannot be read: {' '.join(str(error).split())}", "valid YAML",

@@ -86,6 +86,10 @@ class PruneSettings(Section):
     re-scaled (obs), to first order (taylor) or with its mean left in place (mean-replacement); how often it is positive
     (apoz), the rank of its maps (hrank), whether others can rebuild what reads it (i-spasp); its filter's norm (l1, l2)
     or distance to other filters, its scale in batch norm; chance. Or input, pointwise, reduction and scaling."""
+    labels: Literal["auto", "sampled", "true", "teacher"] = "auto"
+    """Labels of the gradients that a signal looks at, as for the estimate."""
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    """Softening of the predictions that labels are drawn from, and of a teacher's."""
     compensation: Literal["none", "gates", "least-squares"] = "least-squares"
     """How what stays makes up for what goes, kept where it lowers the loss: readers at other scales (gates), every
     layer fitted to the uncut network's outputs (least-squares)."""

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ def written(path: Path, content: bytes) -> Iterator[Path]:
     """
     temporary = None
     try:
-        with _storing(path):
+        with storing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
             with os.fdopen(handle, "wb") as file:
@@ -28,7 +29,7 @@ def written(path: Path, content: bytes) -> Iterator[Path]:
                 os.fsync(file.fileno())
             Path(temporary).chmod(0o644)
         yield Path(temporary)
-        with _storing(path):
+        with storing(path):
             Path(temporary).replace(path)
             sync(path.parent)
     finally:
@@ -42,9 +43,19 @@ def write(path: Path, content: bytes) -> None:
         pass
 
 
+def copy(source: Path, path: Path) -> None:
+    """Copy a file of any size, whole, or raise `StorageError`."""
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+            unnamed = Path(shutil.copyfile(source, Path(scratch) / path.name))
+            sync(unnamed)
+            unnamed.replace(path)
+
+
 def read(path: Path, most_bytes: int | None = None) -> bytes:
     """Read a file, or raise `StorageError`, as for one that is larger than it may be."""
-    with _storing(path):
+    with storing(path):
         if most_bytes is not None and (found := path.stat().st_size) > most_bytes:
             raise StorageError(str(path), f"{found:,} bytes", f"at most {most_bytes:,}", "Check the path.")
         return path.read_bytes()
@@ -61,7 +72,7 @@ def sync(path: Path) -> None:
 
 def file_sha256(path: Path) -> str:
     """Name a file's content by its hash, in hexadecimal, or raise `StorageError`."""
-    with _storing(path), path.open("rb") as file:
+    with storing(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -76,7 +87,8 @@ def sha256(content: bytes) -> str:
 
 
 @contextlib.contextmanager
-def _storing(path: Path) -> Iterator[None]:
+def storing(path: Path) -> Iterator[None]:
+    """Turn the system's errors about a file into `StorageError`."""
     try:
         yield
     except OSError as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from secateur.deploy import Description, Tensor, read_description
 from secateur.errors import BackendError
-from secateur.storage import read, write
+from secateur.storage import copy, read, write
 
 BACKENDS = {
     "onnxruntime": ("onnxruntime", "model.onnx", "KIND_CPU"),
@@ -45,6 +45,8 @@ def write_model(folder: Path, repository: Path, *, name: str | None = None, max_
         )  # fmt: skip
     file = BACKENDS[description.engine.backend][1]
     content = read(folder / str(description.engine.path))
+    for beside in description.engine.weights:
+        copy(folder / beside, model / "1" / beside)
     write(model / "1" / file, content)
     if description.classes:
         write(model / "classes.txt", "\n".join(description.classes).encode())

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Literal
 
 from secateur.artifacts import QUANTIZED, EngineResult, ExportResult, Parity, Record, as_tuple
-from secateur.backends import BACKENDS
 from secateur.backends.engine_parity import engine_parity
-from secateur.backends.protocol import BuildOptions
 from secateur.calibration.batches import batches
-from secateur.deployment import NETWORKS, Engines
+from secateur.deployment import NETWORKS, Engines, build_options
 from secateur.errors import EqualityError, LoadError, SecateurError
 from secateur.listening import Listener, Silent
 from secateur.loading import Workload, hash_weights, importable, load
 from secateur.manifest import MANIFEST, Difference, Manifest, read_manifest
 from secateur.pipeline.export_proof import ExportProof
+from secateur.pipeline.export_shapes import OpenShape
 from secateur.recipe import Recipe
 from secateur.recipe_file import validate_recipe
+from secateur.report.gates import COMPRESSED
 from secateur.runs import reading
 from secateur.steps import NUM_PARITY_BATCHES, Steps, read
 
@@ -114,7 +114,7 @@ class _Arrows:
 
     def engine(self, network: str, result: EngineResult) -> Arrow:
         """Hold an engine to the ONNX file that it was built from."""
-        backend, measured = BACKENDS[result.backend], self.recipe.measure
+        backend, measured = self.recipe.build.backend(result.backend), self.recipe.measure
         what = f"{network}: {result.backend} = ONNX"
         missing = backend.unable_to_run()
         if missing is not None:
@@ -122,9 +122,8 @@ class _Arrows:
             return Arrow(what=what, state=state, told=str(missing))
 
         def prove() -> Parity:
-            options = BuildOptions(
-                batch_size=measured.batch_size, num_threads=measured.num_threads, seed=self.recipe.seed
-            )
+            exported = read(self.place("export"), COMPRESSED if network == QUANTIZED else network, ExportResult)
+            options = build_options(self.recipe, exported)
             file = self.place("export") / f"{network}.onnx"
             if network == QUANTIZED and self.recipe.quantize is not None:
                 options = replace(options, tolerance=self.recipe.quantize.tolerance)
@@ -156,10 +155,13 @@ class _Arrows:
         networks = Steps(recipe=self.recipe, workload=workload, listener=self.listener).both(self.place("finetune"))
         real = [as_tuple(inputs) for inputs, _ in batches(workload.data.test, 2, limit=2 * NUM_PARITY_BATCHES)]
         result = read(folder, network, ExportResult)
-        proof = ExportProof(
-            name=network, example=networks[network].example_inputs, batches=real, tolerance=settings.tolerance,
-            dynamic_batch=result.dynamic_batch, seed=self.recipe.seed,
+        shape = OpenShape(
+            name=network, example=networks[network].example_inputs, sizes=result.open_sizes,
+            batch=settings.batch_name if result.dynamic_batch else None,
         )  # fmt: skip
+        proof = ExportProof(
+            name=network, shape=shape, batches=real, tolerance=settings.tolerance, seed=self.recipe.seed
+        )
         return proof.check(networks[network].module.eval(), folder / result.path, result.output_names)
 
     def _proved(self, what: str, prove: Callable[[], Parity]) -> Arrow:

@@ -166,7 +166,7 @@ def test_doctor_lists_every_backend(
 
 def test_the_recipe_knows_every_backend() -> None:
     from secateur.backends import BACKENDS
-    from secateur.recipe import BuildSettings, MeasureSettings
+    from secateur.recipe_engines import BuildSettings, MeasureSettings
 
     assert BuildSettings(backends=list(BACKENDS)).backends == list(BACKENDS)
     assert {MeasureSettings(backend=name).backend for name in BACKENDS} == set(BACKENDS)

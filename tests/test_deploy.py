@@ -14,21 +14,25 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from tiny import run_tiny
 from torch import nn
 from typer.testing import CliRunner
 
-from secateur.artifacts import Model
+from secateur.artifacts import Model, Pictures
 from secateur.backends import BACKENDS
 from secateur.backends.onnx_file import read_inputs, read_outputs
 from secateur.backends.protocol import BuildOptions
 from secateur.cli import app
-from secateur.deploy import DESCRIPTION, Description, Pictures, Tensor, load, prepared, write_folder
+from secateur.deploy import DESCRIPTION, Description, Tensor, load, prepared, write_folder
 from secateur.errors import BackendError, StorageError
+from secateur.judging import read_run
+from secateur.manifest import read_manifest
 from secateur.pipeline.export import export
-from secateur.recipe import BuildSettings
+from secateur.recipe_engines import BuildSettings, ExportSettings
 from secateur.serving import server
 from secateur.triton import config, write_model
+from secateur.workloads.classification.image_folder import MiddleSquare
 
 WITHOUT_TORCH = """
 import sys
@@ -64,7 +68,7 @@ def deployed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         name="small net", engine=engine, inputs=inputs, outputs=outputs, answer="softmax", classes=("a", "b", "c"),
         pictures=Pictures(size=(16, 12), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3)),
     )  # fmt: skip
-    write_folder(folder / "deployed", description, (folder / "build" / str(engine.path)).read_bytes())
+    write_folder(folder / "deployed", description, (folder / "build" / str(engine.path)).read_bytes(), folder / "build")
     return folder / "deployed"
 
 
@@ -100,6 +104,23 @@ def test_one_picture_and_many_and_other_sizes(deployed: Path) -> None:
         network.close()
     with pytest.raises(BackendError, match="a closed engine"):
         network.predict(batch)
+
+
+def test_the_middle_is_cut_out_as_data_sets_do() -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (1, 30, 50, 3), dtype=np.uint8)
+    wanted = MiddleSquare(size=16, resize=20)(Image.fromarray(drawn[0]))
+    (found,) = prepared(drawn, Pictures(size=(16, 16), shorter_side=20, scale=1.0)).transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(found, np.asarray(wanted, dtype=np.float32), atol=1.01, err_msg="rounded to bytes there")
+
+
+def test_settings_of_a_backend_come_from_the_description(deployed: Path, tmp_path: Path) -> None:
+    told = json.loads((deployed / DESCRIPTION).read_text())
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    (folder / told["engine"]["path"]).write_bytes((deployed / told["engine"]["path"]).read_bytes())
+    (folder / DESCRIPTION).write_text(json.dumps({**told, "settings": {"speed": "high"}}))
+    with pytest.raises(BackendError, match=rf"settings of {told['engine']['backend']} that do not fit"):
+        load(folder)
 
 
 def test_resizing_keeps_what_is_even() -> None:
@@ -210,12 +231,25 @@ def test_a_model_of_the_triton_server(deployed: Path, tmp_path: Path) -> None:
 
 def test_what_a_run_deploys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    run = run_tiny(tmp_path, "deployed_tiny", build=BuildSettings(backends=["onnxruntime", "torch"]))
+    options = {"onnxruntime": {"spinning": True, "optimisation": "basic"}}
+    run = run_tiny(
+        tmp_path, "deployed_tiny", build=BuildSettings(backends=["onnxruntime", "torch"], options=options),
+        export=ExportSettings(classes=["low", "middle", "high"], input_names=["numbers"], output_names=["scores"]),
+    )  # fmt: skip
     called = CliRunner().invoke(app, ["deploy", str(run), "out"])
     assert called.exit_code == 0, called.output
     with load("out") as network:
         assert network.description.answer == "softmax"
-        assert len(network.description.lineage["manifest"]) == 64
+        told, manifest = network.description, read_manifest(run)
+        assert told.classes == ("low", "middle", "high")
+        assert told.settings["optimisation"] == told.engine.options["optimisation"] == "basic"
+        assert [tensor.name for tensor in (*told.inputs, *told.outputs)] == ["numbers", "scores"]
+        assert told.lineage["manifest"] == manifest.digest
+        assert told.lineage["origin"] == manifest.origin.weights_sha256 != told.lineage["weights"]
+        assert told.lineage["network"] == "compressed"
+    apart = {name: exported.metric_differences for name, exported in read_run(run).exports.items()}
+    assert apart == {"original": {"top1": 0.0}, "compressed": {"top1": 0.0}}
+    with load("out") as network:
         assert network.run(np.zeros((2, 4), np.float32))[0].shape == (2, 3)
         with pytest.raises(BackendError, match="pictures; wanted"):
             network.predict(np.zeros((4, 4, 3), np.uint8))

@@ -11,12 +11,13 @@ from onnx import TensorProto, helper
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from secateur.artifacts import Data, Model
-from secateur.deployment import NETWORKS, Deployment, Engines
+from secateur.artifacts import Data, ExportResult, Model, OpenSize, Parity
+from secateur.deployment import NETWORKS, Deployment, Engines, build_options
 from secateur.errors import BackendError
 from secateur.loading import Workload
-from secateur.recipe import QuantizeSettings, Recipe
-from secateur.steps import read
+from secateur.recipe import Recipe
+from secateur.recipe_quantization import QuantizeSettings
+from secateur.steps import read, write
 from secateur.workloads import TASKS
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
@@ -48,6 +49,12 @@ def exported(tmp_path: Path) -> Path:
     for network in NETWORKS:
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10),
                   folder / f"{network}.onnx")  # fmt: skip
+        parity = Parity(reference="", candidate="", num_batches=1, worst_absolute=0, worst_relative=0, tolerance=1)
+        described = ExportResult(
+            path=f"{network}.onnx", sha256="", size_bytes=1, opset=18, input_names=("x",), output_names=("y",),
+            input_shapes=((2, 3, 3),), dynamic_batch=True, parity=parity,
+        )  # fmt: skip
+        write(folder, network, described)
     return folder
 
 
@@ -80,6 +87,16 @@ def test_a_runtime_that_refuses_the_network_is_recorded_and_the_others_are_built
 def test_the_runtime_that_is_timed_may_not_refuse(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"a refusal \(.*Det"):
         deployment("openvino", ["onnxruntime"]).build(exported, tmp_path / "built")
+
+
+def test_engines_are_tuned_for_the_examples_sizes_within_the_recipes(exported: Path) -> None:
+    running = deployment("onnxruntime", [])
+    sizes = {"side": OpenSize(axis=1, least=2, most=8)}
+    result = read(exported, "original", ExportResult).model_copy(update={"open_sizes": sizes})
+    options = build_options(running.recipe, result)
+    assert (options.sizes, options.ranges) == ({"side": 3}, {"side": (2, 8)})
+    assert (options.least(), options.most()) == ({"side": 2}, {"side": 8})
+    assert options.tolerance == running.recipe.build.tolerance
 
 
 def test_engines_belong_to_the_versions_of_their_runtimes() -> None:

@@ -15,12 +15,14 @@ ORDER = [
     {"calibration"},
     {"pipeline", "backends", "report"},
     {"workloads"},
-    {"deploy", "recipe_section"},
-    {"recipe_pruning", "serving", "triton"},
+    {"recipe_section"},
+    {"backend_options", "recipe_pruning", "recipe_quantization"},
+    {"deploy", "recipe_engines"},
+    {"serving", "triton"},
     {"recipe"},
     {"launched", "listening", "loading", "recipe_file", "recipe_template", "runs", "sbom"},
     {"layer_precision", "manifest", "steps", "terminal"},
-    {"judging", "quantization", "sealing"},
+    {"judging", "quantization", "sealing", "trackers"},
     {"deployment"},
     {"chain", "comparing", "deploying", "verify"},
     {"check", "ray_sweep"},
@@ -28,7 +30,7 @@ ORDER = [
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-RUNTIMES = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "mlflow", "ray", "pycuda", "cuda", "av"}
+RUNTIMES = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "mlflow", "ray", "pycuda", "cuda", "av", "pynvml"}
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -1,27 +1,37 @@
 """A run with quantisation: one more file, evaluated, built and timed beside the others."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 from project import write_project
 from pydantic import ValidationError
 
 import secateur
-from secateur.artifacts import QUANTIZED, Model, Summary
-from secateur.errors import ExportError
+from secateur.artifacts import QUANTIZED, Evaluation, ExportResult, HalveResult, Model, QuantizeResult, Summary
+from secateur.deploying import deploy_run
+from secateur.errors import ExportError, RecipeError
 from secateur.judging import judge_run
+from secateur.listening import Silent
+from secateur.loading import importable, load
 from secateur.manifest import read_manifest
 from secateur.pipeline.export import export
+from secateur.pipeline.finetune import Finetune
 from secateur.pipeline.quantize.module import FileModule
-from secateur.quantization import unreadable
-from secateur.recipe import MixedSettings, Policy
+from secateur.quantization import EVALUATION, Quantization, read_result, unreadable
+from secateur.recipe import Policy
+from secateur.recipe_quantization import MixedSettings, QuantizeSettings
 from secateur.recipe_template import write_template
 from secateur.report.gates import Gate
+from secateur.report.tables.rounding import quantization_table
+from secateur.steps import Steps, read
 from secateur.verify import verify
 
 SETTINGS = [
@@ -50,7 +60,7 @@ def test_the_quantised_network_is_measured_like_the_others(run: tuple[Summary, P
     assert summary.evaluations[QUANTIZED].num_samples == summary.evaluations["original"].num_samples
     assert summary.evaluations[QUANTIZED].metrics["top1"] >= summary.evaluations["compressed"].metrics["top1"] - 0.2
     assert summary.exports[QUANTIZED].size_bytes < summary.exports["compressed"].size_bytes
-    assert summary.quantization is not None
+    assert isinstance(summary.quantization, QuantizeResult)
     assert summary.quantization.target == "cpu"
     assert summary.quantization.num_samples == 32
     assert list(summary.quantization.left.values()) == ["skipped by name"]
@@ -80,7 +90,7 @@ def test_gates_on_the_quantised_network_count(run: tuple[Summary, Path]) -> None
     assert summary.verdict.verdict == "fail"
     policy = Policy(gates=[Gate(quantity="quantized_speedup", at_least=0.001), Gate(quantity="parity", at_most=1e-4)])
     assert judge_run(folder, policy).verdict.verdict == "pass"
-    assert "in eight bits: bytes of the ONNX file before over after" in (folder / "report.html").read_text()
+    assert "quantised: bytes of the ONNX file before over after" in (folder / "report.html").read_text()
 
 
 def test_the_report_tells_of_it(run: tuple[Summary, Path]) -> None:
@@ -109,6 +119,105 @@ def test_the_manifest_follows_it_and_verify_holds_its_engines_to_it(run: tuple[S
     found = verify(folder, beside=folder.parents[1])
     assert {arrow.state for arrow in found.arrows if arrow.what == "quantized: onnxruntime = ONNX"} == {"holds"}
     assert not found.differences
+
+
+def test_its_file_says_of_itself_what_the_float_file_says(run: tuple[Summary, Path], tmp_path: Path) -> None:
+    _, folder = run
+    rounded, plain = (deploy_run(folder, tmp_path / name, network=name) for name in (QUANTIZED, "compressed"))
+    assert rounded.engine.sha256 != plain.engine.sha256
+    assert len(plain.lineage["weights"]) == 64
+    assert rounded.lineage["weights"] == plain.lineage["weights"]
+    assert (rounded.classes, rounded.pictures) == (plain.classes, plain.pictures)
+
+
+def again(run: tuple[Summary, Path], tmp_path: Path, *settings: str) -> tuple[Summary, Path]:
+    """Run another recipe on a copy of the run's folder, where the steps that it shares are finished."""
+    place = tmp_path / "copy"
+    shutil.copytree(run[1].parents[1], place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        recipe = secateur.read_recipe(
+            place / "recipe.yaml", [*SETTINGS, "gates=[]", "measure.max_s=2", "measure.resolution=false", *settings]
+        )
+        outcome = secateur.run(recipe, beside=place)
+    return outcome.summary, place / outcome.folder
+
+
+def test_training_low_bits_and_sparsity_go_through_a_run(run: tuple[Summary, Path], tmp_path: Path) -> None:
+    summary, folder = again(
+        run, tmp_path, "sparsity={keep: [head]}", "finetune.batch_size=32",
+        "quantize={samples: 32, corrections: [], mixed: {bytes: 0.16, precisions: [int8, int6, int4], "
+        "decreasing: true}, qat: {epochs: 1, stages: [6], learning_rate: 0.001}}",
+    )  # fmt: skip
+    found = summary.quantization
+    assert isinstance(found, QuantizeResult)
+    assert len(found.training) == 2
+    assert found.training[-1].num_epochs == 1
+    widths = [layer.weight_bits for layer in found.layers]
+    assert widths == sorted(widths, reverse=True)
+    assert set(widths) <= {4, 6, 7, 8}
+    assert min(widths) < 7
+    assert summary.evaluations[QUANTIZED].metrics["top1"] >= summary.evaluations["compressed"].metrics["top1"] - 0.2
+    assert {e.backend: e.status for e in summary.engines[QUANTIZED]}["onnxruntime"] == "built"
+    assert summary.quantized_comparison is not None
+    assert f"{widths.count(4)} layers" in (folder / "report.md").read_text()
+    newest = max(folder.glob(f"steps/quantize-*/{QUANTIZED}.onnx"), key=lambda path: path.stat().st_mtime)
+    file = onnx.load(newest)
+    shares = {
+        t.name: float(np.mean(numpy_helper.to_array(t) != 0))
+        for t in file.graph.initializer
+        if len(t.dims) == 4 and t.dims[1] % 4 == 0
+    }
+    assert shares
+    assert max(shares.values()) <= 0.5
+
+
+def test_half_precision_is_a_step_like_eight_bits(run: tuple[Summary, Path], tmp_path: Path) -> None:
+    summary, folder = run
+    place = folder.parents[1]
+    recipe = secateur.read_recipe(
+        place / "recipe.yaml", [*SETTINGS, "quantize={precision: float16, samples: 32, skip: [stem.0], error: 0.01}"]
+    )
+    assert recipe.quantize is not None
+    with pytest.MonkeyPatch.context() as patch, importable(place):
+        patch.chdir(place)
+        workload = load(recipe)
+        step = Quantization(
+            recipe=recipe, settings=recipe.quantize, workload=workload, listener=Silent(), finetune=Finetune()
+        )
+        compressed = Steps(recipe=recipe, workload=workload, listener=Silent()).compressed(
+            next(folder.glob("steps/finetune-*"))
+        )
+        step(next(folder.glob("steps/export-*")), compressed, tmp_path)
+    found = read_result(tmp_path)
+    assert isinstance(found, HalveResult)
+    assert found.error <= 0.01
+    assert found.size_bytes < 0.7 * summary.exports["compressed"].size_bytes
+    assert read(tmp_path, QUANTIZED, ExportResult).size_bytes == found.size_bytes
+    evaluation = read(tmp_path, EVALUATION, Evaluation)
+    assert evaluation.metrics["top1"] == summary.evaluations["compressed"].metrics["top1"]
+    told = quantization_table(summary.model_copy(update={"quantization": found}))
+    assert ("Nodes in half precision", f"{found.num_converted}, float16") in told.rows
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ({"precision": "float16", "qat": {}}, "mixed and qat are of eight bits"),
+        ({"qat": {"stages": [4, 6]}}, "stages fall"),
+        ({"qat": {"stages": [2]}}, "greater than or equal to 3"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(wanted: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        QuantizeSettings(**wanted)
+
+
+def test_training_wants_an_open_batch_size(run: tuple[Summary, Path]) -> None:
+    with pytest.raises(RecipeError, match=r"set export\.dynamic_batch to true"):
+        secateur.read_recipe(
+            run[1].parents[1] / "recipe.yaml", [*SETTINGS, "export.dynamic_batch=false", "quantize={qat: {}}"]
+        )
 
 
 def test_what_cannot_be_read_is_said() -> None:

@@ -1,11 +1,16 @@
 """Recipes: what is wrong is named with its line and what is allowed; overrides win; template and schema are current."""
 
+import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import pytest
 import yaml
 
+from secateur.artifacts import OpenSize
+from secateur.backend_options import BackendOptions
+from secateur.backends import BACKENDS
 from secateur.errors import RecipeError
 from secateur.pipeline.allocation import ALLOCATORS
 from secateur.pipeline.allocation.theis import Theis
@@ -13,8 +18,9 @@ from secateur.pipeline.compensation import COMPENSATIONS
 from secateur.pipeline.redundancy import EFFECTIVE, MATRICES
 from secateur.pipeline.signals import Combination
 from secateur.recipe import EstimateSettings, Recipe
-from secateur.recipe_file import read_recipe, recipe_schema
+from secateur.recipe_file import _models_in, read_recipe, recipe_schema
 from secateur.recipe_pruning import CombinedSignal, PruneSettings
+from secateur.recipe_section import Section
 from secateur.recipe_template import recipe_template, write_template
 from secateur.steps import allocator
 
@@ -71,6 +77,29 @@ def test_a_recipe_survives_its_own_json(tmp_path: Path) -> None:
         ("  signal: {input: weights}", r"prune.signal.input \(line 7\) = 'weights'.*'weight', 'weight-gradient'"),
         ("  signal: {input: weight, scale: macs}", r"unknown key prune.signal.scale \(line 7\).*'scaling'"),
         ("measure: {backend: tflite}", "wanted one of torch, .*openvino, tensorrt, tensorrt_rtx"),
+        ("build: {options: {onnxruntim: {}}}", r"unknown key build.options.onnxruntim .*did you mean 'onnxruntime'"),
+        (
+            "build:\n  options:\n    openvino: {precision: f16}\n    tensorrt: {levle: 3}",
+            r"unknown key build.options.tensorrt.levle \(line 10\); wanted one of cuda_graph, driver, .*'level'",
+        ),
+        (
+            "build: {options: {tensorrt: {driver: cupy}}}",
+            r"tensorrt.driver \(line 7\) = 'cupy'.*'cuda.bindings' or 'pyc",
+        ),
+        (
+            "build: {options: {tensorrt: {level: 9}}}",
+            r"build.options.tensorrt.level \(line 7\) = 9.*less than or equal",
+        ),
+        ("build: {options: {openvino: {hint: fast}}}", r"openvino.hint \(line 7\) = 'fast'.*'latency' or 'throughput'"),
+        ("build: {options: {onnxruntime: {optimisation: 3}}}", r"onnxruntime.optimisation \(line 7\) = 3.*'extended'"),
+        ("build: {options: {torch_cuda: {tf3: 1}}}", r"unknown key build.options.torch_cuda.tf3 \(line 7\).*'tf32'"),
+        (
+            "build: {options: {tensorrt: {driver: pycuda, cuda_graph: true}}}",
+            r"options.tensorrt \(line 7\).*cuda.bindings",
+        ),
+        ("export: {sizes: {height: {axis: 2, least: 8}}}", "no export.sizes.height.most"),
+        ("export: {sizes: {height: {axis: 2, least: 8, most: 4}}}", r"sizes.height \(line 7\).*least below most"),
+        ("export: {pictures: {sizes: [8, 8]}}", r"unknown key export.pictures.sizes \(line 7\).*'size'"),
         ("gates: [{quantity: speedup, atleast: 2}]", "unknown key gates.0.atleast.*did you mean 'at_least'"),
         ("gates: [{quantity: speedup}]", "wanted a gate with at_least, at_most or both"),
     ],
@@ -87,6 +116,56 @@ def test_exactly_one_budget(tmp_path: Path, budget: str) -> None:
         RecipeError, match="give exactly one budget: macs, parameters, bytes or latency; or allowed_loss alone"
     ):
         read_recipe(write(tmp_path, text))
+
+
+def defaults(section: type[Section]) -> dict[str, object]:
+    return section().model_dump()
+
+
+@pytest.mark.parametrize("name", BackendOptions.model_fields)
+def test_options_are_the_backends_own_fields_and_defaults(name: str) -> None:
+    (section,) = _models_in(BackendOptions.model_fields[name].annotation)
+    backend, told = BACKENDS[name], defaults(section)
+    identity = {"name", "package", "provider", "mode"} | ({"device"} if name.startswith("torch") else set())
+    own = {field.name: getattr(backend, field.name) for field in dataclasses.fields(backend)}
+    unsaid = {"fallback", "cuda_graph", "tf32", "search"} if name == "onnxruntime" else set()
+    unsaid |= {"compute_capabilities"} if name == "tensorrt" else set()
+    assert told == {key: value for key, value in own.items() if key not in identity | unsaid}
+
+
+def test_options_reach_the_backend(tmp_path: Path) -> None:
+    text = """\
+build:
+  options:
+    onnxruntime: {spinning: true, optimisation: extended}
+    openvino: {precision: bf16, hint: throughput}
+    tensorrt: {driver: pycuda, level: 2, timing_cache: timings}
+    tensorrt_rtx: {compute_capabilities: ["8.9"], workspace_bytes: 1000}
+    torch_cuda: {tf32: true}
+"""
+    recipe = read_recipe(write(tmp_path, SMALL + text))
+    for read in (recipe, Recipe.model_validate_json(recipe.model_dump_json())):
+        settings = read.build
+        assert settings.backend("onnxruntime") == replace(
+            BACKENDS["onnxruntime"], spinning=True, optimisation="extended"
+        )
+        assert settings.backend("openvino") == replace(BACKENDS["openvino"], precision="bf16", hint="throughput")
+        assert settings.backend("tensorrt") == replace(
+            BACKENDS["tensorrt"], driver="pycuda", level=2, timing_cache=Path("timings")
+        )
+        assert settings.backend("tensorrt_rtx").compute_capabilities == ("8.9",)
+        assert settings.backend("torch_cuda").tf32
+        assert settings.backend("onnxruntime_cuda") is BACKENDS["onnxruntime_cuda"]
+    portable = read_recipe(write(tmp_path, SMALL), ["build.options.tensorrt_rtx.compute_capabilities=[]"])
+    assert portable.build.backend("tensorrt_rtx").compute_capabilities == ()
+    assert BackendOptions().given("a backend of another package") == {}
+
+
+def test_open_sizes_of_a_recipe(tmp_path: Path) -> None:
+    text = "export: {sizes: {height: {axis: 2, least: 32, most: 64, multiple: 32}}, batch_name: pictures}\n"
+    recipe = read_recipe(write(tmp_path, SMALL + text))
+    assert recipe.export.open_sizes == {"height": OpenSize(axis=2, least=32, most=64, multiple=32)}
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
 
 
 def test_tau_is_a_number_or_measured(tmp_path: Path) -> None:
@@ -116,6 +195,15 @@ def test_the_recipe_knows_every_compensation() -> None:
 def test_budgets_of_every_kind(tmp_path: Path, prune: str, kind: str, share: float | None, loss: float | None) -> None:
     read = read_recipe(write(tmp_path, SMALL.replace("prune:\n  macs: 0.5", f"prune: {prune}"))).prune
     assert (read.budget, read.allowed_loss) == ((kind, share), loss)
+
+
+@pytest.mark.parametrize("section", ["estimate", "prune"])
+def test_labels_of_teachers_need_teachers(tmp_path: Path, section: str) -> None:
+    place = write(tmp_path, SMALL)
+    with pytest.raises(RecipeError, match=rf"{section}\.labels: teacher needs finetune\.distillation\.teachers"):
+        read_recipe(place, [f"{section}.labels=teacher"])
+    read = read_recipe(place, [f"{section}.labels=teacher", "finetune.distillation.teachers=[own:other]"])
+    assert getattr(read, section).labels == "teacher"
 
 
 @pytest.mark.parametrize("name", ALLOCATORS)

@@ -13,7 +13,7 @@ import yaml
 
 import secateur
 from secateur import chain, steps
-from secateur.artifacts import FinetuneResult, PruneResult
+from secateur.artifacts import FinetuneResult, PruneResult, Redundancy
 from secateur.errors import RecipeError
 from secateur.listening import Silent
 from secateur.loading import importable, load
@@ -102,6 +102,26 @@ def test_a_recipe_is_healed_as_it_says(
         assert (found.method, found.temperature) == (wanted.distillation.method, wanted.distillation.temperature)
         assert (found.targets.label_smoothing, found.targets.mixup) == (wanted.label_smoothing, wanted.mixup)
         assert found.averaging == (None if wanted.ema is None else Averaging(decay=wanted.ema))
+
+
+def test_what_a_recipe_says_of_labels_and_latency_reaches_the_estimate_and_the_cut(project: Path) -> None:
+    given = recipe_with({"distillation": {"teachers": HEALING["distillation"]["teachers"]}}).model_dump()
+    given["estimate"] |= {"labels": "teacher", "latency": True}
+    given["prune"] |= {"labels": "teacher", "temperature": 2.0, "recovery_steps": 0, "multiple": 4}
+    given["measure"]["backend"], given["folder"] = "onnxruntime", project / "runs"
+    recipe = Recipe.model_validate(given)
+    work = Steps(recipe=recipe, workload=load(recipe), listener=Silent())
+    work.estimate(project / "estimate")
+    found = read(project / "estimate", "redundancy", Redundancy)
+    assert (found.labels, found.backend) == ("teacher", "onnxruntime")
+    assert found.latency_s >= found.latency_effective_s >= 0
+    assert set(found.maximum_compression) >= {"filters", "macs", "parameters"}
+    assert list((project / "runs" / steps.LATENCIES).glob("onnxruntime-*.json"))
+    # A network's own outputs would leave no gradient, and so no effective filters but one.
+    assert any(group.spectrum[0] > 0 for group in found.groups)
+    work.prune(project / "estimate", project / "prune")
+    pruned = read(project / "prune", "prune", PruneResult)
+    assert pruned.macs_after < pruned.macs_before
 
 
 def test_without_options_a_recipe_asks_for_what_finetune_does_by_itself() -> None:

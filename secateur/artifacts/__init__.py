@@ -7,8 +7,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from secateur.artifacts.channels import Group, Pinned, Reader, Root, Slice
+from secateur.artifacts.interface import LARGEST_ONNX_BYTES, FileFacts, OpenSize, Pictures
 from secateur.artifacts.layers import LatencyGrid, Layer, LayerShape
-from secateur.artifacts.measurement import BenchCell, Clients, Cold, Measurement
+from secateur.artifacts.measurement import BenchCell, Clients, Cold, Measurement, OnDevice
 from secateur.artifacts.packing import PackedTensor, PackResult
 from secateur.artifacts.practice import Finding, LayerPractice, NetworkPractice, Practice, Roofline
 from secateur.artifacts.quantization import (
@@ -48,7 +49,7 @@ from secateur.artifacts.results import (
     Verdict,
     realised_fraction,
 )
-from secateur.artifacts.summary import Summary
+from secateur.artifacts.summary import Findings, Summary
 
 if TYPE_CHECKING:
     from secateur.artifacts.networks import Batch, Data, Metric, Model, Task, as_tuple
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 _NETWORKS = frozenset({"Batch", "Data", "Metric", "Model", "Task", "as_tuple"})
 
 __all__ = [
+    "LARGEST_ONNX_BYTES",
     "QUANTIZED",
     "Batch",
     "BenchCell",
@@ -70,7 +72,9 @@ __all__ = [
     "Evaluation",
     "ExportResult",
     "Exported",
+    "FileFacts",
     "Finding",
+    "Findings",
     "FinetuneEpoch",
     "FinetuneResult",
     "GateResult",
@@ -89,9 +93,12 @@ __all__ = [
     "Metric",
     "Model",
     "NetworkPractice",
+    "OnDevice",
+    "OpenSize",
     "PackResult",
     "PackedTensor",
     "Parity",
+    "Pictures",
     "Pinned",
     "Practice",
     "PruneResult",

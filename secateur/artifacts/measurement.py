@@ -9,16 +9,33 @@ from secateur.artifacts.record import Record
 from secateur.artifacts.results import Comparison, Interval, LatencySummary, Machine, Parity
 
 
+class OnDevice(Record):
+    """What a call was to the CUDA device that it ran on.
+
+    ``upload``, ``compute`` and ``download`` are between events that the device itself stamps: inputs to it, the work,
+    outputs back. ``energy_j`` is a call's share of what the whole card used while calls were timed, ``used_bytes`` the
+    card's memory in use after them, by whatever process; None where the driver does not tell.
+    """
+
+    upload: LatencySummary
+    compute: LatencySummary
+    download: LatencySummary
+    energy_j: float | None = None
+    used_bytes: int | None = None
+
+
 class Measurement(Record):
     """The latency of one engine instance, call by call, in seconds.
 
     ``samples_s`` keeps every timed call in order. ``median`` has the interval that the stopping rule looked at;
     ``stopped_by`` is what ended it. ``energy_j`` is a call's share of what the processor packages used meanwhile, with
     whatever else ran on them; None where the machine does not tell. ``peak_memory_bytes`` is the most memory that the
-    measuring process has had resident.
+    measuring process has had resident. ``device`` is there for engines on a CUDA device. ``num_threads`` are the
+    engine's, where they were told.
     """
 
     batch_size: int
+    num_threads: int | None = None
     latency: LatencySummary
     median: Interval
     samples_s: tuple[float, ...]
@@ -28,6 +45,7 @@ class Measurement(Record):
     duration_s: float
     energy_j: float | None
     peak_memory_bytes: int
+    device: OnDevice | None = None
     machine: Machine
 
     @model_validator(mode="after")

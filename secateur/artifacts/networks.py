@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from secateur.artifacts.interface import Pictures
 from secateur.errors import DataError, LoadError
 
 Batch = tuple[Any, Any]
@@ -62,6 +63,8 @@ class Data:
 
     ``facts`` are figures about the data that the report prints (for example the best attainable value of a metric).
     ``pictures`` are further inputs without targets, by caption, that the report draws if the task can.
+    ``classes`` names the network's scores, ``preparation`` says how pictures become inputs: exported files and deployed
+    engines carry both.
     ``fingerprint`` identifies the content for caching; without it the first and last items are hashed.
     """
 
@@ -71,6 +74,8 @@ class Data:
     description: str = ""
     facts: Mapping[str, float] = field(default_factory=dict)
     pictures: Mapping[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    preparation: Pictures | None = None
     fingerprint: str | None = None
 
     def __post_init__(self) -> None:

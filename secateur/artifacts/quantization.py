@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from secateur.artifacts.record import Record
+from secateur.artifacts.results import FinetuneResult
 
 QUANTIZED = "quantized"
 """The key of the quantised network in mappings of evaluations, exports and engines, and the name of its file."""
@@ -20,11 +21,13 @@ class QuantizedActivation(Record):
 class QuantizedLayer(Record):
     """A layer that is computed in integers.
 
-    ``weight_error`` is the root mean square of the rounding of its weights over that of the weights.
+    ``weight_bits`` are those that its weights' integers need, which are kept and computed in eight. ``weight_error`` is
+    the root mean square of the rounding of its weights over that of the weights.
     """
 
     name: str
     operator: str
+    weight_bits: int
     weight_error: float
 
 
@@ -42,7 +45,7 @@ class QuantizeResult(Record):
     ``samples_sha256`` is the digest of the calibration inputs in their order. ``left`` says why a layer stays in
     float32, and ``unfused`` which nodes will not run in integers although something around them is quantised.
     ``signal_to_noise_db`` is 10 log10(sum y^2 / sum (y - y')^2) of every output, over the calibration samples;
-    infinite where nothing differs.
+    infinite where nothing differs. ``training`` is the history of quantisation-aware training, stage by stage.
     """
 
     target: str
@@ -56,6 +59,7 @@ class QuantizeResult(Record):
     left: dict[str, str]
     unfused: tuple[Unfused, ...]
     signal_to_noise_db: dict[str, float] = Field(default_factory=dict)
+    training: tuple[FinetuneResult, ...] = ()
 
 
 class HalveResult(Record):

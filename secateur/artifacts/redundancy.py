@@ -90,7 +90,8 @@ class Redundancy(Record):
     """The redundancy of a network: what could go at most if every group kept only its effective filters.
 
     ``matrix`` and ``estimator`` say whose spectrum was counted how, ``threshold`` is the estimator's parameter; for
-    the tail it is ``tau``, in nats, which others do not have.
+    the tail it is ``tau``, in nats, which others do not have. Latencies are those of all layers, each timed by itself,
+    on the runtime ``backend``; absent where none were measured.
     """
 
     tau: float | None
@@ -106,14 +107,20 @@ class Redundancy(Record):
     threshold: float | None = None
     calibration: TauCalibration | None = None
     removal: DeadRemoval | None = None
+    latency_s: float | None = None
+    latency_effective_s: float | None = None
+    backend: str = ""
 
     @property
     def maximum_compression(self) -> dict[str, float]:
-        """Largest removable share of filters, MACs and parameters, each in [0, 1)."""
+        """Largest removable share of filters, MACs, parameters and, where measured, latency, each in [0, 1)."""
         total = sum(g.num_channels for g in self.groups)
         left = sum(g.num_effective for g in self.groups)
-        return {
+        found = {
             "filters": 1 - left / total if total else 0.0,
             "macs": 1 - self.macs_effective / self.macs,
             "parameters": 1 - self.parameters_effective / self.parameters,
         }
+        if self.latency_s and self.latency_effective_s is not None:
+            found["latency"] = 1 - self.latency_effective_s / self.latency_s
+        return found

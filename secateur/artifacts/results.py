@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from secateur.artifacts.channels import Pinned
+from secateur.artifacts.interface import OpenSize
 from secateur.artifacts.record import Record
 from secateur.artifacts.redundancy import DeadRemoval
 
@@ -16,7 +17,8 @@ class PruneRound(Record):
     """One round of pruning: what was asked, what was reached, and the proof that the cut is exact.
 
     One target is given. ``stopped`` tells that a loss that would have risen too far ended pruning at it. Of the
-    saliency the share ``saliency_kept`` stayed, and no allocation could have kept more than ``saliency_bound``.
+    saliency the share ``saliency_kept`` stayed, and no allocation could have kept more than ``saliency_bound``: the
+    difference is the gap to the best, at most.
     ``compensation`` is what made up for the cut channels: the one that was asked for, or "none" where it did not pay.
     ``removed`` names the residual branches that went whole.
     """
@@ -77,6 +79,11 @@ class FinetuneResult(Record):
     epochs: tuple[FinetuneEpoch, ...]
     best_epoch: int
 
+    @property
+    def num_epochs(self) -> int:
+        """The number of epochs that were trained; epoch 0 is the network before."""
+        return max((row.epoch for row in self.epochs), default=0)
+
 
 class Interval(Record):
     """An estimate with its confidence interval."""
@@ -113,9 +120,12 @@ class Parity(Record):
 
 
 class ExportResult(Record):
-    """An ONNX file. ``path`` is relative to the folder it was exported into.
+    """An ONNX file. ``path`` is relative to the folder it was exported into; the size is that of all its files.
 
-    ``program_sha256`` is that of the exported program beside it, ``.pt2`` in place of ``.onnx``, where there is one.
+    ``open_sizes`` are those beside the batch's, by name. ``weights`` are files beside it, with their SHA-256, where the
+    weights exceed what one file can hold. ``program_sha256`` is that of the exported program beside it, ``.pt2`` in
+    place of ``.onnx``, where there is one. ``metric_differences`` are the largest of a test sample between the file and
+    the network, by metric, where the task was at hand.
     """
 
     path: str
@@ -126,7 +136,10 @@ class ExportResult(Record):
     output_names: tuple[str, ...]
     input_shapes: tuple[tuple[int, ...], ...]
     dynamic_batch: bool
+    open_sizes: dict[str, OpenSize] = Field(default_factory=dict)
+    weights: dict[str, str] = Field(default_factory=dict)
     program_sha256: str | None = None
+    metric_differences: dict[str, float] = Field(default_factory=dict)
     parity: Parity
 
 
@@ -141,7 +154,8 @@ class Exported:
 class EngineResult(Record):
     """An engine that was built, or why not: its runtime is absent (skipped) or refused the network (failed).
 
-    ``options`` are the settings that it was built with.
+    ``options`` are the settings that it was built with. ``weights`` are files beside the engine's, with their SHA-256,
+    where it is an ONNX file whose weights exceed what one file can hold; the size is that of all.
     """
 
     backend: str
@@ -153,12 +167,16 @@ class EngineResult(Record):
     path: str | None = None
     sha256: str | None = None
     size_bytes: int | None = None
+    weights: dict[str, str] = Field(default_factory=dict)
     build_s: float | None = None
     parity: Parity | None = None
 
 
 class Machine(Record):
-    """The facts about a machine without which a latency means nothing."""
+    """The facts about a machine without which a latency means nothing.
+
+    ``driver`` is the version of NVIDIA's, ``gpu_clock_mhz`` the first card's clock when the facts were collected.
+    """
 
     cpu: str
     num_cores: int
@@ -166,6 +184,8 @@ class Machine(Record):
     gpus: tuple[str, ...]
     governor: str
     frequency_mhz: float | None
+    driver: str = ""
+    gpu_clock_mhz: float | None = None
     load_before: float
     load_after: float
     container: str

@@ -3,7 +3,7 @@
 from typing import Any
 
 from secateur.artifacts.practice import Practice
-from secateur.artifacts.quantization import QuantizeResult
+from secateur.artifacts.quantization import HalveResult, QuantizeResult
 from secateur.artifacts.record import Record
 from secateur.artifacts.redundancy import Redundancy
 from secateur.artifacts.results import (
@@ -18,18 +18,13 @@ from secateur.artifacts.results import (
 )
 
 
-class Summary(Record):
-    """Everything the report says, from one run.
+class Findings(Record):
+    """What the steps of a run found, for its gates and its report; mappings are keyed by the networks.
 
-    ``quantized_comparison`` is that of the original network and the compressed one in eight bits,
+    ``quantized_comparison`` is that of the original network and the compressed one in eight bits or half precision,
     ``practice`` what became of the promise layer by layer; None where that was not asked for or not possible.
     """
 
-    name: str
-    task: str
-    primary: str
-    data: str
-    facts: dict[str, float]
     redundancy: Redundancy
     prune: PruneResult
     finetune: FinetuneResult
@@ -37,9 +32,19 @@ class Summary(Record):
     exports: dict[str, ExportResult]
     engines: dict[str, tuple[EngineResult, ...]]
     comparison: Comparison
-    quantization: QuantizeResult | None = None
+    quantization: QuantizeResult | HalveResult | None = None
     quantized_comparison: Comparison | None = None
     practice: Practice | None = None
+
+
+class Summary(Findings):
+    """Everything the report says, from one run."""
+
+    name: str
+    task: str
+    primary: str
+    data: str
+    facts: dict[str, float]
     verdict: Verdict
     durations_s: dict[str, float]
     recipe: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Time any ONNX file on a runtime, and compare it with another of the same inputs."""
+"""Time any ONNX file or engine on a runtime, and compare it with another of the same inputs."""
 
 import functools
 import itertools
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from secateur.artifacts import BenchCell, Cold, Comparison, EngineResult, Measurement
+from secateur.artifacts import BenchCell, Cold, Comparison, Measurement
 from secateur.backends import BACKENDS
 from secateur.backends.clients import Crowd
 from secateur.backends.cold import cold
@@ -21,6 +21,7 @@ from secateur.backends.onnx_file import NO_SIZES, OnnxInput, random_inputs, read
 from secateur.backends.practice.practice import Examine, Examined
 from secateur.backends.practice.probe import Probe, cache_folder
 from secateur.backends.protocol import Backend, BuildOptions, Engine, Progress, require, unheard
+from secateur.backends.ready_made import ReadyMade, is_ready_made, ready_made
 from secateur.errors import BackendError
 
 DEFAULT_COMPARE = Compare()
@@ -43,8 +44,8 @@ def bench(
     """Build an engine of each file and compare them on random inputs of the shapes that both declare.
 
     Args:
-        baseline: an ONNX file.
-        candidate: an ONNX file with inputs of the same types and shapes.
+        baseline: an ONNX file, or an engine that is there already, see `secateur.backends.ready_made`.
+        candidate: another with inputs of the same types and shapes.
         backend: a name in `BACKENDS`.
         batch_size: samples a call; the first axis of every input.
         num_threads: threads of the runtime.
@@ -107,16 +108,15 @@ class Bench:
         self, baseline: Path, candidate: Path, batch_size: int, num_threads: int, progress: Progress = unheard
     ) -> BenchCell:
         """Compare two files at one batch size and number of threads."""
-        inputs = read_inputs(baseline)
         runtime = self._runtime()
-        _check_same(inputs, read_inputs(candidate), baseline, candidate, batch_size, self.sizes)
+        inputs = self._inputs(baseline, num_threads)
+        _check_same(inputs, self._inputs(candidate, num_threads), baseline, candidate, batch_size, self.sizes)
         arrays = random_inputs(inputs, batch_size, self.compare.seed, self.sizes)
         files = {BASELINE: baseline, CANDIDATE: candidate}
         with self._built(files, batch_size, num_threads, progress) as built:
 
             def load(side: str) -> Engine:
-                result, folder = built[side]
-                return runtime.load(result, folder, num_threads=num_threads)
+                return built[side].load(num_threads)
 
             comparison = self.compare.compare(
                 lambda: load(BASELINE),
@@ -131,15 +131,15 @@ class Bench:
                 for side in files
             }
             practice = None
-            if self.layers:
+            if self.layers and not any(is_ready_made(file) for file in files.values()):
                 examine = Examine(
                     backend=runtime, probe=Probe(backend=runtime, num_threads=num_threads, folder=self.folder),
                     batch_size=batch_size, num_threads=num_threads, sizes=self.sizes, seed=self.compare.seed,
                 )  # fmt: skip
-                examined = [Examined(file=files[s], engine=built[s][0], folder=built[s][1]) for s in files]
+                examined = [Examined(file=files[s], engine=built[s].result, folder=built[s].folder) for s in files]
                 practice = examine(*examined, speedup=comparison.speedup.value, progress=progress)
-            starts = {side: self._starts(*built[side], arrays, num_threads) for side in files}
-            parities = {side: result.parity for side, (result, _) in built.items() if result.parity is not None}
+            starts = {side: self._starts(built[side], arrays, num_threads) for side in files}
+            parities = {side: one.result.parity for side, one in built.items() if one.result.parity is not None}
         return BenchCell(
             comparison=comparison,
             parity=parities,
@@ -150,12 +150,17 @@ class Bench:
 
     def alone(self, file: Path, batch_size: int, num_threads: int, progress: Progress = unheard) -> Measurement:
         """Time one file by itself; to tell two apart, compare them."""
-        runtime = self._runtime()
-        arrays = random_inputs(read_inputs(file), batch_size, self.compare.seed, self.sizes)
-        with self._built({BASELINE: file}, batch_size, num_threads, progress) as built:
-            result, folder = built[BASELINE]
-            with runtime.load(result, folder, num_threads=num_threads) as engine:
-                return measure(engine, arrays, stopwatch=self.stopwatch)
+        arrays = random_inputs(self._inputs(file, num_threads), batch_size, self.compare.seed, self.sizes)
+        with (
+            self._built({BASELINE: file}, batch_size, num_threads, progress) as built,
+            built[BASELINE].load(num_threads) as engine,
+        ):
+            return measure(engine, arrays, num_threads=num_threads, stopwatch=self.stopwatch)
+
+    def _inputs(self, file: Path, num_threads: int) -> tuple[OnnxInput, ...]:
+        if is_ready_made(file):
+            return ready_made(file, self._runtime()).inputs(num_threads)
+        return read_inputs(file)
 
     def _runtime(self) -> Backend:
         if self.backend not in BACKENDS:
@@ -165,26 +170,30 @@ class Bench:
         require(self.backend, BACKENDS[self.backend].unable_to_run(), "a backend that can run here")
         return BACKENDS[self.backend]
 
-    def _starts(self, result: EngineResult, folder: Path, arrays: tuple[np.ndarray, ...], threads: int) -> Cold | None:
+    def _starts(self, built: ReadyMade, arrays: tuple[np.ndarray, ...], threads: int) -> Cold | None:
         if not self.num_starts:
             return None
-        return cold(result, folder, arrays, num_threads=threads, num_starts=self.num_starts)
+        return cold(built.result, built.folder, arrays, num_threads=threads, num_starts=self.num_starts)
 
     @contextmanager
     def _built(
         self, files: Mapping[str, Path], batch_size: int, num_threads: int, progress: Progress
-    ) -> Iterator[dict[str, tuple[EngineResult, Path]]]:
-        """Build an engine of every file, in folders that last as long as the block."""
+    ) -> Iterator[dict[str, ReadyMade]]:
+        """Build an engine of every ONNX file, in folders that last as long as the block; take others as they are."""
         runtime = self._runtime()
         with tempfile.TemporaryDirectory(prefix="secateur-bench-") as scratch:
             built = {}
             for side, path in files.items():
+                if is_ready_made(path):
+                    built[side] = ready_made(path, runtime)
+                    continue
                 options = BuildOptions(
                     batch_size=batch_size, max_batch_size=batch_size, sizes=self.sizes, num_threads=num_threads,
                     tolerance=usual_tolerance(path) if self.tolerance is None else self.tolerance, progress=progress,
                 )  # fmt: skip
                 folder = Path(scratch) / side
-                built[side] = runtime.build(path, folder, options), folder
+                result = runtime.build(path, folder, options)
+                built[side] = ReadyMade(backend=runtime, result=result, folder=folder)
             yield built
 
 

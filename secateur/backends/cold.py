@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from secateur.backends import BACKENDS
 from secateur.errors import MeasurementError
 
 MOST_S = 300.0
+ENGINE, INPUTS = "engine.json", "inputs.npz"
 
 
 def cold(
@@ -34,20 +36,21 @@ def cold(
     Raises:
         MeasurementError: a process fails, or takes longer than five minutes.
     """
-    np.savez(folder / "inputs.npz", *inputs)
-    (folder / "engine.json").write_text(result.model_dump_json(), encoding="utf-8")
     found = []
-    for _ in range(num_starts):
-        if flush and result.path is not None:
-            _drop(folder / result.path)
-        command = [sys.executable, "-m", "secateur.backends.cold", str(folder), str(num_threads)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=MOST_S, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise _failure(result, f"no answer in {MOST_S:g} s") from error
-        if done.returncode != 0:
-            raise _failure(result, (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1][:300])
-        found.append(json.loads(done.stdout.splitlines()[-1]))
+    with tempfile.TemporaryDirectory(prefix="secateur-cold-") as scratch:
+        np.savez(Path(scratch) / INPUTS, *inputs)
+        (Path(scratch) / ENGINE).write_text(result.model_dump_json(), encoding="utf-8")
+        command = [sys.executable, "-m", "secateur.backends.cold", scratch, str(folder), str(num_threads)]
+        for _ in range(num_starts):
+            if flush and result.path is not None:
+                _drop(folder / result.path)
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=MOST_S, check=False)
+            except subprocess.TimeoutExpired as error:
+                raise _failure(result, f"no answer in {MOST_S:g} s") from error
+            if done.returncode != 0:
+                raise _failure(result, (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1][:300])
+            found.append(json.loads(done.stdout.splitlines()[-1]))
     return Cold(
         load_s=tuple(start["load_s"] for start in found),
         first_s=tuple(start["first_s"] for start in found),
@@ -73,10 +76,10 @@ def _drop(path: Path) -> None:
         os.close(handle)
 
 
-def _start(folder: Path, num_threads: int) -> dict[str, float]:
+def _start(told: Path, folder: Path, num_threads: int) -> dict[str, float]:
     """Load and call once, in this process, which has done nothing yet."""
-    result = EngineResult.model_validate_json((folder / "engine.json").read_text(encoding="utf-8"))
-    with np.load(folder / "inputs.npz", allow_pickle=False) as saved:
+    result = EngineResult.model_validate_json((told / ENGINE).read_text(encoding="utf-8"))
+    with np.load(told / INPUTS, allow_pickle=False) as saved:
         inputs = tuple(saved[name] for name in saved.files)
     backend = BACKENDS[result.backend]
     backend.unable_to_run()  # imports the runtime
@@ -91,4 +94,4 @@ def _start(folder: Path, num_threads: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_start(Path(sys.argv[1]), int(sys.argv[2]))) + "\n")
+    sys.stdout.write(json.dumps(_start(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))) + "\n")

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from secateur.artifacts import Comparison, Interval
+from secateur.backends.device_time import on_device
 from secateur.backends.machine import machine_facts
 from secateur.backends.measure import Clock, PerformanceCounter, WarmUp, calls_per_block, time_calls
+from secateur.backends.nvml import first_gpu
 from secateur.backends.protocol import Engine, Progress, unheard
 from secateur.backends.statistics import (
     LogInterval,
@@ -101,7 +103,7 @@ class Compare:
         while (stopped_by := session.stopped_by()) is None:
             progress("compare", session.num_instances, max(self.num_instances, session.num_instances + 1))
             session.add_instance()
-            surroundings.notice()
+            surroundings.notice(first_gpu() if session.on_device else None)
         progress("compare", session.num_instances, session.num_instances)
         return self._result(session, stopped_by, load_before, surroundings, backend, num_threads)
 
@@ -168,6 +170,7 @@ class _Session:
         self.warnings: list[str] = []
         self.num_blocks = settings.num_blocks
         self.num_calls = 1
+        self.on_device = False
         self._generator = np.random.default_rng(settings.seed)
         self._times: dict[str, list[np.ndarray]] = {side: [] for side in loads}
         self._started = settings.clock.now()
@@ -219,7 +222,8 @@ class _Session:
         with ExitStack() as open_engines:
             calls: dict[str, Callable[[], object]] = {}
             for side in self._shuffled():
-                calls[side] = self._call(open_engines.enter_context(self.loads[side]()))
+                engine = open_engines.enter_context(self.loads[side]())
+                calls[side], self.on_device = self._call(engine), self.on_device or on_device(engine)
             warm = {side: self._warm_up.run(calls[side], clock) for side in self._shuffled()}
             if self.num_instances == 0:
                 self._plan({side: w.call_s for side, w in warm.items()}, clock.now() - started)

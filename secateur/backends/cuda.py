@@ -3,6 +3,7 @@
 import ctypes
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,48 @@ def cuda_devices() -> tuple[str, ...]:
 
     (count,) = checked(runtime.cudaGetDeviceCount())
     properties = [checked(runtime.cudaGetDeviceProperties(index))[0] for index in range(count)]
-    return tuple(f"{p.name.decode()} (compute capability {p.major}.{p.minor})" for p in properties)
+    return tuple(described(p.name.decode(), p.major, p.minor) for p in properties)
+
+
+def described(name: str, major: int, minor: int) -> str:
+    """Name a device; engines for it are known by this."""
+    return f"{name} (compute capability {major}.{minor})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CudaBindings:
+    """NVIDIA's own cuda.bindings, which torch brings along; a `secateur.backends.cuda_driver.Driver`."""
+
+    name: str = "cuda.bindings"
+    records: bool = True
+
+    def missing(self) -> Missing | None:
+        """Say why CUDA cannot be used, or None."""
+        return missing_cuda()
+
+    def devices(self) -> tuple[str, ...]:
+        """Name the CUDA devices with their compute capabilities."""
+        return cuda_devices()
+
+    def memory(self) -> "DeviceArray":
+        """Return device memory."""
+        return DeviceArray()
+
+    def pinned(self, shape: tuple[int, ...], dtype: np.dtype) -> "PinnedArray":
+        """Return pinned host memory."""
+        return PinnedArray(shape, dtype)
+
+    def stream(self) -> "Stream":
+        """Return a stream."""
+        return Stream()
+
+    def event(self) -> "Event":
+        """Return an event."""
+        return Event()
+
+    def graph(self, stream: "Stream", work: Callable[[], object]) -> "Graph":
+        """Record what a function puts on a stream."""
+        return Graph(stream, work)
 
 
 def checked(result: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from secateur.backends.cuda import Event
+from secateur.backends.cuda_driver import Event
 from secateur.backends.protocol import Engine
 from secateur.errors import BackendError
 
@@ -41,7 +41,11 @@ class DeviceTimes:
 
 @runtime_checkable
 class DeviceTimed(Protocol):
-    """An engine that can tell the parts of a call apart."""
+    """An engine that can tell the parts of a call apart where it runs on a CUDA device."""
+
+    @property
+    def on_device(self) -> bool:
+        """Whether it runs on a CUDA device."""
 
     def timed(self, inputs: tuple[np.ndarray, ...]) -> DeviceTimes:
         """Run once and return how long the device took for each part; finished when this returns.
@@ -51,13 +55,18 @@ class DeviceTimed(Protocol):
         """
 
 
+def on_device(engine: Engine) -> bool:
+    """Say whether an engine runs on a CUDA device."""
+    return isinstance(engine, DeviceTimed) and engine.on_device
+
+
 def device_times(engine: Engine, inputs: tuple[np.ndarray, ...], count: int) -> Float[np.ndarray, "calls 3"]:
     """Time calls one by one and return the seconds of upload, computation and download of each.
 
     Raises:
         BackendError: the engine cannot tell them apart.
     """
-    if not isinstance(engine, DeviceTimed):
+    if not (isinstance(engine, DeviceTimed) and engine.on_device):
         raise BackendError(
             type(engine).__name__, "an engine that runs on the host", "an engine on a CUDA device",
             "Time it with `secateur.measure`.",

@@ -1,4 +1,7 @@
-"""The energy that processor packages count (RAPL: running average power limit), where it is readable."""
+"""The energy that processor packages count (RAPL: running average power limit), where it is readable.
+
+That of GPUs is in `secateur.backends.nvml`.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path

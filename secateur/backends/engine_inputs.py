@@ -1,6 +1,7 @@
 """What an engine is called with, held against what its ONNX file declares."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ class ExpectedInputs:
         if reason:
             raise self.refusal(arrays, reason)
 
-    def refusal(self, arrays: tuple[np.ndarray, ...], reason: str) -> BackendError:
+    def refusal(self, arrays: tuple[Any, ...], reason: str) -> BackendError:
         """Make the error that shows what was given and what is wanted."""
         given = [f"{array.dtype} {list(array.shape)}" for array in arrays]
         wanted = [f"{entry.name}: {entry.dtype} {list(entry.shape)}" for entry in self.inputs]

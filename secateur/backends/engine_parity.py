@@ -9,10 +9,12 @@ from secateur.equality import Agreement
 from secateur.errors import BackendError
 
 NUM_BATCHES = 2
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+"""ONNX Runtime's name for where a model that it gets as bytes has its weights."""
 
 
 def engine_parity(name: str, engine: Engine, onnx_file: Path, options: BuildOptions) -> Parity:
-    """Compare an engine with the file on random inputs of the batch size it is tuned for.
+    """Compare an engine with the file on random inputs of the sizes it is tuned for and of the ends of its ranges.
 
     Raises:
         EqualityError: they differ by more than the options' tolerance.
@@ -29,15 +31,19 @@ def engine_parity(name: str, engine: Engine, onnx_file: Path, options: BuildOpti
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.intra_op_num_threads = options.num_threads
     settings.log_severity_level = 3
+    whole = read_whole(onnx_file)
+    if whole.weights:
+        settings.add_session_config_entry(WEIGHTS_FOLDER, str(onnx_file.parent))
     try:
-        session = onnxruntime.InferenceSession(read_whole(onnx_file), settings, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(whole.content, settings, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BackendError(
             f"parity of {name}", f"a refusal by ONNX Runtime ({first_line(error)})", "a file that it can open",
             "Export in another opset, or replace the operator it names.",
         ) from error  # fmt: skip
     inputs = read_inputs(onnx_file)
-    batches = [random_inputs(inputs, options.batch_size, options.seed + i, options.sizes) for i in range(NUM_BATCHES)]
+    at = [options.sizes] * NUM_BATCHES + ([options.least(), options.most()] if options.ranges else [])
+    batches = [random_inputs(inputs, options.batch_size, options.seed + i, sizes) for i, sizes in enumerate(at)]
     return Agreement(
         where=f"parity of {name}",
         reference=f"onnxruntime {onnxruntime.__version__} without optimisation",
@@ -46,7 +52,7 @@ def engine_parity(name: str, engine: Engine, onnx_file: Path, options: BuildOpti
         tolerance=options.tolerance,
     ).check(
         (
-            f"random batch {position} (batch size {options.batch_size})",
+            f"random batch {position} of shapes {[list(array.shape) for array in batch]}",
             session.run(None, {entry.name: array for entry, array in zip(inputs, batch, strict=True)}),
             engine.run(batch),
         )

@@ -4,19 +4,21 @@ import importlib.metadata
 import os
 import platform
 import re
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import psutil
 
 from secateur.artifacts import Machine
 from secateur.backends.cuda import cuda_devices
+from secateur.backends.nvml import driver_version, first_gpu
 from secateur.backends.protocol import Backend
 from secateur.provenance import commit
 from secateur.storage import sha256
 
 RUNTIMES = (
     "secateur", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
-    "tensorrt_rtx", "cuda-bindings", "numpy",
+    "tensorrt_rtx", "cuda-bindings", "nvidia-ml-py", "numpy",
 )  # fmt: skip
 
 
@@ -26,7 +28,7 @@ def machine_facts(load_before: float | None = None) -> Machine:
     Args:
         load_before: the load average before the measurement, where there was one; else the present one.
     """
-    load = os.getloadavg()[0]
+    load, gpu = os.getloadavg()[0], first_gpu()
     return Machine(
         cpu=processor(),
         num_cores=len(os.sched_getaffinity(0)),
@@ -34,6 +36,8 @@ def machine_facts(load_before: float | None = None) -> Machine:
         gpus=cuda_devices(),
         governor=_first_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         frequency_mhz=_frequency_mhz(),
+        driver=driver_version(),
+        gpu_clock_mhz=None if gpu is None else gpu.clock_mhz(),
         load_before=load if load_before is None else load_before,
         load_after=load,
         container=_container(),
@@ -73,6 +77,7 @@ def conditions(backend: Backend, num_threads: int, **further: str) -> dict[str, 
         "devices": ", ".join(backend.devices()),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "backend": f"{backend.name} {backend.version()}",
+        "settings": repr(backend) if is_dataclass(backend) else "",
         "num_threads": str(num_threads),
         **further,
     }

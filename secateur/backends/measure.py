@@ -13,9 +13,11 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from secateur.artifacts import Measurement
+from secateur.artifacts import Measurement, OnDevice
+from secateur.backends.device_time import device_times, on_device
 from secateur.backends.energy import EnergyCounter
 from secateur.backends.machine import machine_facts
+from secateur.backends.nvml import first_gpu
 from secateur.backends.protocol import Engine
 from secateur.backends.statistics import summarise
 from secateur.backends.stopping import Stopping, median_of_calls
@@ -168,17 +170,53 @@ BRIEF = Stopwatch(
 """For many small things, one after the other."""
 
 
-def measure(engine: Engine, inputs: tuple[np.ndarray, ...], *, stopwatch: Stopwatch = STOPWATCH) -> Measurement:
-    """Time a loaded engine on inputs, batch axis first; the batch size is the first input's first axis."""
+DEVICE_CALLS = 200
+"""Calls at most that are timed between events on the device, after those that the host times."""
+
+
+def measure(
+    engine: Engine,
+    inputs: tuple[np.ndarray, ...],
+    *,
+    num_threads: int | None = None,
+    stopwatch: Stopwatch = STOPWATCH,
+) -> Measurement:
+    """Time a loaded engine on inputs, batch axis first; the batch size is the first input's first axis.
+
+    An engine on a CUDA device is timed a second time between events on the device, see `Measurement.device`.
+
+    Args:
+        engine: what is timed.
+        inputs: what it is called on.
+        num_threads: what the result says about the engine's threads.
+        stopwatch: how it is timed.
+
+    Raises:
+        BackendError: the engine refuses the inputs.
+    """
     load_before = os.getloadavg()[0]
     counter = EnergyCounter()
+    gpu = first_gpu() if on_device(engine) else None
     before, started = counter.read(), stopwatch.clock.now()
+    gpu_before = None if gpu is None else gpu.energy_j()
     timed = stopwatch.time(lambda: engine.run(inputs))
     joules, passed_s = counter.since(before), stopwatch.clock.now() - started
+    gpu_after = None if gpu is None else gpu.energy_j()
     batch_size = inputs[0].shape[0]
     latency = summarise(timed.samples_s, batch_size=batch_size)
+    device = None
+    if on_device(engine):
+        parts = device_times(engine, inputs, min(DEVICE_CALLS, len(timed.samples_s)))
+        upload, compute, download = (summarise(parts[:, part], batch_size) for part in range(3))
+        used_j = None if gpu_before is None or gpu_after is None else gpu_after - gpu_before
+        device = OnDevice(
+            upload=upload, compute=compute, download=download,
+            energy_j=None if used_j is None else used_j * latency.mean_s / passed_s,
+            used_bytes=None if gpu is None else gpu.used_bytes(),
+        )  # fmt: skip
     return Measurement(
         batch_size=batch_size,
+        num_threads=num_threads,
         latency=latency,
         median=median_of_calls(timed.samples_s, stopwatch.stopping.confidence),
         samples_s=tuple(timed.samples_s.tolist()),
@@ -188,6 +226,7 @@ def measure(engine: Engine, inputs: tuple[np.ndarray, ...], *, stopwatch: Stopwa
         duration_s=timed.duration_s,
         energy_j=None if joules is None else joules * latency.mean_s / passed_s,
         peak_memory_bytes=peak_memory_bytes(),
+        device=device,
         machine=machine_facts(load_before),
     )
 

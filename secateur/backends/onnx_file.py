@@ -1,5 +1,6 @@
 """An ONNX file: whole, and what it takes: names, types and shapes of its inputs, and random ones."""
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,11 +9,12 @@ from types import MappingProxyType
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from secateur.artifacts import LARGEST_ONNX_BYTES, FileFacts
 from secateur.backends.protocol import first_line
 from secateur.errors import BackendError
-from secateur.storage import read
+from secateur.storage import file_sha256, read
 
 MOST_NUMBERS = 1 << 30
 """How many numbers an input may hold: a file that declares more would exhaust the memory."""
@@ -65,22 +67,65 @@ def read_outputs(path: Path) -> tuple[OnnxInput, ...]:
     return tuple(_input(value, path) for value in _read(path, weights=False).graph.output)
 
 
-def read_whole(path: Path) -> bytes:
-    """Read an ONNX file as one piece: weights that it keeps in a file beside it are taken in.
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """An ONNX file with its weights: inside, or in files beside it where one file cannot hold them."""
+
+    path: Path
+    content: bytes
+    weights: tuple[Path, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """Name the file's content, and where there are weights beside it, theirs with it."""
+        digest = hashlib.sha256(self.content)
+        for path in self.weights:
+            digest.update(file_sha256(path).encode())
+        return digest.hexdigest()
+
+
+def read_whole(path: Path) -> Whole:
+    """Read an ONNX file; weights that it keeps in files beside it are taken in, as far as one file can hold them.
 
     Raises:
-        BackendError: the file is absent, truncated, not ONNX, lacks its weights or exceeds 2 GiB with them.
+        BackendError: the file is absent, truncated, not ONNX, lacks its weights or keeps them elsewhere than beside it.
     """
     proto = _read(path, weights=False)
-    if all(tensor.data_location != onnx.TensorProto.EXTERNAL for tensor in proto.graph.initializer):
-        return read(path)
-    try:
-        return _read(path, weights=True).SerializeToString(deterministic=True)
-    except (ValueError, EncodeError) as error:
+    apart = [t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    if not apart:
+        return Whole(path=path, content=read(path))
+    if proto.ByteSize() + sum(_num_bytes(tensor) for tensor in apart) <= LARGEST_ONNX_BYTES:
+        return Whole(path=path, content=_read(path, weights=True).SerializeToString(deterministic=True))
+    places = {entry.value for tensor in apart for entry in tensor.external_data if entry.key == "location"}
+    return Whole(path=path, content=read(path), weights=tuple(_beside(path, place) for place in sorted(places)))
+
+
+def _num_bytes(tensor: onnx.TensorProto) -> int:
+    return math.prod(tensor.dims) * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+
+
+def _beside(path: Path, place: str) -> Path:
+    """Return the path of weights: a file in the same folder and no way out of it."""
+    found = path.parent / place
+    if Path(place).name != place or found.is_symlink() or not found.is_file():
         raise BackendError(
-            str(path), f"weights that do not fit into one file ({first_line(error)})", "less than 2 GiB",
-            "Prune further, or convert the network to half precision before it is exported.",
-        ) from error  # fmt: skip
+            str(path), f"weights in {place!r}", "the name of a file beside it", "Copy both files into one folder."
+        )
+    return found
+
+
+def read_facts(path: Path) -> FileFacts:
+    """Read what an ONNX file of ours says of itself; nothing for others.
+
+    Raises:
+        BackendError: the file cannot be read, or its entries are not as they were written.
+    """
+    try:
+        return FileFacts.of({entry.key: entry.value for entry in _read(path, weights=False).metadata_props})
+    except ValueError as error:
+        raise BackendError(
+            f"{path}, metadata", first_line(error), "the entries that an export writes", "Export it again."
+        ) from error
 
 
 def _read(path: Path, *, weights: bool) -> onnx.ModelProto:
@@ -99,6 +144,13 @@ def _read(path: Path, *, weights: bool) -> onnx.ModelProto:
         ) from error  # fmt: skip
     if not proto.graph.node:
         raise _not_onnx(path, "no graph in it")
+    newest = onnx.defs.onnx_opset_version()
+    opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    if opset > newest:
+        raise BackendError(
+            str(path), f"operators of opset {opset}", f"at most {newest}, what onnx {onnx.__version__} knows",
+            "Export in a lower opset, or install a newer onnx.",
+        )  # fmt: skip
     return proto
 
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from secateur.artifacts import EngineResult
 from secateur.backends.cuda import Stream, cuda_devices, missing_cuda
 from secateur.backends.engine_inputs import ExpectedInputs
-from secateur.backends.engine_parity import engine_parity
+from secateur.backends.engine_parity import WEIGHTS_FOLDER, engine_parity
 from secateur.backends.machine import processor
-from secateur.backends.onnx_file import OnnxInput, random_inputs, read_inputs, read_whole
+from secateur.backends.onnx_file import OnnxInput, Whole, random_inputs, read_inputs, read_whole
 from secateur.backends.onnxruntime_engine import BoundOnnxRuntimeEngine, OnnxRuntimeEngine, places_of
 from secateur.backends.protocol import BuildOptions, Engine, Missing, engine_file, first_line, require, write_engine
 from secateur.errors import BackendError
@@ -19,6 +19,7 @@ from secateur.storage import read
 
 Provider = Literal["CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"]
 Optimisation = Literal["none", "basic", "extended", "all"]
+Search = Literal["exhaustive", "heuristic"]
 
 CPU: Provider = "CPUExecutionProvider"
 LEVELS: dict[str, str] = {
@@ -52,7 +53,7 @@ class OnnxRuntime:
     arena: bool = True
     cuda_graph: bool = False
     tf32: bool = False
-    search: Literal["exhaustive", "heuristic"] = "exhaustive"
+    search: Search = "exhaustive"
     fallback: bool = False
 
     def __post_init__(self) -> None:
@@ -99,11 +100,11 @@ class OnnxRuntime:
         require(self.name, self._unable(), f"ONNX Runtime with {self.provider}")
         options.progress("open", 0, 3)
         inputs = read_inputs(onnx_file)
-        content = read_whole(onnx_file)
+        whole = read_whole(onnx_file)
         started = time.perf_counter()
         if self.keep_optimised:
-            content = self._optimised(content, str(onnx_file), options.num_threads)
-        with self._engine(content, inputs, str(onnx_file), options.num_threads) as engine:
+            whole = self._optimised(whole, options.num_threads)
+        with self._engine(whole, inputs, options.num_threads) as engine:
             build_s = time.perf_counter() - started
             options.progress("prove", 1, 3)
             parity = engine_parity(f"{self.name} {self.version()}", engine, onnx_file, options)
@@ -111,8 +112,8 @@ class OnnxRuntime:
             arrays = random_inputs(inputs, options.batch_size, options.seed, options.sizes)
             places = places_of(engine.profile(arrays, num_calls=1))
         result = write_engine(
-            self, folder / f"{onnx_file.stem}.{self.name}.onnx", content,
-            options={**self._told(), "nodes": places}, build_s=build_s, parity=parity,
+            self, folder / f"{onnx_file.stem}.{self.name}.onnx", whole.content,
+            options={**self._told(), "nodes": places}, build_s=build_s, parity=parity, weights=whole.weights,
         )  # fmt: skip
         options.progress("done", 3, 3)
         return result
@@ -122,7 +123,8 @@ class OnnxRuntime:
         require(self.name, self._unable(), f"ONNX Runtime with {self.provider}")
         content = engine_file(self, result, folder)
         path = folder / str(result.path)
-        return self._engine(content, read_inputs(path), str(path), num_threads)
+        whole = Whole(path=path, content=content, weights=tuple(folder / name for name in result.weights))
+        return self._engine(whole, read_inputs(path), num_threads)
 
     def _unable(self) -> Missing | None:
         """Say what is missing where nothing may stand in for it."""
@@ -136,25 +138,25 @@ class OnnxRuntime:
         on_gpu = {"cuda_graph": str(self.cuda_graph), "tf32": str(self.tf32), "search": self.search}
         return told if self.provider == CPU else {**told, **on_gpu}
 
-    def _engine(self, content: bytes, inputs: tuple[OnnxInput, ...], where: str, num_threads: int) -> Engine:
+    def _engine(self, whole: Whole, inputs: tuple[OnnxInput, ...], num_threads: int) -> Engine:
         expected = ExpectedInputs(engine=self.name, inputs=inputs)
 
         def open_session(profile: Path | None, stream: Stream | None) -> Any:
-            return self._session(content, where, num_threads, profile=profile, stream=stream)
+            return self._session(whole, num_threads, profile=profile, stream=stream)
 
         if self.provider == CPU or (self.fallback and self.unable_to_run() is not None):
             return OnnxRuntimeEngine(open_session, expected)
         return BoundOnnxRuntimeEngine(open_session, expected, cuda_graph=self.cuda_graph)
 
-    def _optimised(self, content: bytes, where: str, num_threads: int) -> bytes:
+    def _optimised(self, whole: Whole, num_threads: int) -> Whole:
         with tempfile.TemporaryDirectory(prefix="secateur-optimised-") as scratch:
             path = Path(scratch) / "optimised.onnx"
-            self._session(content, where, num_threads, optimised=path)
-            return read(path)
+            self._session(whole, num_threads, optimised=path)
+            return Whole(path=whole.path, content=read(path))
 
     def _session(
-        self, content: bytes, where: str, num_threads: int, *, profile: Path | None = None,
-        stream: Stream | None = None, optimised: Path | None = None,
+        self, whole: Whole, num_threads: int, *, profile: Path | None = None, stream: Stream | None = None,
+        optimised: Path | None = None,
     ) -> Any:  # fmt: skip
         import onnxruntime
 
@@ -170,21 +172,26 @@ class OnnxRuntime:
         if profile is not None:
             settings.enable_profiling = True
             settings.profile_file_prefix = str(profile)
+        if whole.weights:
+            settings.add_session_config_entry(WEIGHTS_FOLDER, str(whole.path.parent))
         if optimised is not None:
             settings.optimized_model_filepath = str(optimised)
         if self.provider != CPU and hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()
         try:
-            session = onnxruntime.InferenceSession(content, settings, providers=[(self.provider, self._given(stream))])
+            session = onnxruntime.InferenceSession(
+                whole.content, settings, providers=[(self.provider, self._given(stream))]
+            )
         except Exception as error:
             raise BackendError(
-                f"{self.name}, {where}", f"a refusal ({first_line(error)})", "a network that ONNX Runtime can open",
+                f"{self.name}, {whole.path}", f"a refusal ({first_line(error)})",
+                "a network that ONNX Runtime can open",
                 "Export in another opset, or replace the operator it names.",
             ) from error  # fmt: skip
         opened = session.get_providers()
         if opened[0] != self.provider and not self.fallback:
             raise BackendError(
-                f"{self.name}, {where}", f"a fall-back to {opened[0]}", self.provider,
+                f"{self.name}, {whole.path}", f"a fall-back to {opened[0]}", self.provider,
                 "Make the provider's libraries (CUDA, cuDNN, TensorRT) of the versions it was built for loadable.",
             )  # fmt: skip
         return session

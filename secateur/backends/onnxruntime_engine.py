@@ -82,6 +82,8 @@ class BoundOnnxRuntimeEngine(SessionEngine):
     for each shape of the inputs, so that ``cuda_graph`` may replay what was recorded. Threads wait for one another.
     """
 
+    on_device = True
+
     def __init__(self, open_session: Open, expected: ExpectedInputs, *, cuda_graph: bool) -> None:
         self.expected = expected
         self._stream = Stream()

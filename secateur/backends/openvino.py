@@ -13,7 +13,7 @@ import numpy as np
 from secateur.artifacts import EngineResult
 from secateur.backends.engine_inputs import ExpectedInputs
 from secateur.backends.engine_parity import engine_parity
-from secateur.backends.onnx_file import OnnxInput, read_inputs, read_whole
+from secateur.backends.onnx_file import OnnxInput, Whole, read_inputs, read_whole
 from secateur.backends.protocol import (
     BuildOptions,
     Engine,
@@ -53,7 +53,7 @@ class OpenVino:
     ``precision`` is the arithmetic of what the file has in float32; eight-bit files stay in eight bits. ``hint`` asks
     for the least latency, one stream, or for throughput, as many streams as the device works best with. The engine's
     file is the ONNX file, compiled for the device when it is loaded, or with ``compiled`` the blob that compiling
-    made: it loads faster, on this device and version alone.
+    made: it loads faster, on this device and version alone. Networks in OpenVINO's own form (``.xml``) are loaded too.
     """
 
     name: str = "openvino"
@@ -99,22 +99,21 @@ class OpenVino:
         require(self.name, self.unavailable(), f"OpenVINO with its {self.device} plugin")
         inputs = read_inputs(onnx_file)
         options.progress("compile", 0, 2)
-        content = read_whole(onnx_file)
+        whole = read_whole(onnx_file)
         started = time.perf_counter()
-        network = self._compiled(content, str(onnx_file), options.num_threads)
+        network = self._compiled(whole, options.num_threads)
         build_s = time.perf_counter() - started
-        with self._engine(network, inputs, lambda: self._compiled(content, str(onnx_file), 1, counted=True)) as engine:
+        with self._engine(network, inputs, lambda: self._compiled(whole, 1, counted=True)) as engine:
             options.progress("prove", 1, 2)
             parity = engine_parity(f"{self.name} {self.version()}", engine, onnx_file, options)
-        if self.compiled:
-            content = network.export_model().getvalue()
+        content = network.export_model().getvalue() if self.compiled else whole.content
         result = write_engine(
             self, folder / f"{onnx_file.stem}.{self.name}.{'blob' if self.compiled else 'onnx'}", content,
             options={
                 "device": self.device, "hint": self.hint, "precision": self.precision, "compiled": str(self.compiled),
                 "streams": str(network.get_property("NUM_STREAMS")),
             },
-            build_s=build_s, parity=parity,
+            build_s=build_s, parity=parity, weights=() if self.compiled else whole.weights,
         )  # fmt: skip
         options.progress("done", 2, 2)
         return result
@@ -124,14 +123,19 @@ class OpenVino:
         require(self.name, self.unable_to_run(), f"OpenVINO with its {self.device} plugin")
         content = engine_file(self, result, folder)
         path = folder / str(result.path)
-        if self.compiled:
+        if path.suffix == ".blob":
             network = self._imported(content, str(path), num_threads)
             inputs = tuple(_declared(entry) for entry in network.inputs)
             return self._engine(network, inputs, lambda: self._imported(content, str(path), num_threads, counted=True))
-        network = self._compiled(content, str(path), num_threads)
-        return self._engine(
-            network, read_inputs(path), lambda: self._compiled(content, str(path), num_threads, counted=True)
-        )
+        weights = tuple(folder / name for name in result.weights)
+        if path.suffix == ".xml":  # OpenVINO's own form
+            whole = Whole(path=path, content=content, weights=(path.with_suffix(".bin"), *weights))
+            network = self._compiled(whole, num_threads)
+            inputs = tuple(_declared(entry) for entry in network.inputs)
+        else:
+            whole = Whole(path=path, content=content, weights=weights)
+            network, inputs = self._compiled(whole, num_threads), read_inputs(path)
+        return self._engine(network, inputs, lambda: self._compiled(whole, num_threads, counted=True))
 
     def _engine(self, network: Any, inputs: tuple[OnnxInput, ...], counted: Callable[[], Any]) -> "OpenVinoEngine":
         expected = ExpectedInputs(engine=self.name, inputs=inputs)
@@ -147,13 +151,14 @@ class OpenVino:
             settings["NUM_STREAMS"] = 1
         return settings
 
-    def _compiled(self, content: bytes, where: str, num_threads: int, *, counted: bool = False) -> Any:
+    def _compiled(self, whole: Whole, num_threads: int, *, counted: bool = False) -> Any:
         core = _core()
         try:
-            return core.compile_model(core.read_model(content), self.device, self._settings(num_threads, counted))
+            read = core.read_model(whole.path if whole.weights else whole.content)
+            return core.compile_model(read, self.device, self._settings(num_threads, counted))
         except RuntimeError as error:
             raise BackendError(
-                f"{self.name}, {where}", f"a refusal ({_cause(error)})", "a network that OpenVINO can compile",
+                f"{self.name}, {whole.path}", f"a refusal ({_cause(error)})", "a network that OpenVINO can compile",
                 "Export in another opset, or replace the operator it names.",
             ) from error  # fmt: skip
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from secateur.artifacts import EngineResult, Parity
 from secateur.errors import BackendError, StorageError
-from secateur.storage import read, sha256, write
+from secateur.storage import copy, file_sha256, read, sha256, write
 
 Progress = Callable[[str, int, int], None]
 """Hears what is being done, how many steps of it are finished, and how many there are."""
@@ -36,17 +36,27 @@ class BuildOptions:
     """How an engine is built, whatever the backend; a backend's own settings are its fields.
 
     The engine is tuned for ``batch_size`` and takes up to ``max_batch_size`` where the ONNX file leaves the batch open
-    and the backend fixes such limits; ``sizes`` gives other open sizes by name. Its outputs may differ from ONNX
-    Runtime's by ``tolerance``, relative to their largest value.
+    and the backend fixes such limits; ``sizes`` gives other open sizes by name, and ``ranges`` the least and largest of
+    those that are not to be fixed there. Its outputs may differ from ONNX Runtime's by ``tolerance``, relative to their
+    largest value.
     """
 
     batch_size: int = 1
     max_batch_size: int = 8
     sizes: Mapping[str, int] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     num_threads: int = 1
     tolerance: float = 1e-4
     seed: int = 0
     progress: Progress = unheard
+
+    def least(self) -> Mapping[str, int]:
+        """Return the open sizes at the lower end of their ranges."""
+        return {**self.sizes, **{name: low for name, (low, _) in self.ranges.items()}}
+
+    def most(self) -> Mapping[str, int]:
+        """Return the open sizes at the upper end of their ranges."""
+        return {**self.sizes, **{name: high for name, (_, high) in self.ranges.items()}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,18 +169,21 @@ def closed(engine: str) -> BackendError:
 
 def write_engine(
     backend: Backend, path: Path, content: bytes, *, options: dict[str, str], build_s: float, parity: Parity | None,
-    reason: str = "",
+    reason: str = "", weights: tuple[Path, ...] = (),
 ) -> EngineResult:  # fmt: skip
-    """Write a built engine's file and describe it, as `engine_file` wants it.
+    """Write a built engine's file, copy the weights that belong beside it, and describe it, as `engine_file` wants it.
 
     Raises:
-        StorageError: the file cannot be written.
+        StorageError: a file cannot be written.
     """
+    for beside in weights:
+        copy(beside, path.parent / beside.name)
     write(path, content)
     return EngineResult(
         backend=backend.name, backend_version=backend.version(), status="built", reason=reason,
         device=", ".join(backend.devices()), options=options, path=path.name, sha256=sha256(content),
-        size_bytes=len(content), build_s=build_s, parity=parity,
+        size_bytes=len(content) + sum(beside.stat().st_size for beside in weights),
+        weights={beside.name: file_sha256(beside) for beside in weights}, build_s=build_s, parity=parity,
     )  # fmt: skip
 
 
@@ -192,11 +205,13 @@ def engine_file(backend: Backend, result: EngineResult, folder: Path) -> bytes:
             "Build the engine again with the installed runtime.",
         )  # fmt: skip
     content = read(folder / result.path)
-    if sha256(content) != result.sha256:
-        raise StorageError(
-            str(folder / result.path), "a file that was changed after it was built", f"sha256 {result.sha256}",
-            "Build the engine again.",
-        )  # fmt: skip
+    found = {result.path: sha256(content), **{name: file_sha256(folder / name) for name in result.weights}}
+    for name, wanted in {result.path: result.sha256, **result.weights}.items():
+        if found[name] != wanted:
+            raise StorageError(
+                str(folder / name), "a file that was changed after it was built", f"sha256 {wanted}",
+                "Build the engine again.",
+            )  # fmt: skip
     return content
 
 

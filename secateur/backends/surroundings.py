@@ -6,6 +6,8 @@ from pathlib import Path
 
 import psutil
 
+from secateur.backends.nvml import Gpu
+
 SYSTEM = Path("/sys/devices/system/cpu")
 BUSY = 0.25
 """Cores' worth of other processes' work, as a share of the cores, that is worth a warning."""
@@ -22,16 +24,22 @@ class Surroundings:
 
     system: Path = SYSTEM
     clocks_mhz: list[float] = field(default_factory=list)
+    gpu_clocks_mhz: list[float] = field(default_factory=list)
+    gpu_slowed_by: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._busy, self._all, self._own = self._times()
         self._throttled = self._throttles()
 
-    def notice(self) -> None:
-        """Look at the clock."""
+    def notice(self, gpu: Gpu | None = None) -> None:
+        """Look at the processor's clock, and at that of the card where engines ran on one."""
         frequency = psutil.cpu_freq()
         if frequency is not None and frequency.current:
             self.clocks_mhz.append(float(frequency.current))
+        if gpu is not None:
+            if (clock := gpu.clock_mhz()) is not None:
+                self.gpu_clocks_mhz.append(clock)
+            self.gpu_slowed_by |= gpu.slowed_by()
 
     def others(self) -> float | None:
         """Return how many cores other processes kept busy on average; None where too little time passed to tell."""
@@ -46,11 +54,13 @@ class Surroundings:
             found.append(f"other processes kept {others:.1f} of {num_cores} cores busy: measure on a quiet machine")
         if (throttled := self._throttles() - self._throttled) > 0:
             found.append(f"the processor was throttled {throttled} times: it is too hot or short of power")
-        if self.clocks_mhz and min(self.clocks_mhz) < SLOWED * max(self.clocks_mhz):
-            found.append(
-                f"the clock varied from {min(self.clocks_mhz):.0f} to {max(self.clocks_mhz):.0f} MHz: fix it, or "
-                "measure for longer"
-            )
+        if self.gpu_slowed_by:
+            found.append(f"the GPU was slowed down by {' and '.join(sorted(self.gpu_slowed_by))}: let it cool first")
+        for what, clocks in (("clock", self.clocks_mhz), ("GPU's clock", self.gpu_clocks_mhz)):
+            if clocks and min(clocks) < SLOWED * max(clocks):
+                found.append(
+                    f"the {what} varied from {min(clocks):.0f} to {max(clocks):.0f} MHz: fix it, or measure for longer"
+                )
         return tuple(found)
 
     def _throttles(self) -> int:

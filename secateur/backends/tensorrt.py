@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from secateur.artifacts import EngineResult, Parity
-from secateur.backends.cuda import cuda_devices, missing_cuda
+from secateur.backends.cuda_driver import DRIVERS, DriverName
 from secateur.backends.engine_parity import engine_parity
 from secateur.backends.onnx_file import OnnxInput, read_inputs, read_whole
-from secateur.backends.protocol import BuildOptions, Engine, Missing, Progress, engine_file, require, write_engine
+from secateur.backends.protocol import BuildOptions, Engine, Missing, engine_file, require, write_engine
 from secateur.backends.tensorrt_engine import TensorRtEngine
 from secateur.backends.tensorrt_layers import summary
 from secateur.backends.tensorrt_log import Log, log_of
+from secateur.backends.tensorrt_progress import build_monitor
 from secateur.errors import BackendError
-from secateur.storage import read, sha256, write
+from secateur.storage import read, write
 
 Package = Literal["tensorrt", "tensorrt_rtx"]
 
@@ -39,7 +40,8 @@ class TensorRt:
     ``timing_cache`` is a file of what was timed, read and written at every build. ``version_compatible`` engines run on
     later releases, ``hardware_compatible`` ones on every GPU from Ampere on. ``refittable`` engines take other weights,
     and ``stripped`` ones are written without any: they get them from the ONNX file by `TensorRtEngine.refit`. Where the
-    installed release cannot do what is asked, the build is refused. ``cuda_graph`` replays recorded kernels.
+    installed release cannot do what is asked, the build is refused. ``driver`` is the package that gives memory,
+    streams and events on the device; ``cuda_graph`` replays recorded kernels, which pycuda cannot.
     """
 
     package: Package
@@ -53,6 +55,14 @@ class TensorRt:
     refittable: bool = False
     stripped: bool = False
     cuda_graph: bool = False
+    driver: DriverName = "cuda.bindings"
+
+    def __post_init__(self) -> None:
+        if self.cuda_graph and not DRIVERS[self.driver].records:
+            raise BackendError(
+                self.name, f"CUDA graphs by {self.driver}", "cuda.bindings, which records them",
+                "Leave cuda_graph out, or choose the driver cuda.bindings.",
+            )  # fmt: skip
 
     @property
     def name(self) -> str:
@@ -66,11 +76,11 @@ class TensorRt:
         except ImportError as error:
             extra = EXTRAS[self.package]
             return Missing(found=f"no {self.package} ({error})", remedy=f"Install it: pip install 'secateur[{extra}]'.")
-        return missing_cuda() if self.package == "tensorrt" else None
+        return DRIVERS[self.driver].missing() if self.package == "tensorrt" else None
 
     def unable_to_run(self) -> Missing | None:
         """Say why no engine can be loaded here: as above, or no GPU."""
-        return self.unavailable() or missing_cuda()
+        return self.unavailable() or DRIVERS[self.driver].missing()
 
     def version(self) -> str:
         """Name the installed version."""
@@ -81,7 +91,7 @@ class TensorRt:
 
     def devices(self) -> tuple[str, ...]:
         """Name the CUDA devices."""
-        return cuda_devices()
+        return DRIVERS[self.driver].devices()
 
     def build(self, onnx_file: Path, folder: Path, options: BuildOptions) -> EngineResult:
         """Compile an ONNX file; beside the engine a JSON file says what it is.
@@ -90,7 +100,7 @@ class TensorRt:
         stop, and is raised when it has.
         """
         require(self.name, self.unavailable(), f"{self.package}, able to build")
-        inputs = read_inputs(onnx_file)
+        inputs, onnx_sha256 = read_inputs(onnx_file), read_whole(onnx_file).sha256
         trt = importlib.import_module(self.package)
         log = log_of(self.package)
         log.clear()
@@ -100,7 +110,7 @@ class TensorRt:
         missing = self.unable_to_run()
         result = write_engine(
             self, folder / f"{onnx_file.stem}.{self.name}.engine", content,
-            options=self._settings(onnx_file, log, options), build_s=build_s,
+            options=self._settings(onnx_sha256, log, options), build_s=build_s,
             parity=None if missing else self._parity(trt, log, content, onnx_file, options),
             reason="" if missing is None else f"built, not run: {missing}",
         )  # fmt: skip
@@ -112,9 +122,10 @@ class TensorRt:
         require(self.name, self.unable_to_run(), f"{self.package} and a GPU")
         content = engine_file(self, result, folder)
         self._require_gpu(result, str(folder / str(result.path)))
-        return TensorRtEngine(
-            importlib.import_module(self.package), log_of(self.package), content, cuda_graph=self.cuda_graph
-        )
+        return self._open(importlib.import_module(self.package), log_of(self.package), content)
+
+    def _open(self, trt: Any, log: Log, content: bytes) -> TensorRtEngine:
+        return TensorRtEngine(trt, log, content, driver=DRIVERS[self.driver], cuda_graph=self.cuda_graph)
 
     def _require_gpu(self, result: EngineResult, where: str) -> None:
         """Refuse an engine that was compiled for another GPU than the first one here."""
@@ -131,15 +142,23 @@ class TensorRt:
             )  # fmt: skip
 
     def _parity(self, trt: Any, log: Log, content: bytes, onnx_file: Path, options: BuildOptions) -> Parity:
-        with TensorRtEngine(trt, log, content) as engine:
+        engine = self._open(trt, log, content)
+        with engine:
+            if self.stripped:
+                engine.refit(onnx_file)
             return engine_parity(f"{self.name} {self.version()}", engine, onnx_file, options)
 
-    def _settings(self, onnx_file: Path, log: Log, options: BuildOptions) -> dict[str, str]:
+    def _settings(self, onnx_sha256: str, log: Log, options: BuildOptions) -> dict[str, str]:
         settings = {
-            "onnx_sha256": sha256(read_whole(onnx_file)),
+            "onnx_sha256": onnx_sha256,
             "batch_sizes": f"1 to {options.max_batch_size}, tuned for {options.batch_size}",
+            **{
+                name: f"{low} to {high}, tuned for {options.sizes.get(name)}"
+                for name, (low, high) in options.ranges.items()
+            },
             "tf32": str(self.tf32),
             "compute_capabilities": " ".join(self.compute_capabilities) or "default",
+            "driver": self.driver,
         }
         asked = {flag: "True" for flag in FLAGS if getattr(self, flag)}
         if self.level is not None:
@@ -174,9 +193,9 @@ class TensorRt:
             profile = builder.create_optimization_profile()
             if any(isinstance(size, str) for entry in inputs for size in entry.shape):
                 for entry in inputs:
-                    profile.set_shape(entry.name, *_profile_shapes(entry, options))
+                    profile.set_shape(entry.name, *profile_shapes(entry, options))
                 config.add_optimization_profile(profile)
-            monitor = _monitor(trt, options.progress)
+            monitor = build_monitor(trt, options.progress)
             config.progress_monitor = monitor
             plan = builder.build_serialized_network(network, config)
             if monitor.interruption is not None:
@@ -258,35 +277,10 @@ class TensorRt:
             config.set_compute_capability(members[name], index)
 
 
-def _profile_shapes(entry: OnnxInput, options: BuildOptions) -> tuple[tuple[int | str, ...], ...]:
+def profile_shapes(entry: OnnxInput, options: BuildOptions) -> tuple[tuple[int, ...], ...]:
     """Return an input's least, usual and largest shape."""
-    if not (entry.shape and isinstance(entry.shape[0], str)):
-        return (entry.shape,) * 3
-    sizes = (1, options.batch_size, max(options.batch_size, options.max_batch_size))
-    return tuple(entry.sized(size, options.sizes) for size in sizes)
-
-
-def _monitor(trt: Any, progress: Progress) -> Any:
-    """Make a progress monitor; its class has the runtime's as its base, so it is made where the runtime is known."""
-
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.num_steps: dict[str, int] = {}
-            self.interruption: BaseException | None = None
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self.num_steps[phase_name] = num_steps
-
-        def phase_finish(self, phase_name: str) -> None:
-            self.num_steps.pop(phase_name, None)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            # An exception must not cross the compiler's frames: it is kept, and the build is asked to stop.
-            try:
-                progress(phase_name, step + 1, self.num_steps.get(phase_name, step + 1))
-            except BaseException as error:
-                self.interruption = error
-            return self.interruption is None
-
-    return Monitor()
+    batch, usual = entry.shape[0] if entry.shape else 1, options.batch_size
+    is_open = isinstance(batch, str)
+    batches = (1, usual, max(usual, options.max_batch_size)) if is_open else (int(batch),) * 3
+    ends = (options.least(), options.sizes, options.most())
+    return tuple(entry.sized(size, sizes) for size, sizes in zip(batches, ends, strict=True))

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from secateur.backends.cuda import DeviceArray, Event, Graph, PinnedArray, Stream, missing_cuda
+from secateur.backends.cuda_driver import Driver, Graph, Owned, Pinned
 from secateur.backends.device_time import DeviceTimes
+from secateur.backends.engine_inputs import ExpectedInputs
+from secateur.backends.onnx_file import OnnxInput
 from secateur.backends.protocol import Engine, LayerTime, closed, require
 from secateur.backends.tensorrt_log import Log
 from secateur.errors import BackendError
@@ -22,9 +24,12 @@ class TensorRtEngine(Engine):
     shapes come.
     """
 
-    def __init__(self, trt: Any, log: Log, content: bytes, *, cuda_graph: bool = False) -> None:
+    on_device = True
+
+    def __init__(self, trt: Any, log: Log, content: bytes, *, driver: Driver, cuda_graph: bool = False) -> None:
         # Without a device, deserialising crashes the process in some releases, so CUDA is asked first.
-        require(trt.__name__, missing_cuda(), "a CUDA device")
+        require(trt.__name__, driver.missing(), "a CUDA device")
+        self._driver = driver
         self._trt = trt
         self._name = trt.__name__
         self._log = log
@@ -45,11 +50,12 @@ class TensorRtEngine(Engine):
         is_input = {name: self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in tensors}
         self._inputs = [name for name in tensors if is_input[name]]
         self._outputs = [name for name in tensors if not is_input[name]]
-        self._dtypes = {name: np.dtype(trt.nptype(self._engine.get_tensor_dtype(name))) for name in tensors}
-        self._buffers = {name: DeviceArray() for name in tensors}
-        self._pinned: dict[str, PinnedArray] = {}
-        self._stream = Stream()
-        self._events = [Event() for _ in range(4)]
+        self._dtypes = {name: _numpy_dtype(trt, self._engine.get_tensor_dtype(name)) for name in tensors}
+        self.expected = ExpectedInputs(engine=self._name, inputs=tuple(map(self._declared, self._inputs)))
+        self._buffers = {name: driver.memory() for name in tensors}
+        self._pinned: dict[str, Pinned] = {}
+        self._stream = driver.stream()
+        self._events = [driver.event() for _ in range(4)]
         self._cuda_graph = cuda_graph
         self._graph: Graph | None = None
         self._shapes: tuple[tuple[int, ...], ...] = ()
@@ -84,7 +90,7 @@ class TensorRtEngine(Engine):
                         f"a contiguous tensor of {wanted} on the engine's GPU", "Convert and move it before.",
                     )  # fmt: skip
                 if name in self._inputs and not self._context.set_input_shape(name, tuple(tensor.shape)):
-                    raise self._refusal(tuple(inputs))
+                    raise self._beyond(inputs)
                 if name in self._outputs and tuple(self._context.get_tensor_shape(name)) != tuple(tensor.shape):
                     raise BackendError(
                         f"{self._name}, tensor {name!r}", f"the shape {list(tensor.shape)}",
@@ -143,8 +149,8 @@ class TensorRtEngine(Engine):
             if self._context is None:
                 return
             self._forget_graph()
-            owned: list[DeviceArray | PinnedArray | Event] = [*self._buffers.values(), *self._pinned.values()]
-            for one in (*owned, *self._events):
+            owned: list[Owned] = [*self._buffers.values(), *self._pinned.values(), *self._events]
+            for one in owned:
                 one.close()
             self._stream.close()
             # The context needs the engine and the engine the runtime.
@@ -154,11 +160,8 @@ class TensorRtEngine(Engine):
 
     def _call(self, inputs: Arrays) -> None:
         self._require_open()
-        if len(inputs) != len(self._inputs):
-            raise self._refusal(inputs)
+        self.expected.check(inputs)
         shapes = tuple(array.shape for array in inputs)
-        if any(array.dtype != self._dtypes[name] for name, array in zip(self._inputs, inputs, strict=True)):
-            raise self._refusal(inputs)
         seen = shapes == self._shapes
         if not seen:
             self._settle(inputs)
@@ -170,7 +173,7 @@ class TensorRtEngine(Engine):
             stream.upload(self._pinned[name].array, self._buffers[name].pointer)
         self._events[1].record(stream)
         if self._cuda_graph and seen and self._graph is None:
-            self._graph = Graph(stream, self._execute)
+            self._graph = self._driver.graph(stream, self._execute)
         if self._graph is None:
             self._execute()
         else:
@@ -194,7 +197,7 @@ class TensorRtEngine(Engine):
         self._shapes = ()
         for name, array in zip(self._inputs, inputs, strict=True):
             if not self._context.set_input_shape(name, array.shape):
-                raise self._refusal(inputs)
+                raise self._beyond(inputs)
         for name in (*self._inputs, *self._outputs):
             shape = tuple(self._context.get_tensor_shape(name))
             if any(size < 0 for size in shape):
@@ -204,7 +207,7 @@ class TensorRtEngine(Engine):
                 )  # fmt: skip
             if name in self._pinned:
                 self._pinned.pop(name).close()
-            self._pinned[name] = pinned = PinnedArray(shape, self._dtypes[name])
+            self._pinned[name] = pinned = self._driver.pinned(shape, self._dtypes[name])
             self._context.set_tensor_address(name, self._buffers[name].reserve(pinned.array.nbytes))
         self._shapes = tuple(array.shape for array in inputs)
 
@@ -217,13 +220,23 @@ class TensorRtEngine(Engine):
         if self._context is None:
             raise closed(self._name)
 
-    def _refusal(self, inputs: tuple[Any, ...]) -> BackendError:
-        given = [f"{array.dtype} {list(array.shape)}" for array in inputs]
-        wanted = [f"{self._dtypes[name]} {list(self._engine.get_tensor_shape(name))}" for name in self._inputs]
-        return BackendError(
-            self._name, f"the inputs {given}", f"{wanted} within the batch sizes it was built for",
-            "Give such inputs, or build with a larger max_batch_size.",
-        )  # fmt: skip
+    def _declared(self, name: str) -> OnnxInput:
+        """Read what the engine says of an input; an open size is -1 there."""
+        shape = enumerate(self._engine.get_tensor_shape(name))
+        sizes = tuple(f"{name}.{axis}" if size < 0 else int(size) for axis, size in shape)
+        return OnnxInput(name=name, dtype=self._dtypes[name], shape=sizes)
+
+    def _beyond(self, inputs: tuple[Any, ...]) -> BackendError:
+        return self.expected.refusal(inputs, "not within the sizes that it was built for; build for larger ones")
+
+
+def _numpy_dtype(trt: Any, kind: Any) -> np.dtype:
+    """Name a tensor's type in numpy, which has bfloat16 from ml_dtypes alone."""
+    if kind == trt.DataType.BF16:
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(trt.nptype(kind))
 
 
 def _profiler(trt: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from secateur.artifacts import EngineResult
+from secateur.backends.cuda import described
 from secateur.backends.engine_parity import engine_parity
 from secateur.backends.machine import processor
 from secateur.backends.onnx_file import read_inputs
@@ -77,7 +78,7 @@ class Torch:
 
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         found = [torch.cuda.get_device_properties(index) for index in range(count)]
-        return tuple(f"{p.name} (compute capability {p.major}.{p.minor})" for p in found)
+        return tuple(described(p.name, p.major, p.minor) for p in found)
 
     def build(self, onnx_file: Path, folder: Path, options: BuildOptions) -> EngineResult:
         """Copy the exported program that lies beside the ONNX file, and prove that it computes the same."""

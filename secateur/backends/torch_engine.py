@@ -120,9 +120,14 @@ class TorchEngine(Engine):
         with self._at_work():
             return self._compute(inputs)
 
+    @property
+    def on_device(self) -> bool:
+        """Whether it runs on a CUDA device."""
+        return self._device == "cuda"
+
     def timed(self, inputs: tuple[np.ndarray, ...]) -> DeviceTimes:
         """Run once between events on the device; the inputs are uploaded from pinned memory."""
-        if self._device != "cuda":
+        if not self.on_device:
             raise BackendError(
                 self._name, "an engine on the processor", "one on a CUDA device", "Time it with `secateur.measure`."
             )

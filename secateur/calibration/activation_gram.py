@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from secateur.artifacts import Batch, Group, Reader
 from secateur.calibration.activations import Visit, places, read_activations
+from secateur.calibration.processes import total
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +57,8 @@ class ActivationGram:
 def collect_activation_gram(module: nn.Module, groups: Sequence[Group], batches: Iterable[Batch]) -> ActivationGram:
     """Return the second moments of the channels of every group, one forward a batch.
 
-    Raises as `read_activations` does. Memory beyond the forward's is that of the matrices: one a group and reader.
+    Raises as `read_activations` does. Memory beyond the forward's is that of the matrices: one a group and reader. In
+    several connected processes each gives batches of its own, and all return the moments of all samples.
     """
     sums = {(group.name, place.weight): _Sum(place) for group in groups for place in places(group)}
     inputs, outputs = dict[str, list[_Sum]](), dict[str, list[_Sum]]()
@@ -102,10 +104,10 @@ class _Sum:
         self._products = self._products.to(rows.device).addmm_(flat.mT, flat)
 
     def gram(self) -> ReaderGram:
-        """Return the means over rows, and of the products over entries too."""
-        entries = self._positions.shape[1]
+        """Return the means over the rows of all processes, and of the products over entries too."""
+        entries, num_rows = self._positions.shape[1], int(total(self._sum.new_tensor(self._num_rows)))
         return ReaderGram(
-            second=(self._products / (self._num_rows * entries)).cpu(),
-            mean=(self._sum / self._num_rows).cpu(),
-            num_rows=self._num_rows,
+            second=(total(self._products) / (num_rows * entries)).cpu(),
+            mean=(total(self._sum) / num_rows).cpu(),
+            num_rows=num_rows,
         )

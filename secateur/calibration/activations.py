@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from secateur.artifacts import Batch, Group, Reader, as_tuple
 from secateur.calibration.batches import batch_size_of, device_of, to_device
 from secateur.calibration.observe import observing
+from secateur.calibration.processes import num_processes, total
 from secateur.calibration.quantities import exact
 from secateur.calibration.readers import Transform, channel_axis, require_met, tap_readers, weights_of
 from secateur.errors import DataError
@@ -48,8 +49,9 @@ def read_activations(
 ) -> int:
     """Show what layers read and make, by the name of their weight, to functions; return the number of samples.
 
-    One forward a batch in eval mode; the network is left as it was. Raises TraceError where a layer is never met,
-    DataError where batches are absent.
+    One forward a batch in eval mode; the network is left as it was. The number is that of all connected processes,
+    each of which sees batches of its own. Raises TraceError where a layer is never met, DataError where batches are
+    absent.
     """
     device = device_of(module)
     weights = weights_of(module, {**inputs, **outputs})
@@ -73,20 +75,22 @@ def read_activations(
     if num_samples == 0:
         raise DataError("activations", "no batches", "at least one", "Give a data set with samples.")
     require_met(sorted(set(weights) - seen))
-    return num_samples
+    return int(total(exact(torch.tensor(num_samples, device=device))))
 
 
 def collect_activations(module: nn.Module, groups: Sequence[Group], batches: Iterable[Batch]) -> Activations:
     """Return the mean and variance of every channel of these groups over samples and places, one forward a batch.
 
-    Batches are merged by Chan's rule, so that the variance of a constant is that of rounding. Raises as
-    `read_activations` does.
+    Batches are merged by Chan's rule, so that the variance of a constant is that of rounding, and so are connected
+    processes, each of which gives batches of its own. Raises as `read_activations` does.
     """
     inputs = {place.weight: _Running() for group in groups for place in group.readers}
     outputs = {place.weight: _Running() for group in groups if not group.readers for place in group.writers}
     num_samples = read_activations(
         module, {n: r.add for n, r in inputs.items()}, {n: r.add for n, r in outputs.items()}, batches
     )
+    for running in (*inputs.values(), *outputs.values()) if num_processes() > 1 else ():
+        running.share()
     return Activations(
         moments={
             group.name: {
@@ -117,6 +121,13 @@ class _Running:
         self._squares = self._squares + squares + apart.square() * (self._count * len(rows) / total)
         self._mean = self._mean + apart * (len(rows) / total)
         self._count = total
+
+    def share(self) -> None:
+        """Merge the moments of all processes into each one's."""
+        count = total(self._mean.new_tensor(self._count))
+        mean = total(self._mean * self._count) / count
+        self._squares = total(self._squares + self._count * (self._mean - mean).square())
+        self._count, self._mean = int(count), mean
 
     def at(self, positions: np.ndarray) -> Moments:
         """Return the moments at these positions of the channels."""

@@ -11,6 +11,7 @@ from secateur.calibration.batches import batch_size_of, device_of, to_device
 from secateur.calibration.calls import Calls
 from secateur.calibration.observe import observing
 from secateur.calibration.patches import Application
+from secateur.calibration.processes import total
 from secateur.calibration.quantities import exact
 from secateur.calibration.readers import weights_of
 from secateur.errors import DataError
@@ -21,7 +22,8 @@ def collect_input_grams(module: nn.Module, groups: Sequence[Group], batches: Ite
 
     For rows P of the layer's input, one a place, that is P^T P / num_samples, float64 [entries, entries]: an entry is
     an input channel at one place of the kernel, in the order of the weight's axes. One forward a batch; memory is the
-    square of the kernels' size. Raises DataError for layers other than linear ones and convolutions without groups,
+    square of the kernels' size. In several connected processes each gives batches of its own, and all return the
+    moments of all samples. Raises DataError for layers other than linear ones and convolutions without groups,
     and where batches are absent.
     """
     weights = weights_of(module, [reader.weight for group in groups for reader in group.readers])
@@ -45,7 +47,8 @@ def collect_input_grams(module: nn.Module, groups: Sequence[Group], batches: Ite
         raise DataError("input Gram", "no batches", "at least one", "Give a data set with samples.")
     if missing := [name for name in weights if name not in grams]:
         raise _unknown(missing[0], "a layer of another kind")
-    return {name: (gram / num_samples).cpu() for name, gram in grams.items()}
+    number = float(total(next(iter(grams.values())).new_tensor(num_samples))) if grams else 1.0
+    return {name: (total(gram) / number).cpu() for name, gram in grams.items()}
 
 
 def _unknown(name: str, found: str) -> DataError:

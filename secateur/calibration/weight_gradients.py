@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from secateur.artifacts import Batch, Slice, as_tuple
 from secateur.calibration.batches import Loss, batch_size_of, device_of, per_sample, to_device
 from secateur.calibration.observe import observing
+from secateur.calibration.processes import total
 from secateur.calibration.readers import weights_of
 from secateur.errors import DataError, TrainingError
 
@@ -41,7 +42,8 @@ def collect_weight_gradient_gram(
     ``writers`` maps groups' names to the slices of weights that write their channels. Gradients are taken of whole
     batches, because that needs no backward of every sample: products of different samples' gradients have mean 0 where
     labels are drawn from the network's own predictions, and are small at a minimum of the loss. Batches of one sample
-    leave them out. The network is in eval mode meanwhile and is left as it was. Raises TraceError where a weight is
+    leave them out. In several connected processes each gives batches of its own, and all return the matrix of all
+    samples. The network is in eval mode meanwhile and is left as it was. Raises TraceError where a weight is
     not the network's, TrainingError where a loss is not finite, DataError where batches are absent.
     """
     device = device_of(module)
@@ -74,7 +76,8 @@ def collect_weight_gradient_gram(
             num_samples += batch_size_of(raw)
     if num_samples == 0:
         raise DataError("weight gradients", "no batches", "at least one", "Give a data set with samples.")
+    num_samples, *columns = total(torch.tensor([num_samples, *num_columns.values()], device=exact)).tolist()
     return WeightGradientGram(
-        gram={name: (matrix / num_samples).cpu() for name, matrix in gram.items()},
-        num_columns=num_columns, num_samples=num_samples, labels=labels,
+        gram={name: (total(matrix) / num_samples).cpu() for name, matrix in gram.items()},
+        num_columns=dict(zip(num_columns, columns, strict=True)), num_samples=num_samples, labels=labels,
     )  # fmt: skip

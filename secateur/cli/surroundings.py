@@ -14,9 +14,14 @@ if TYPE_CHECKING:
 
 
 def bench(
-    baseline: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
+    baseline: Annotated[
+        Path,
+        typer.Argument(
+            help="An ONNX file, or an engine (.engine, .plan, .trt, .xml, .blob, .pt2).", show_default=False
+        ),
+    ],
     candidate: Annotated[
-        Path | None, typer.Argument(help="An ONNX file with the same inputs; without one, the first is timed alone.")
+        Path | None, typer.Argument(help="Another one with the same inputs; without it, the first is timed alone.")
     ] = None,
     backend: Annotated[str, typer.Option(help="The runtime.")] = "onnxruntime",
     batch: Annotated[str, typer.Option(help="Samples a call: one number, or several as in 1,8.")] = "1",
@@ -38,7 +43,7 @@ def bench(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare the latencies of any two ONNX files, paired and interleaved, and say where the gain went."""
+    """Compare the latencies of any two ONNX files or engines, paired and interleaved, and say where the gain went."""
     from secateur.backends.bench import Bench
     from secateur.backends.compare import Compare
 
@@ -79,6 +84,12 @@ def _show_bench(cells: "list[BenchCell]", alone: "list[Measurement]") -> None:
             f"p95 {seconds(latency.p95_s)}, p99 {seconds(latency.p99_s)}, {significant(latency.throughput_per_s)} "
             f"samples/s, {latency.num_samples:,} calls, stopped by {found.stopped_by}{energy}"
         )
+        if found.device is not None:
+            parts = ", ".join(
+                f"{name} {seconds(getattr(found.device, name).p50_s)}" for name in ("upload", "compute", "download")
+            )
+            used = "" if found.device.energy_j is None else f", {significant(found.device.energy_j)} J a call"
+            show(f"on the device: {parts}{used}")
     if len(cells) == 1:
         show(rich_table(latency_table(cells[0].comparison)))
     if cells:

@@ -68,6 +68,12 @@ class LatencyCost:
         np.add.at(total, group, saved)
         return total
 
+    def layer(self, layer: int, widths: Int64[np.ndarray, "group case"]) -> Int64[np.ndarray, " case"]:
+        """Return the nanoseconds that one layer takes at each of these widths."""
+        sides = self.lengths
+        a, b = sides.a0[layer] + sides.A[layer] @ widths, sides.b0[layer] + sides.B[layer] @ widths
+        return self._latency(np.full(len(a), layer), a, b)
+
     def _sides(
         self, widths: Int64[np.ndarray, " group"]
     ) -> tuple[Int64[np.ndarray, " term"], Int64[np.ndarray, " term"]]:

@@ -1,7 +1,6 @@
-"""Export: write a network as one ONNX file and prove that ONNX Runtime computes the same from it."""
+"""Export: write a network as an ONNX file and prove that ONNX Runtime computes the same from it."""
 
 import contextlib
-import inspect
 import io
 import logging
 import re
@@ -14,17 +13,27 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from secateur.artifacts import Exported, ExportResult, Model, as_tuple
+from secateur.artifacts import (
+    LARGEST_ONNX_BYTES,
+    Exported,
+    ExportResult,
+    FileFacts,
+    Model,
+    OpenSize,
+    as_tuple,
+)
 from secateur.errors import BackendError, EqualityError, ExportError
 from secateur.pipeline.export_first import first_difference
-from secateur.pipeline.export_proof import ExportProof, Inputs
+from secateur.pipeline.export_proof import ExportProof
+from secateur.pipeline.export_shapes import Inputs, OpenShape
+from secateur.pipeline.export_slim import slimmed
+from secateur.pipeline.export_weights import forget_others, set_apart, weight_bytes
 from secateur.pipeline.structure.capture import flat_outputs
 from secateur.storage import sha256, write, written
 
 LEAST_OPSET = 18
 """The exporter's operators are written in this opset; lower ones would have to be converted down."""
-LARGEST_BYTES = 2**31 - 2**20
-"""A protobuf message, and so a single ONNX file, ends at 2 GiB; the graph beside the weights is left a mebibyte."""
+BATCH = "batch"
 
 
 def export(
@@ -34,11 +43,15 @@ def export(
     name: str,
     opset: int = 20,
     dynamic_batch: bool = True,
+    open_sizes: Mapping[str, OpenSize] = MappingProxyType({}),
+    batch_name: str = BATCH,
     tolerance: float = 1e-4,
     batches: Sequence[Tensor | tuple[Tensor, ...]] = (),
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     metadata: Mapping[str, str] = MappingProxyType({}),
+    slim: bool = False,
+    largest_bytes: int = LARGEST_ONNX_BYTES,
     program: bool = False,
     seed: int = 0,
 ) -> Exported:
@@ -47,7 +60,8 @@ def export(
     A copy of the network is exported on the CPU; the one given is left as it is. The file appears under its name only
     after it was checked (onnx.checker with full shape inference) and proved: ONNX Runtime's CPU outputs are compared
     with the network's on the example inputs, on every batch given and on random inputs, at more than one batch size
-    where the batch is dynamic. Differences are relative to the output's largest value, see `secateur.equality`.
+    where the batch is dynamic, and at the least and the largest of other open sizes. Differences are relative to the
+    output's largest value, see `secateur.equality`.
 
     Args:
         model: the network and the inputs it is called on.
@@ -55,11 +69,15 @@ def export(
         name: the file's name without its ending.
         opset: the ONNX operator set, 18 or more.
         dynamic_batch: leave the batch size open; otherwise it is the example inputs'.
+        open_sizes: other sizes that stay open, such as height and width, by the names they get in the file.
+        batch_name: what the open batch size is called in the file.
         tolerance: the largest relative difference between the network and the file.
         batches: real inputs to compare on, each what the network is called with.
         input_names: names of the graph's inputs; the forward's argument names where absent.
         output_names: names of the graph's outputs; ``output``, or ``output_0`` and so on, where absent.
         metadata: further entries of the file's metadata.
+        slim: have onnxslim clean the graph up once more; it finds something in attention, nothing in convolutions.
+        largest_bytes: weights of more bytes go into a file beside the graph, whose name is in the result.
         program: also write ``folder/name.pt2``, the network as torch.export captures it, for the torch backends.
         seed: of the random inputs.
 
@@ -75,41 +93,49 @@ def export(
     if dynamic_batch and len(example[0]) == 1:
         # Some releases of the exporter take a batch of one for a constant.
         example = tuple(torch.cat([tensor, tensor]) for tensor in example)
+    shape = OpenShape(name=name, example=example, batch=batch_name if dynamic_batch else None, sizes=open_sizes)
+    shape.check()
     with torch.no_grad():
         num_outputs = len(flat_outputs(network(*example)))
     if output_names is None:
         output_names = ("output",) if num_outputs == 1 else tuple(f"output_{i}" for i in range(num_outputs))
-    converted = _convert(network, example, name, opset, dynamic_batch, input_names, output_names)
+    converted = _convert(network, shape, opset, input_names, output_names)
     proto = converted.model_proto
-    _check_graph(proto, name, opset, dynamic_batch, len(example), num_outputs)
-    proto = _described(proto, metadata)
-    content = proto.SerializeToString(deterministic=True)
+    _check_graph(proto, name, opset, len(example), num_outputs)
+    shape.settle(proto.graph, converted.exported_program)
+    if slim:
+        proto = slimmed(proto, name)
     proof = ExportProof(
-        name=name,
-        example=example,
-        batches=[_cpu(as_tuple(batch)) for batch in batches],
-        dynamic_batch=dynamic_batch,
-        tolerance=tolerance,
-        seed=seed,
+        name=name, shape=shape, batches=[_cpu(as_tuple(batch)) for batch in batches], tolerance=tolerance, seed=seed
     )
     path = folder / f"{name}.onnx"
-    captured = _captured(network, example, name, dynamic_batch) if program else None
-    with written(path, content) as unproved:
-        try:
-            parity = proof.check(network, unproved, tuple(output_names))
-        except EqualityError as error:
-            raise _located(error, converted, proto, example, tolerance) from error
+    captured = _captured(network, shape) if program else None
+    apart: contextlib.AbstractContextManager[dict[str, str]] = contextlib.nullcontext({})
+    if weight_bytes(proto) > largest_bytes:
+        apart = set_apart(proto, folder, name)
+    with apart as weights:
+        proto = _described(proto, name, {**FileFacts(sizes=dict(open_sizes)).entries(), **metadata})
+        content = proto.SerializeToString(deterministic=True)
+        with written(path, content) as unproved:
+            _check_file(unproved, name)
+            try:
+                parity = proof.check(network, unproved, tuple(output_names))
+            except EqualityError as error:
+                raise _located(error, converted, proto, example, tolerance) from error
     if captured is not None:
         write(path.with_suffix(".pt2"), captured)
+    forget_others(folder, name, weights)
     result = ExportResult(
         path=path.name,
         sha256=sha256(content),
-        size_bytes=len(content),
+        size_bytes=len(content) + sum((folder / beside).stat().st_size for beside in weights),
         opset=opset,
         input_names=tuple(value.name for value in proto.graph.input),
         output_names=tuple(value.name for value in proto.graph.output),
         input_shapes=tuple(tuple(tensor.shape) for tensor in model.example_inputs),
         dynamic_batch=dynamic_batch,
+        open_sizes=dict(open_sizes),
+        weights=weights,
         program_sha256=None if captured is None else sha256(captured),
         parity=parity,
     )
@@ -136,12 +162,6 @@ def _check_request(model: Model, name: str, opset: int) -> None:
             where, f"example inputs of shapes {shapes}", "one batch size on the first axis of every input",
             "Give example inputs with their batch axis first.",
         )  # fmt: skip
-    size_bytes = sum(t.nbytes for t in (*model.module.parameters(), *model.module.buffers()))
-    if size_bytes > LARGEST_BYTES:
-        raise ExportError(
-            where, f"{size_bytes / 2**30:.2f} GiB of weights", "less than 2 GiB, the limit of a single ONNX file",
-            "Prune further, or convert the network to half precision before it is exported.",
-        )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -161,31 +181,25 @@ def _quiet() -> Iterator[None]:
 
 
 def _convert(
-    network: nn.Module,
-    example: Inputs,
-    name: str,
-    opset: int,
-    dynamic_batch: bool,
-    input_names: Sequence[str] | None,
-    output_names: Sequence[str],
+    network: nn.Module, shape: OpenShape, opset: int, input_names: Sequence[str] | None, output_names: Sequence[str]
 ) -> torch.onnx.ONNXProgram:
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 network,
-                example,
+                shape.example,
                 dynamo=True,
                 opset_version=opset,
-                dynamic_shapes=_dynamic_shapes(network, len(example)) if dynamic_batch else None,
+                dynamic_shapes=shape.torch_dims(network),
                 input_names=input_names,
                 output_names=output_names,
                 verbose=False,
             )
     except Exception as error:
         raise ExportError(
-            f"export of {name}", _root_message(error), "a network that torch.onnx.export can write",
+            f"export of {shape.name}", _root_message(error), "a network that torch.onnx.export can write",
             "Rewrite branches on the values of tensors and operators without an ONNX equivalent; where only the open "
-            "batch size is in the way, export with dynamic_batch=False.",
+            "batch size is in the way, export with dynamic_batch=False, and likewise with other open sizes.",
         ) from error  # fmt: skip
     assert program is not None  # only the TorchScript exporter returns nothing
     return program
@@ -199,35 +213,25 @@ def _located(
         return error
     try:
         first = first_difference(converted.exported_program, proto, example, tolerance)
-    except BackendError:
-        first = None
-    told = "no inner tensor differs on the example inputs" if first is None else f"the first to differ is {first}"
+        told = "no inner tensor differs on the example inputs" if first is None else f"the first to differ is {first}"
+    except BackendError as failed:
+        told = f"which differs first is not known ({failed.found})"
     return EqualityError(error.where, f"{error.found}; {told}", error.wanted, error.remedy)
 
 
-def _captured(network: nn.Module, example: Inputs, name: str, dynamic_batch: bool) -> bytes:
+def _captured(network: nn.Module, shape: OpenShape) -> bytes:
     """Capture the network's own operators, none taken apart, and serialise them with the weights."""
-    shapes = _dynamic_shapes(network, len(example)) if dynamic_batch else None
     buffer = io.BytesIO()
     try:
         with _quiet(), torch.no_grad():
-            torch.export.save(torch.export.export(network, example, dynamic_shapes=shapes), buffer)
+            captured = torch.export.export(network, shape.example, dynamic_shapes=shape.torch_dims(network))
+            torch.export.save(captured, buffer)
     except Exception as error:
         raise ExportError(
-            f"export of {name}", _root_message(error), "a network that torch.export captures with this batch size",
+            f"export of {shape.name}", _root_message(error), "a network that torch.export captures with these sizes",
             "Rewrite branches on the values of tensors, or export without program.",
         ) from error  # fmt: skip
     return buffer.getvalue()
-
-
-def _dynamic_shapes(network: nn.Module, num_inputs: int) -> tuple[object, ...]:
-    """Open the first axis of every input; what ``*inputs`` gathers is one nested tuple to the exporter."""
-    axes = tuple({0: torch.export.Dim("batch")} for _ in range(num_inputs))
-    kinds = [parameter.kind for parameter in inspect.signature(network.forward).parameters.values()]
-    if inspect.Parameter.VAR_POSITIONAL not in kinds:
-        return axes
-    first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
-    return (*axes[:first], axes[first:])
 
 
 def _root_message(error: BaseException) -> str:
@@ -237,9 +241,7 @@ def _root_message(error: BaseException) -> str:
     return f"{type(error).__name__}: {line.strip()[:300]}"
 
 
-def _check_graph(
-    proto: onnx.ModelProto, name: str, opset: int, dynamic_batch: bool, num_inputs: int, num_outputs: int
-) -> None:
+def _check_graph(proto: onnx.ModelProto, name: str, opset: int, num_inputs: int, num_outputs: int) -> None:
     where = f"export of {name}"
     written = {entry.domain: entry.version for entry in proto.opset_import}.get("")
     if written != opset:
@@ -250,25 +252,29 @@ def _check_graph(
             where, f"a graph of {counts[0]} inputs and {counts[1]} outputs", f"{num_inputs} and {num_outputs}",
             "Let forward take tensors and return tensors, or tuples, lists and dictionaries of them.",
         )  # fmt: skip
-    # Where forward depends on the batch size, the exporter falls back to the example's without an error.
-    fixed = [value.name for value in proto.graph.input if not value.type.tensor_type.shape.dim[0].dim_param]
-    if dynamic_batch and fixed:
-        raise ExportError(
-            where, f"the batch size of the example baked into input {fixed[0]!r}", "an open batch size",
-            "Do not let forward branch on the batch size or turn it into a number; or export with dynamic_batch=False.",
-        )  # fmt: skip
+
+
+def _check_file(path: Path, name: str) -> None:
+    """Have onnx look at everything; it reads the file by itself, so that there may be weights beside it."""
     try:
-        onnx.checker.check_model(proto, full_check=True)
+        onnx.checker.check_model(path, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(
-            where, f"a graph that onnx.checker refuses: {_root_message(error)}", "a valid graph",
-            "Try another opset, or other releases of torch, onnx and onnxscript.",
-        ) from error  # fmt: skip
+        raise _invalid(name, error) from error
 
 
-def _described(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:
+def _invalid(name: str, error: Exception) -> ExportError:
+    return ExportError(
+        f"export of {name}", f"a graph that onnx.checker refuses: {_root_message(error)}", "a valid graph",
+        "Try another opset, or other releases of torch, onnx and onnxscript.",
+    )  # fmt: skip
+
+
+def _described(proto: onnx.ModelProto, name: str, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """Add inferred shapes and metadata; drop stack traces, which would tie the file to the folders of this machine."""
-    proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    try:
+        proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise _invalid(name, error) from error
     for node in (*proto.graph.node, *(node for function in proto.functions for node in function.node)):
         kept = [entry for entry in node.metadata_props if entry.key != "pkg.torch.onnx.stack_trace"]
         del node.metadata_props[:]

@@ -1,6 +1,6 @@
 """Prove that an ONNX file computes what the network computes: ONNX Runtime against torch, both on the CPU."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,24 @@ from torch import Tensor, nn
 from secateur.artifacts import Parity
 from secateur.equality import Agreement
 from secateur.errors import BackendError, ExportError
+from secateur.pipeline.export_shapes import Inputs, OpenShape
 from secateur.pipeline.structure.capture import flat_outputs
 
 RANDOM_BATCH_SIZES = (1, 3)
 """Random inputs are drawn at these batch sizes where the batch is dynamic."""
-
-Inputs = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportProof:
     """Compare a file with the network it was exported from.
 
-    ``example`` are the inputs it was exported with and ``batches`` real ones; random inputs are drawn with ``seed``.
+    ``shape`` has the inputs it was exported with and what it leaves open, ``batches`` are real inputs; random ones are
+    drawn with ``seed``, at several batch sizes and at the least and largest of other open sizes.
     """
 
     name: str
-    example: Inputs
+    shape: OpenShape
     batches: Sequence[Inputs]
-    dynamic_batch: bool
     tolerance: float
     seed: int
 
@@ -70,17 +69,27 @@ class ExportProof:
 
     def inputs(self) -> Iterator[tuple[str, Inputs]]:
         """Yield a description and inputs: the example, the real batches and their first samples, random batches."""
-        size = len(self.example[0])
-        yield f"the example inputs (batch size {size})", self.example
+        example, dynamic_batch = self.shape.example, self.shape.batch is not None
+        size = len(example[0])
+        yield f"the example inputs (batch size {size})", example
         for position, batch in enumerate(self.batches):
-            if self.dynamic_batch or len(batch[0]) == size:
+            if self.shape.admits(batch):
                 yield f"real batch {position} (batch size {len(batch[0])})", batch
-            if self.dynamic_batch and len(batch[0]) > 1:
-                yield f"the first sample of real batch {position}", tuple(tensor[:1] for tensor in batch)
+            first = tuple(tensor[:1] for tensor in batch)
+            if len(batch[0]) > 1 and self.shape.admits(first):
+                yield f"the first sample of real batch {position}", first
         generator = torch.Generator().manual_seed(self.seed)
-        for random_size in RANDOM_BATCH_SIZES if self.dynamic_batch else (size,):
-            drawn = tuple(random_like(tensor, random_size, generator) for tensor in self.example)
-            yield f"random inputs (batch size {random_size})", drawn
+        for random_size in RANDOM_BATCH_SIZES if dynamic_batch else (size,):
+            yield f"random inputs (batch size {random_size})", self._drawn({}, random_size, generator)
+        for sizes in self.shape.variations():
+            told = ", ".join(f"{name} {number}" for name, number in sizes.items())
+            yield f"random inputs ({told})", self._drawn(sizes, 1 if dynamic_batch else size, generator)
+
+    def _drawn(self, sizes: Mapping[str, int], batch_size: int, generator: torch.Generator) -> Inputs:
+        return tuple(
+            random_like(tensor, self.shape.shape(index, sizes, batch_size), generator)
+            for index, tensor in enumerate(self.shape.example)
+        )
 
     def _torch(self, network: nn.Module, batch: str, inputs: Inputs) -> list[np.ndarray]:
         try:
@@ -102,16 +111,16 @@ class ExportProof:
             f"export of {self.name}", f"{who} refusing {what}: {type(error).__name__}: {line}",
             "a file that runs wherever the network runs",
             "Export in float32 or half precision, without the operator it names; where it names a size, do not bake "
-            "the example's sizes into forward, or export with dynamic_batch=False.",
+            "the example's sizes into forward, or export with this size fixed (the batch's by dynamic_batch=False), or "
+            "say in which steps it comes (multiple).",
         )  # fmt: skip
 
 
-def random_like(example: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
+def random_like(example: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Draw a tensor like an example: uniform over its range where it is of floats, else from its own entries.
 
     An example of floats without a range, such as zeros, gives standard normal numbers.
     """
-    shape = (batch_size, *example.shape[1:])
     if not example.is_floating_point():
         return example.flatten()[torch.randint(example.numel(), shape, generator=generator)]
     low, high = (float(bound) for bound in torch.aminmax(example))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from secateur.artifacts import Batch, Data, LatencyGrid, Model, PruneResult, PruneRound, Redundancy, Task
 from secateur.calibration.batches import batches, mean_loss
 from secateur.calibration.finite import require_finite
-from secateur.calibration.labels import LabelKind, choose_labels, label_loss, teacher_batches
+from secateur.calibration.labels import LabelKind, choose_labels, label_loss, labelled_batches
 from secateur.errors import BudgetError, LoadError, TrainingError
 from secateur.pipeline.allocation import ALLOCATORS, Allocator, floor_cost, kept_and_possible
 from secateur.pipeline.branching import Branching, branch_losses
@@ -111,6 +111,7 @@ class Prune:
         *,
         redundancy: Redundancy | None = None,
         latencies: Sequence[tuple[str, LatencyGrid]] = (),
+        teachers: Sequence[Model] = (),
         recover: Recover | None = None,
         progress: Progress = silent,
     ) -> tuple[Model, PruneResult]:
@@ -118,12 +119,13 @@ class Prune:
 
         ``redundancy`` gives the floors: no group is cut below its effective filters. It belongs to the same network,
         traced with the same ``protect`` and ``multiple``; without it only `Group.least` holds. ``latencies`` are the
-        names of the weights of the network's layers and what these take, which the kind ``latency`` needs. ``recover``
-        trains each cut network. A network that is within the budget already comes back as a copy, without rounds.
+        names of the weights of the network's layers and what these take, which the kind ``latency`` needs. ``teachers``
+        are what the labels ``teacher`` come from. ``recover`` trains each cut network. A network that is within the
+        budget already comes back as a copy, without rounds.
 
         Raises LoadError for weights that are not finite and for the redundancy of another network, BudgetError before
         anything is cut where the floors cost more than the budget, EqualityError where a cut is not exact,
-        TrainingError where a loss is not finite.
+        TrainingError where a loss is not finite, DataError where there are no teachers whose labels are wanted.
         """
         require_finite(model.module)
         start = self.trace(model)
@@ -139,7 +141,7 @@ class Prune:
         source = data.calibration if data.calibration is not None else data.train
         work = _Work(
             settings=self, task=task, floors=floors, limited=limited, recover=recover, progress=progress,
-            original=model.module,
+            teachers=teachers,
             samples=list(batches(source, self.batch_size, limit=self.samples, seed=self.seed)),
         )  # fmt: skip
         current, structure, rounds = model.clone(), start, list[PruneRound]()
@@ -195,7 +197,7 @@ class _Work:
 
     settings: Prune
     task: Task
-    original: nn.Module
+    teachers: Sequence[Model]
     samples: list[Batch]
     floors: Mapping[str, int]
     limited: Limited
@@ -283,7 +285,7 @@ class _Work:
             return Evidence(module=module, structure=structure, seed=settings.seed)
         labels = choose_labels(self.task, settings.labels)
         loss = label_loss(self.task, labels, temperature=settings.temperature, seed=settings.seed)
-        samples = teacher_batches(self.original, self.samples) if labels == "teacher" else self.samples
+        samples = labelled_batches(labels, self.samples, self.teachers)
         return collect_evidence(needs, module, structure, samples, loss, labels=labels, seed=settings.seed)
 
     def loss(self, module: nn.Module, where: str) -> float:

@@ -50,8 +50,9 @@ def redundancy_view(redundancy: Redundancy) -> Group:
     )  # fmt: skip
     most = redundancy.maximum_compression
     rule = rule_told(redundancy)
+    timed = f"{percent(most['latency'])} of the layers' latency, " if "latency" in most else ""
     told = (
-        f"By {rule}, {percent(most['filters'])} of the filters, "
+        f"By {rule}, {percent(most['filters'])} of the filters, {timed}"
         f"{percent(most['macs'])} of the MACs and {percent(most['parameters'])} of the parameters are superfluous "
         f"({redundancy.num_samples:,} samples, {redundancy.labels} labels)."
     )

@@ -12,11 +12,11 @@ from secateur.artifacts import (
     EngineResult,
     Evaluation,
     ExportResult,
+    Findings,
     GateResult,
     Interval,
     PruneResult,
     Record,
-    Summary,
     Verdict,
     realised_fraction,
 )
@@ -59,7 +59,7 @@ class Gate(Record):
     quantity: str
     """What is held against the line: speedup, mac_ratio, parameter_ratio, size_ratio, realised, parity, latency_s,
     p99_s, size_bytes, failed_engines, a metric's name, or its name followed by _drop (how much worse it became). Where
-    the recipe quantises, quantized_ before a name means the network in eight bits: quantized_speedup,
+    the recipe quantises, quantized_ before a name means the quantised network: quantized_speedup,
     quantized_size_ratio, quantized_parity, quantized_latency_s, quantized_p99_s, quantized_size_bytes, and
     the metrics."""
     at_least: Line | None = None
@@ -85,7 +85,7 @@ def with_defaults(gates: Sequence[Gate]) -> list[Gate]:
 
 
 def allowed_quantities(metrics: Iterable[str], *, quantized: bool = False) -> tuple[str, ...]:
-    """Return every name that a gate may use for a task with these metrics, and with a network in eight bits.
+    """Return every name that a gate may use for a task with these metrics, and with a quantised network.
 
     Raises `RecipeError` where a metric bears the name of a quantity that every run measures.
     """
@@ -107,7 +107,7 @@ def check_gates(gates: Sequence[Gate], metrics: Iterable[str], *, quantized: boo
     rounded = [gate.quantity for gate in gates if gate.quantity.startswith(ROUNDED)]
     if rounded and not quantized:
         raise RecipeError(
-            "gates", f"{rounded[0]!r} in a run without a network in eight bits", "a recipe that quantises",
+            "gates", f"{rounded[0]!r} in a run without a quantised network", "a recipe that quantises",
             "Add `quantize: {}` to the recipe, or take the gate out.",
         )  # fmt: skip
     _refuse_unknown(gates, allowed_quantities(metrics, quantized=quantized))
@@ -157,12 +157,11 @@ def quantities(
     return measured
 
 
-def quantities_of(summary: Summary) -> dict[str, Interval]:
-    """Return a finished run's quantities, drawn with the run's own seed."""
+def quantities_of(found: Findings, *, seed: int) -> dict[str, Interval]:
+    """Return a run's quantities, drawn with the run's own seed."""
     return quantities(
-        prune=summary.prune, evaluations=summary.evaluations, exports=summary.exports, engines=summary.engines,
-        comparison=summary.comparison, quantized_comparison=summary.quantized_comparison,
-        seed=int(summary.recipe["seed"]),
+        prune=found.prune, evaluations=found.evaluations, exports=found.exports, engines=found.engines,
+        comparison=found.comparison, quantized_comparison=found.quantized_comparison, seed=seed,
     )  # fmt: skip
 
 

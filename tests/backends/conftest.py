@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.artifacts import Exported, Model
+from secateur.artifacts import Exported, Model, OpenSize
 from secateur.backends.protocol import Engine
 from secateur.pipeline.export import export
 
@@ -103,6 +103,28 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         model, tmp_path_factory.mktemp("narrow"), name="narrow", input_names=["image"], output_names=["scores"],
         program=True,
     )  # fmt: skip
+
+
+class Segmenter(nn.Module):
+    """Halves its input and comes back to the full size beside it: both sides have to be even."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(3, 6, 3, stride=2, padding=1)
+        self.out = nn.Conv2d(9, 2, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        coarse = nn.functional.interpolate(torch.relu(self.down(image)), scale_factor=2.0)
+        return self.out(torch.cat([image, coarse], 1))
+
+
+@pytest.fixture(scope="session")
+def sized(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A network that takes pictures of any even height and width from 16 to 64."""
+    torch.manual_seed(0)
+    model = Model(module=Segmenter(), example_inputs=(torch.rand(2, 3, 32, 32),))
+    sizes = {name: OpenSize(axis=axis, least=16, most=64, multiple=2) for axis, name in ((2, "height"), (3, "width"))}
+    return export(model, tmp_path_factory.mktemp("sized"), name="sized", open_sizes=sizes, program=True)
 
 
 @pytest.fixture(scope="session")

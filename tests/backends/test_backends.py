@@ -19,6 +19,7 @@ import pytest
 
 from secateur.artifacts import EngineResult, Exported
 from secateur.backends import BACKENDS
+from secateur.backends.onnx_file import read_whole
 from secateur.backends.protocol import Backend, BuildOptions, skipped
 from secateur.errors import BackendError, EqualityError, StorageError
 from secateur.storage import sha256
@@ -232,6 +233,19 @@ def test_files_that_are_not_onnx(backend: Backend, not_onnx: dict[str, Path], tm
 
 
 @backends
+def test_an_operator_set_that_is_not_known(backend: Backend, tmp_path: Path) -> None:
+    able_to_build(backend)
+    value = onnx.helper.make_tensor_value_info
+    nodes = [onnx.helper.make_node("Relu", ["x"], ["y"])]
+    graph = onnx.helper.make_graph(nodes, "g", [value("x", 1, [2, 4])], [value("y", 1, [2, 4])])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 99)], ir_version=10)
+    (tmp_path / "new.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(BackendError, match=r"new\.onnx: found operators of opset 99; wanted at most \d+"):
+        backend.build(tmp_path / "new.onnx", tmp_path / "built", BuildOptions(batch_size=2))
+    assert not (tmp_path / "built").exists()
+
+
+@backends
 def test_a_tolerance_that_no_engine_meets(backend: Backend, wide: Exported, tmp_path: Path) -> None:
     able_to_run(backend)
     exact = BACKENDS["onnxruntime"] is backend
@@ -255,7 +269,7 @@ def test_onnx_runtime_never_falls_back(narrow: Exported, tmp_path: Path) -> None
         pytest.warns(UserWarning, match="not in available provider names"),
         pytest.raises(BackendError, match=r"a fall-back to .*; wanted CUDAExecutionProvider"),
     ):
-        backend._session(narrow.path.read_bytes(), "here", 1)
+        backend._session(read_whole(narrow.path), 1)
     with pytest.warns(UserWarning, match="not in available provider names"):
         allowed = replace(backend, fallback=True).build(narrow.path, tmp_path, BuildOptions())
     assert allowed.options["nodes"].endswith(" on CPUExecutionProvider"), "what ran where is told"

@@ -1,13 +1,15 @@
 """Real engines against one another: the numbers are the machine's, their structure is ours."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
-from secateur.artifacts import BenchCell, Comparison, Exported
+from secateur.artifacts import BenchCell, Comparison, Exported, Model
 from secateur.backends import BACKENDS
 from secateur.backends.bench import Bench, bench, usual_tolerance
 from secateur.backends.clients import Crowd
@@ -15,7 +17,8 @@ from secateur.backends.compare import Compare
 from secateur.backends.measure import Stopwatch, WarmUp, measure
 from secateur.backends.protocol import BuildOptions, Engine
 from secateur.backends.stopping import Stopping
-from secateur.errors import BackendError, MeasurementError
+from secateur.errors import BackendError, MeasurementError, StorageError
+from secateur.pipeline.export import export
 
 BRIEF = Compare(
     num_instances=3, num_blocks=4, block_s=0.002, target=0.5, max_s=20.0, num_resamples=1000,
@@ -153,3 +156,42 @@ def test_the_first_error_of_a_client_ends_them_all() -> None:
         Crowd(num_clients=3, duration_s=0.01).measure(Failing, (np.zeros((1, 2)),))
     with pytest.raises(MeasurementError, match="one at least"):
         Crowd(num_clients=0)
+
+
+def test_engines_that_are_there_already_are_timed_beside_files(wide: Exported, tmp_path: Path) -> None:
+    openvino = BACKENDS["openvino"]
+    if (missing := openvino.unable_to_run()) is not None:
+        pytest.skip(str(missing))
+    from openvino import convert_model, save_model
+
+    save_model(convert_model(str(wide.path)), tmp_path / "elsewhere.xml", compress_to_fp16=False)
+    blob = replace(openvino, compiled=True)
+    built = blob.build(wide.path, tmp_path, BuildOptions())
+    before = sorted(path.name for path in tmp_path.iterdir())
+    settings = Bench(backend="openvino", compare=BRIEF, num_starts=1, layers=True)
+    cell = settings.cell(tmp_path / str(built.path), wide.path, batch_size=2, num_threads=1)
+    check(cell.comparison)
+    assert cell.parity.keys() == {"candidate"}
+    assert cell.cold.keys() == {"baseline", "candidate"}
+    assert cell.practice is None
+    check(replace(settings, num_starts=0).cell(tmp_path / "elsewhere.xml", wide.path, 2, 1).comparison)
+    alone = replace(settings, stopwatch=Stopwatch(stopping=Stopping(least_s=0.02, most_s=0.05))).alone(
+        tmp_path / "elsewhere.xml", 2, 1
+    )
+    assert (alone.batch_size, alone.num_threads, alone.device) == (2, 1, None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before, "nothing is left beside an engine"
+    with pytest.raises(BackendError, match=r"elsewhere\.xml: found an engine for openvino.*--backend openvino"):
+        bench(tmp_path / "elsewhere.xml", wide.path, compare=BRIEF)
+    with pytest.raises(StorageError, match=r"none\.blob"):
+        bench(tmp_path / "none.blob", wide.path, backend="openvino", compare=BRIEF)
+
+
+def test_an_exported_program_is_timed_as_it_is(tmp_path: Path) -> None:
+    from torch import nn
+
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).eval()
+    one = export(Model(module=net, example_inputs=(torch.randn(2, 3, 4),)), tmp_path, name="small", program=True)
+    program = one.path.with_suffix(".pt2")
+    found = Bench(backend="torch", compare=BRIEF).cell(program, program, batch_size=3, num_threads=1)
+    check(found.comparison)
+    assert found.parity == {}

@@ -78,7 +78,7 @@ from secateur.backends.bench import bench
 from secateur.backends.compare import Compare
 from secateur.backends.doctor import doctor
 from secateur.backends.measure import WarmUp
-from secateur.recipe import BuildSettings
+from secateur.recipe_engines import BuildSettings
 
 rows = {row.name: row for row in doctor() if row.kind == "backend"}
 assert (rows["toy"].status, rows["toy"].value, rows["toy"].devices) == ("ready", "7.1", ("this process",))

@@ -49,12 +49,12 @@ def test_other_files_are_refused(not_onnx: dict[str, Path], kind: str, text: str
 
 
 def test_weights_in_a_file_of_their_own_are_taken_in(wide: Exported, tmp_path: Path) -> None:
-    assert read_whole(wide.path) == wide.path.read_bytes()
+    assert read_whole(wide.path).content == wide.path.read_bytes()
     apart = tmp_path / "apart.onnx"
     onnx.save(onnx.load(wide.path), apart, save_as_external_data=True, location="apart.onnx.data", size_threshold=1000)
     inputs = {"image": np.random.default_rng(0).standard_normal((2, 3, 24, 24), dtype=np.float32)}
     wanted = onnxruntime.InferenceSession(str(wide.path)).run(None, inputs)[0]
-    np.testing.assert_array_equal(onnxruntime.InferenceSession(read_whole(apart)).run(None, inputs)[0], wanted)
+    np.testing.assert_array_equal(onnxruntime.InferenceSession(read_whole(apart).content).run(None, inputs)[0], wanted)
     shutil.copy(wide.path.with_suffix(".pt2"), apart.with_suffix(".pt2"))
     for name, backend in BACKENDS.items():
         if name != "torch_compile" and backend.unable_to_run() is None:

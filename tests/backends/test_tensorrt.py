@@ -1,8 +1,6 @@
 """TensorRT for RTX compiles for named GPUs without one; running needs a GPU, and says so."""
 
-import ast
 import copy
-import inspect
 import json
 from pathlib import Path
 
@@ -13,10 +11,12 @@ import torch
 import torchvision
 
 from secateur.artifacts import EngineResult, Exported, Model
-from secateur.backends import BACKENDS, tensorrt, tensorrt_engine, tensorrt_log
+from secateur.backends import BACKENDS
 from secateur.backends.cuda import missing_cuda
+from secateur.backends.cuda_driver import DRIVERS, DriverName
+from secateur.backends.onnx_file import OnnxInput, read_inputs
 from secateur.backends.protocol import BuildOptions
-from secateur.backends.tensorrt import TensorRt
+from secateur.backends.tensorrt import TensorRt, profile_shapes
 from secateur.backends.tensorrt_engine import TensorRtEngine
 from secateur.backends.tensorrt_log import log_of
 from secateur.errors import BackendError
@@ -28,6 +28,11 @@ trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed:
 pytestmark = pytest.mark.trt_rtx
 
 RTX = BACKENDS["tensorrt_rtx"]
+ENDS = (16, 64)
+SIZED = BuildOptions(
+    batch_size=2, max_batch_size=4, sizes={"height": 32, "width": 32}, ranges={"height": ENDS, "width": ENDS}
+)
+"""How the network of open sizes is built."""
 
 
 def needs_no_gpu() -> None:
@@ -122,7 +127,7 @@ def test_options_are_told(narrow: Exported, tmp_path: Path) -> None:
 
 
 def test_an_engine_of_another_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt, "cuda_devices", lambda: ("Here (compute capability 8.0)",))
+    monkeypatch.setattr(TensorRt, "devices", lambda self: ("Here (compute capability 8.0)",))
     full, rtx = TensorRt(package="tensorrt"), TensorRt(package="tensorrt_rtx")
     made = EngineResult(
         backend="tensorrt", backend_version="1", status="built", device="There (compute capability 9.0)"
@@ -134,30 +139,6 @@ def test_an_engine_of_another_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     rtx._require_gpu(made.model_copy(update={"options": {"compute_capabilities": "8.0 8.9"}}), "e")
     with pytest.raises(BackendError, match=r"wanted one it was compiled for: the compute capabilities 8\.6 8\.9"):
         rtx._require_gpu(made.model_copy(update={"options": {"compute_capabilities": "8.6 8.9"}}), "e")
-
-
-REMOVED = {
-    "EXPLICIT_BATCH", "FP16", "BF16", "INT8", "FP8", "INT4", "OBEY_PRECISION_CONSTRAINTS",
-    "PREFER_PRECISION_CONSTRAINTS", "WEIGHTLESS", "QuantizationFlag", "int8_calibrator",
-    "set_quantization_flag", "set_calibration_profile",
-    "algorithm_selector", "platform_has_fast_fp16", "platform_has_fast_int8", "IStreamReader", "device_memory_size",
-    "create_execution_context_without_device_memory", "weight_streaming_budget", "all_shape_inputs_specified",
-    "dynamic_range", "set_dynamic_range", "set_output_type", "CUBLAS", "CUDNN", "supports_model",
-    "parse_with_weight_descriptors", "has_implicit_batch_dimension", "max_workspace_size", "execute_async_v2",
-}  # fmt: skip
-
-
-def test_no_name_that_a_release_removed_is_used() -> None:
-    """TensorRT 10 has them and 11 has not."""
-    used = {
-        name
-        for module in (tensorrt, tensorrt_engine, tensorrt_log)
-        for node in ast.walk(ast.parse(inspect.getsource(module)))
-        for name in [node.attr if isinstance(node, ast.Attribute) else getattr(node, "value", None)]
-        if isinstance(name, str)
-    }
-    assert not used & REMOVED
-    assert not any(hasattr(trt.BuilderFlag, name) for name in REMOVED), "TensorRT for RTX has the interface of 11"
 
 
 def test_operators_that_the_parser_does_not_know_are_named(tmp_path: Path) -> None:
@@ -204,29 +185,29 @@ def test_other_open_sizes_have_to_be_given(tmp_path: Path) -> None:
     assert RTX.build(path, tmp_path / "engines", BuildOptions(sizes={"height": 8})).status == "built"
 
 
+def test_profiles_cover_the_ranges_of_open_sizes(sized: Exported, tmp_path: Path) -> None:
+    (entry,) = read_inputs(sized.path)
+    assert profile_shapes(entry, SIZED) == ((1, 3, 16, 16), (2, 3, 32, 32), (4, 3, 64, 64))
+    told = RTX.build(sized.path, tmp_path, SIZED).options
+    assert told["height"] == told["width"] == "16 to 64, tuned for 32"
+    fixed = OnnxInput(name="x", dtype=np.dtype(np.float32), shape=(5, "width"))
+    assert profile_shapes(fixed, SIZED) == ((5, 16), (5, 32), (5, 64))
+
+
+def test_graphs_need_a_driver_that_records_them() -> None:
+    with pytest.raises(BackendError, match=r"CUDA graphs by pycuda; wanted cuda\.bindings"):
+        TensorRt(package="tensorrt_rtx", driver="pycuda", cuda_graph=True)
+
+
 def test_without_a_gpu_loading_is_refused_before_the_runtime_is_touched(narrow: Exported, tmp_path: Path) -> None:
     needs_no_gpu()
     result = RTX.build(narrow.path, tmp_path, BuildOptions())
     with pytest.raises(BackendError, match=r"tensorrt_rtx: found no CUDA .*; wanted tensorrt_rtx and a GPU"):
         RTX.load(result, tmp_path)
     with pytest.raises(BackendError, match="wanted a CUDA device"):
-        TensorRtEngine(trt, log_of("tensorrt_rtx"), (tmp_path / str(result.path)).read_bytes())
-
-
-def test_every_name_that_the_code_uses_is_there() -> None:
-    """The run path is not run without a GPU; its calls are at least calls that the runtime has."""
-    owners = {"_runtime": trt.Runtime, "_engine": trt.ICudaEngine, "_context": trt.IExecutionContext}
-    owners |= {"builder": trt.Builder, "parser": trt.OnnxParser, "config": trt.IBuilderConfig, "trt": trt}
-    used = set()
-    for module in (tensorrt, tensorrt_engine):
-        for node in ast.walk(ast.parse(inspect.getsource(module))):
-            if isinstance(node, ast.Attribute):
-                owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
-                if owner in owners:
-                    used.add((owner, node.attr))
-    assert {("_context", "execute_async_v3"), ("_runtime", "deserialize_cuda_engine")} <= used
-    for owner, name in used:
-        assert hasattr(owners[owner], name) or (owner, name) == ("trt", "__name__"), f"{owners[owner]} has no {name}"
+        TensorRtEngine(
+            trt, log_of("tensorrt_rtx"), (tmp_path / str(result.path)).read_bytes(), driver=DRIVERS["cuda.bindings"]
+        )
 
 
 def test_full_tensorrt_asks_for_the_package_or_a_gpu() -> None:
@@ -237,14 +218,29 @@ def test_full_tensorrt_asks_for_the_package_or_a_gpu() -> None:
 
 
 @pytest.mark.gpu
-def test_an_engine_runs_on_the_gpu(narrow: Exported, tmp_path: Path) -> None:
-    if (missing := RTX.unable_to_run()) is not None:
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_an_engine_runs_on_the_gpu(narrow: Exported, tmp_path: Path, driver: DriverName) -> None:
+    portable = TensorRt(package="tensorrt_rtx", driver=driver)
+    if (missing := portable.unable_to_run()) is not None:
         pytest.skip(f"no GPU to run on: {missing}")
-    portable = TensorRt(package="tensorrt_rtx")
     result = portable.build(narrow.path, tmp_path, BuildOptions())
     assert result.parity.worst_relative < 1e-4
     with portable.load(result, tmp_path) as engine:
         for batch_size in (1, 8, 3):
             assert engine.run((np.zeros((batch_size, 3, 24, 24), np.float32),))[0].shape == (batch_size, 5)
-        with pytest.raises(BackendError, match="within the batch sizes it was built for"):
+        with pytest.raises(BackendError, match="not within the sizes that it was built for"):
             engine.run((np.zeros((9, 3, 24, 24), np.float32),))
+
+
+@pytest.mark.gpu
+def test_open_sizes_run_within_their_ranges(sized: Exported, tmp_path: Path) -> None:
+    portable = TensorRt(package="tensorrt_rtx")
+    if (missing := portable.unable_to_run()) is not None:
+        pytest.skip(f"no GPU to run on: {missing}")
+    result = portable.build(sized.path, tmp_path, SIZED)
+    assert result.parity.num_batches == 4
+    with portable.load(result, tmp_path) as engine:
+        for rows, columns in ((16, 64), (64, 16), (32, 48)):
+            assert engine.run((np.zeros((2, 3, rows, columns), np.float32),))[0].shape == (2, 2, rows, columns)
+        with pytest.raises(BackendError, match="not within the sizes that it was built for"):
+            engine.run((np.zeros((1, 3, 16, 80), np.float32),))

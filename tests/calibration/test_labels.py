@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from secateur.artifacts import Metric, Task
-from secateur.calibration.labels import choose_labels, label_loss, teacher_batches
+from secateur.artifacts import Metric, Model, Task
+from secateur.calibration.labels import choose_labels, label_loss, labelled_batches
 from secateur.errors import DataError
 
 
@@ -31,14 +31,22 @@ def test_true_and_teacher_labels() -> None:
     outputs, targets = torch.randn(5, 3), torch.randint(0, 3, (5,))
     expected = functional.cross_entropy(outputs, targets, reduction="none")
     assert torch.equal(label_loss(task(False), "true")(outputs, targets), expected)
-    teacher = nn.Sequential(nn.Dropout(), nn.Linear(4, 3)).train()
     inputs = torch.randn(5, 4)
-    [(same, teacher_outputs)] = teacher_batches(teacher, [(inputs, targets)])
+    teachers = [
+        Model(module=nn.Sequential(nn.Dropout(), nn.Linear(4, 3)).train(), example_inputs=(inputs,)) for _ in range(2)
+    ]
+    [(same, theirs)] = labelled_batches("teacher", [(inputs, targets)], teachers)
     assert same is inputs
-    assert torch.equal(teacher_outputs, teacher[1](inputs))
-    assert teacher.training
-    distilled = label_loss(task(False), "teacher", temperature=2.0)(outputs, teacher_outputs)
-    torch.testing.assert_close(distilled, (outputs - teacher_outputs).square().sum(1) * 2)
+    for teacher, one in zip(teachers, theirs, strict=True):
+        assert torch.equal(one, teacher.module[1](inputs))
+        assert teacher.module.training
+    distilled = label_loss(task(False), "teacher", temperature=2.0)(outputs, theirs)
+    each = [(outputs - one).square().sum(1) * 2 for one in theirs]
+    torch.testing.assert_close(distilled, (each[0] + each[1]) / 2)
+    own = [(inputs, targets)]
+    assert labelled_batches("true", own, teachers) is own
+    with pytest.raises(DataError, match="labels: teacher: found no teacher; wanted another network"):
+        labelled_batches("teacher", own, [])
 
 
 def test_sampled_labels_follow_the_seed_and_the_softened_predictions() -> None:

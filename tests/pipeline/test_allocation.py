@@ -15,7 +15,9 @@ from secateur.artifacts import Group, Slice
 from secateur.errors import BudgetError, DataError
 from secateur.pipeline.allocation import ALLOCATORS, allocate, floor_cost, saliency_bound
 from secateur.pipeline.allocation.knapsack import solve_knapsack
+from secateur.pipeline.allocation.programme import Programme
 from secateur.pipeline.allocation.ranked import Ranked
+from secateur.pipeline.allocation.search import Search
 from secateur.pipeline.allocation.theis import Theis
 from secateur.pipeline.allocation.topology import classes_of
 from secateur.pipeline.costs import CostTerms
@@ -205,6 +207,23 @@ def test_ranked_looks_at_saliency_alone_and_theis_at_the_price_it_is_given() -> 
         assert keep["g0"].all() == (narrowed == "g1")
 
 
+@settings(max_examples=10, deadline=None)
+@given(problem=problems())
+def test_the_automatic_price_is_that_at_which_the_first_step_begins_to_pay(problem: tuple) -> None:
+    groups, terms, scores, _ = problem
+    groups = [replace(g, multiple=1) for g in groups]
+    whole, _ = costs(terms, groups, {})
+    saving = terms.saving(terms.vector({g.name: g.num_channels for g in groups}))
+    prices = sorted((float(scores[g.name].min()) / s, g.name) for g, s in zip(groups, saving.tolist(), strict=True))
+    assume(len(prices) == 1 or prices[0][0] < prices[1][0] * (1 - 1e-6))
+    assume(all(g.num_channels > g.least for g in groups))
+    (price, first), narrowed = prices[0], []
+    for allocator in (ALLOCATORS["automatic"], Theis(beta=1e9 * price * (1 + 1e-9))):
+        keep = allocator(scores, terms, whole - 1, groups)
+        narrowed.append([name for name, mask in keep.items() if not mask.all()])
+    assert narrowed == [[first], [first]]
+
+
 def test_uniform_keeps_one_share_of_every_group() -> None:
     widths = [16, 32, 48, 64]
     groups, terms = [group(f"g{i}", w) for i, w in enumerate(widths)], chain_terms(widths, [9] * 5)
@@ -274,6 +293,29 @@ def test_the_knapsack_comes_close_to_the_best_of_all_widths_and_the_bound_is_abo
     value = kept(ALLOCATORS["knapsack"](scores, terms, budget, groups), scores)
     assert 0.97 * best <= value <= best * (1 + 1e-9)
     assert best <= saliency_bound(scores, terms, budget, groups) * (1 + 1e-6)
+
+
+@settings(max_examples=6, deadline=None)
+@given(problem=problems(), share=st.floats(0, 1))
+def test_the_programme_finds_the_best_of_all_widths_and_its_bound_is_their_worth(problem: tuple, share: float) -> None:
+    groups, terms, scores, floors = problem
+    groups, floors = groups[:3], {name: n for name, n in floors.items() if name in {"g0", "g1", "g2"}}
+    num = len(groups)
+    terms = replace(terms, groups=terms.groups[:num], A=terms.A[:, :num], B=terms.B[:, :num])
+    whole, smallest = costs(terms, groups, floors)
+    budget = int(smallest + share * (whole - smallest))
+    search = Search.of(scores, terms, budget, groups, floors)
+    found = Programme.of(search, budget).solve(num_nodes=10_000, gap=0.0)
+    worth = best = nearly = 0.0
+    for choice in itertools.product(*(search.allowed(g).tolist() for g in range(num))):
+        spent = terms.total(np.array(choice))
+        value = search.value_at(np.array(choice))
+        best = max(best, value) if spent <= budget else best
+        # The solver keeps constraints to a millionth.
+        nearly = max(nearly, value) if spent <= budget * (1 + 2e-6) else nearly
+        worth = value if choice == tuple(found.widths.tolist()) else worth
+    assert best * (1 - 1e-5) <= worth <= nearly * (1 + 1e-9)
+    assert best * (1 - 1e-6) <= found.bound <= nearly * (1 + 1e-5) + 1e-9
 
 
 def test_expensive_channels_go_first_among_equals() -> None:

@@ -1,5 +1,6 @@
 """The latency of layers follows the widths in the hardware's steps, and every allocator keeps its laws on it."""
 
+import itertools
 from functools import cache
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import nn
 from secateur.artifacts import LatencyGrid, Layer
 from secateur.errors import BudgetError, TraceError
 from secateur.pipeline.allocation import ALLOCATORS, floor_cost, saliency_bound
+from secateur.pipeline.allocation.programme import Programme
+from secateur.pipeline.allocation.search import Search
 from secateur.pipeline.costs import Cost
 from secateur.pipeline.costs_latency import LatencyCost
 from secateur.pipeline.structure import Structure, cut, trace
@@ -122,6 +125,27 @@ def test_allocators_keep_their_laws_on_plateaus(name: str, seed: int, step: int,
             assert cost.total(cost.vector({**widths, g.name: width + 1})) > budget
     value = sum(float(scores[name][mask].sum()) for name, mask in keep.items())
     assert value <= saliency_bound(scores, cost, budget, groups, floors) * (1 + 1e-9)
+
+
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 2**31), share=st.floats(0.1, 0.9))
+def test_the_programme_of_latencies_finds_the_best_of_all_widths(seed: int, share: float) -> None:
+    cost, structure = cost_of(8, seed), trace(network(), INPUTS, multiple=8)
+    generator = torch.Generator().manual_seed(seed % 1000)
+    scores = {g.name: torch.rand(g.num_channels, generator=generator, dtype=torch.float64) for g in structure.groups}
+    whole, smallest = cost.total(cost.vector(structure.widths)), floor_cost(cost, structure.groups)
+    budget = int(smallest + share * (whole - smallest))
+    search = Search.of(scores, cost, budget, structure.groups, None)
+    best = max(
+        search.value_at(np.array(choice))
+        for choice in itertools.product(*(search.allowed(g).tolist() for g in range(len(search.groups))))
+        if cost.total(np.array(choice)) <= budget
+    )
+    found = Programme.of(search, budget).solve(num_nodes=10_000, gap=0.0)
+    search.move_to(found.widths)
+    assert search.account.total <= budget
+    assert search.value == pytest.approx(best, rel=1e-5)
+    assert found.bound == pytest.approx(best, rel=1e-5)
 
 
 def test_a_budget_below_the_floors_is_refused_in_latency_too() -> None:

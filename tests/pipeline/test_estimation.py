@@ -2,18 +2,21 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from secateur.artifacts import Data, DeadChannels, Metric, Model, Redundancy, Task
+from secateur.artifacts import Data, DeadChannels, LatencyGrid, Metric, Model, Redundancy, Task
 from secateur.calibration.batches import mean_loss
 from secateur.errors import DataError, LoadError
-from secateur.pipeline.redundancy import EFFECTIVE, MATRICES, Estimate, effective_filters
+from secateur.pipeline.redundancy import EFFECTIVE, MATRICES, Estimate, effective_filters, with_latency
 from secateur.pipeline.structure import Structure, trace
+from secateur.pipeline.structure.layer_calls import layers_of
 from secateur.report.redundancy import found_told, rule_told
+from secateur.report.tables.cutting import compression_table
 
 torch.set_num_threads(1)
 
@@ -143,6 +146,32 @@ def test_without_samples_to_hold_out_tau_cannot_be_measured(trained: tuple[Model
     model, data, structure = trained
     with pytest.raises(DataError, match="900 samples, all of them estimated on"):
         Estimate(samples=900, batch_size=300, tau="auto")(model, structure, TASK, data)
+
+
+def test_the_largest_compression_in_milliseconds_is_that_of_the_table(trained: tuple[Model, Data, Structure]) -> None:
+    model, data, structure = trained
+    found = Estimate(samples=96)(model, structure, TASK, data)[1]
+    assert "latency" not in found.maximum_compression
+    grids = [
+        (
+            layer.weight,
+            LatencyGrid(
+                rows=np.arange(1, layer.rows + 1), columns=np.arange(1, layer.columns + 1),
+                latency_s=1e-6 * np.outer(np.arange(1, layer.rows + 1), np.ones(layer.columns)),
+            ),
+        )
+        for layer in layers_of(model.module, model.example_inputs)
+    ]  # fmt: skip
+    timed = with_latency(found, structure, grids, "onnxruntime")
+    # A microsecond for every output: those of the last layer cannot go.
+    assert timed.latency_s == pytest.approx(1e-6 * (16 + 12 + 4))
+    effective = sum(group.num_effective for group in found.groups)
+    assert timed.latency_effective_s == pytest.approx(1e-6 * (effective + 4))
+    assert timed.maximum_compression["latency"] == pytest.approx(1 - (effective + 4) / 32)
+    assert Redundancy.model_validate_json(timed.model_dump_json()) == timed
+    (row,) = compression_table(timed).rows[3:]
+    assert row[:2] == ("Layers in ONNX Runtime", "32.0 µs")
+    assert len(compression_table(found).rows) == 3
 
 
 def test_unknown_names_are_refused() -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 from secateur.artifacts import Data, LatencyGrid, Metric, Model, Redundancy, Task
 from secateur.calibration.gram import collect_gate_gram
-from secateur.errors import BudgetError, EqualityError, LoadError, TraceError, TrainingError
+from secateur.errors import BudgetError, DataError, EqualityError, LoadError, TraceError, TrainingError
 from secateur.pipeline.allocation import ALLOCATORS
 from secateur.pipeline.proof import assert_cut_equals_masked
 from secateur.pipeline.prune import Prune
@@ -335,9 +335,19 @@ def test_settled_batch_statistics_never_make_the_loss_worse() -> None:
 
 @pytest.mark.parametrize("labels", ["true", "teacher", "sampled"])
 def test_every_kind_of_label_leads_to_the_budget(labels: Any) -> None:
-    _, result = Prune(keep=0.5, rounds=1, labels=labels)(trained(), TASK, DATA)
+    model = trained()
+    teacher = model.clone()
+    with torch.no_grad():
+        for parameter in teacher.module.parameters():
+            parameter.mul_(1.1)
+    _, result = Prune(keep=0.5, rounds=1, labels=labels)(model, TASK, DATA, teachers=[teacher])
     assert len(result.rounds) == 1
     assert result.macs_after <= result.macs_before * 0.5
+
+
+def test_a_network_does_not_teach_itself() -> None:
+    with pytest.raises(DataError, match="the distance to a network's own outputs is least"):
+        Prune(keep=0.5, rounds=1, labels="teacher")(trained(), TASK, DATA)
 
 
 def test_protected_modules_and_steps_are_kept() -> None:

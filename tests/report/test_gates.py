@@ -108,7 +108,7 @@ def test_an_unknown_quantity_lists_the_allowed_ones() -> None:
 def test_gates_on_eight_bits_need_a_network_in_eight_bits() -> None:
     gate = Gate(quantity="quantized_auc_drop", at_most=0.01)
     check_gates([gate], ["auc"], quantized=True)
-    with pytest.raises(RecipeError, match=r"'quantized_auc_drop' in a run without a network in eight bits.*quantize: "):
+    with pytest.raises(RecipeError, match=r"'quantized_auc_drop' in a run without a quantised network.*quantize: "):
         check_gates([gate], ["auc"])
     with pytest.raises(RecipeError, match="one of speedup"):
         check_gates([Gate(quantity="quantized_mac_ratio", at_least=2)], ["auc"], quantized=True)

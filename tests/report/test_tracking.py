@@ -1,11 +1,13 @@
-"""MLflow holds what the report says, in a store on disk."""
+"""Trackers hold what the report says: MLflow in a store on disk and on a server, a file of JSON lines, one's own."""
 
 import importlib.util
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,16 +18,17 @@ import torch
 from torch import nn
 
 from secateur.artifacts import Model, Summary
-from secateur.errors import BackendError
+from secateur.errors import BackendError, StorageError
 from secateur.pipeline.export import export
-from secateur.report.tracking import figures, track
+from secateur.report.json_lines import JsonLines
+from secateur.report.mlflow import Mlflow
+from secateur.report.tracking import Tracker, figures, settings
 from secateur.report.write import write_report
-
-pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
 
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     return (tmp_path / "mlruns").as_uri()
 
@@ -45,7 +48,8 @@ def test_a_run_is_logged_with_settings_figures_verdict_and_report(
     from mlflow.tracking import MlflowClient
 
     write_report(summary, tmp_path / "run", num_resamples=200)
-    number = track(summary, tmp_path / "run", onnx_file, experiment="cuts", tracking_uri=store)
+    mlflow = Mlflow(experiment="cuts", tracking_uri=store)
+    number = mlflow.track(summary, tmp_path / "run", onnx_file)
     client = MlflowClient(store)
     logged = client.get_run(number)
     assert logged.data.metrics == pytest.approx(figures(summary))
@@ -57,14 +61,15 @@ def test_a_run_is_logged_with_settings_figures_verdict_and_report(
     }  # fmt: skip
     plots = {Path(entry.path).stem for entry in client.list_artifacts(number, "plots")}
     assert plots == {"promise", "latency", "roofline", "waterfall"}
-    again = track(summary, tmp_path / "run", onnx_file, experiment="cuts", tracking_uri=store)
+    again = mlflow.track(summary, tmp_path / "run", onnx_file)
     assert again != number
     assert client.get_run(again).info.experiment_id == logged.info.experiment_id
 
 
 def test_a_store_that_refuses_is_told(summary: Summary, tmp_path: Path) -> None:
+    pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
     with pytest.raises(BackendError, match=r"mlflow\.tracking_uri"):
-        track(summary, tmp_path, tmp_path / "none.onnx", experiment="cuts", tracking_uri="nonsense://nowhere")
+        Mlflow(experiment="cuts", tracking_uri="nonsense://nowhere").track(summary, tmp_path, tmp_path / "none.onnx")
 
 
 def test_a_network_is_registered_only_where_every_gate_passed(
@@ -74,16 +79,16 @@ def test_a_network_is_registered_only_where_every_gate_passed(
 
     write_report(bare, tmp_path / "run", num_resamples=50)
     client = MlflowClient(store)
-    where = {"experiment": "cuts", "tracking_uri": store, "model": "gaze", "alias": "released"}
+    mlflow = Mlflow(experiment="cuts", tracking_uri=store, model="gaze", alias="released")
     failed = bare.model_copy(update={"verdict": bare.verdict.model_copy(update={"verdict": "undecided"})})
-    track(failed, tmp_path / "run", onnx_file, **where)
+    mlflow.track(failed, tmp_path / "run", onnx_file)
     assert client.search_registered_models() == []
     assert bare.verdict.verdict == "pass"
-    number = track(bare, tmp_path / "run", onnx_file, **where)
+    number = mlflow.track(bare, tmp_path / "run", onnx_file)
     version = client.get_model_version_by_alias("gaze", "released")
     assert (str(version.version), version.run_id) == ("1", number)
     assert {Path(e.path).name for e in client.list_artifacts(number, "model")} == {"MLmodel", "model.onnx"}
-    track(bare, tmp_path / "run", onnx_file, **where)
+    mlflow.track(bare, tmp_path / "run", onnx_file)
     assert str(client.get_model_version_by_alias("gaze", "released").version) == "2"
 
 
@@ -126,11 +131,13 @@ def test_a_real_server_takes_the_run_and_serves_the_registered_network(
     from mlflow.tracking import MlflowClient
 
     write_report(bare, tmp_path / "run", num_resamples=50)
-    number = track(
-        bare, tmp_path / "run", onnx_file, experiment="cuts", tracking_uri=server, model="gaze", alias="passed"
-    )
+    tracker = Mlflow(experiment="cuts", tracking_uri=server, model="gaze", alias="passed")
+    number = tracker.track(bare, tmp_path / "run", onnx_file)
     client = MlflowClient(server)
-    assert client.get_run(number).data.metrics == pytest.approx(figures(bare))
+    logged = client.get_run(number).data
+    assert logged.metrics == pytest.approx(figures(bare))
+    assert settings(bare).items() <= logged.params.items()
+    assert {"report.html", "plots"} <= {entry.path for entry in client.list_artifacts(number)}
     assert client.get_model_version_by_alias("gaze", "passed").run_id == number
     mlflow.set_tracking_uri(server)
     loaded = mlflow.pyfunc.load_model("models:/gaze@passed")
@@ -139,3 +146,22 @@ def test_a_real_server_takes_the_run_and_serves_the_registered_network(
     inputs = np.ones((2, 3, 4), dtype=np.float32)
     outputs = loaded.predict({"image": inputs})
     assert np.shape(outputs["scores"]) == (2, 4)
+
+
+def test_every_run_is_a_line_and_lines_do_not_mix(summary: Summary, tmp_path: Path) -> None:
+    tracker = JsonLines(path=str(tmp_path / "all" / "runs.jsonl"))
+    assert isinstance(tracker, Tracker)
+    assert isinstance(Mlflow(), Tracker)
+    tracker.require()
+    folders = [tmp_path / str(number) for number in range(8)]
+    threads = [threading.Thread(target=tracker.track, args=(summary, folder, folder)) for folder in folders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = [json.loads(line) for line in (tmp_path / "all" / "runs.jsonl").read_text().splitlines()]
+    assert sorted(line["run"] for line in lines) == sorted(map(str, folders))
+    assert all(line["figures"] == figures(summary) and line["settings"] == settings(summary) for line in lines)
+    assert {line["verdict"] for line in lines} == {summary.verdict.verdict}
+    with pytest.raises(StorageError, match="Check trackers in the recipe"):
+        JsonLines(path=str(tmp_path)).require()

@@ -1,9 +1,11 @@
 """Run a tiny project in forked processes that end as the caller wants: killed at a write, or out of space.
 
 The operating system ends them: SIGKILL at the n-th event of the interpreter's audit hook that touches the run folder's
-names, or a limit on the size of files. This process computes nothing itself, so that its children start clean.
+names, a limit on the size of files, a small file system. This process computes nothing itself, so that its children
+start clean.
 """
 
+import ctypes
 import json
 import os
 import random
@@ -12,6 +14,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnxscript  # noqa: F401 (children start sooner)
@@ -25,16 +28,35 @@ from secateur.storage import is_temporary
 from secateur.verify import verify
 
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
+NEW_MOUNTS, NEW_USERS = 0x00020000, 0x10000000
+PRIVATE, REMOUNT = 1 << 14 | 1 << 18, 32
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def child(name: str, told: Path, prepare: Callable[[], None]) -> int:
-    """Run the recipe in a forked process and return its exit code, negative where a signal ended it.
+@dataclass(frozen=True, kw_only=True)
+class Child:
+    """A run under way; what it says goes through a pipe, which no limit on files cuts short."""
 
-    What it says goes through a pipe, which no limit on files cuts short, into the file ``told``.
-    """
+    process: int
+    said: int
+
+    def end(self) -> tuple[int, str]:
+        """Wait for it; return its exit code, negative where a signal ended it, and what it said."""
+        with os.fdopen(self.said, "rb") as pipe:
+            told = pipe.read().decode(errors="replace")
+        return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1]), told
+
+
+def nothing() -> None:
+    """Let a run be."""
+
+
+def start(name: str, prepare: Callable[[], None] = nothing) -> Child:
+    """Run the recipe in a forked process."""
     reading, writing = os.pipe()
     process = os.fork()
     if process == 0:
+        os.close(reading)
         os.dup2(writing, 2)
         os.dup2(writing, 1)
         sys.argv = ["secateur", "run", "recipe.yaml", "--quiet", "--set", f"folder={Path.cwd() / 'runs' / name}"]
@@ -47,9 +69,14 @@ def child(name: str, told: Path, prepare: Callable[[], None]) -> int:
         finally:
             os._exit(code)
     os.close(writing)
-    with os.fdopen(reading, "rb") as said:
-        told.write_bytes(said.read())
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    return Child(process=process, said=reading)
+
+
+def run(name: str, prepare: Callable[[], None] = nothing) -> int:
+    """Run the recipe in a forked process and return its exit code; what it said is kept beside the runs."""
+    code, told = start(name, prepare).end()
+    Path(f"{name}.log").write_text(told)
+    return code
 
 
 def watch(folder: Path, reached: Callable[[int], None]) -> None:
@@ -68,12 +95,12 @@ def watch(folder: Path, reached: Callable[[int], None]) -> None:
     sys.addaudithook(hear)
 
 
-def kill_at(folder: Path, number: int) -> Callable[[], None]:
-    """Have the process killed at its n-th event."""
+def signal_at(folder: Path, number: int, sent: signal.Signals = signal.SIGKILL) -> Callable[[], None]:
+    """Have the process sent a signal at its n-th event."""
 
     def end(count: int) -> None:
         if count == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), sent)
 
     return lambda: watch(folder, end)
 
@@ -81,6 +108,52 @@ def kill_at(folder: Path, number: int) -> Callable[[], None]:
 def limit(num_bytes: int) -> Callable[[], None]:
     """Let the process write no file beyond a size."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+
+
+def mount(place: Path, options: str, flags: int = 0) -> None:
+    """Put a file system in memory at a folder, or change the one that is there."""
+    if LIBC.mount(b"tmpfs", str(place).encode(), b"tmpfs", flags, options.encode()):
+        raise OSError(ctypes.get_errno(), "no file system in memory can be mounted")
+
+
+def mounts_of_its_own() -> None:
+    """Let this process mount what no other one sees, as root or as root of a name space of its own."""
+    user, group = os.getuid(), os.getgid()
+    if LIBC.unshare(NEW_MOUNTS):
+        if LIBC.unshare(NEW_USERS | NEW_MOUNTS):
+            raise OSError(ctypes.get_errno(), "no name space for mounts is to be had")
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+    if LIBC.mount(b"none", b"/", None, PRIVATE, None):
+        raise OSError(ctypes.get_errno(), "mounts cannot be kept apart")
+
+
+def on_full_disk(place: Path, sizes: tuple[str, ...]) -> dict[str, object]:
+    """Run on a file system that is too small, larger, and large enough; return what was seen."""
+    reading, writing = os.pipe()
+    process = os.fork()
+    if process == 0:
+        seen: dict[str, object] = {"ends": []}
+        try:
+            mounts_of_its_own()
+            place.mkdir(parents=True)
+            mount(place, f"size={sizes[0]}")
+            ends = []
+            for size in sizes:
+                mount(place, f"size={size}", REMOUNT)
+                code, told = start(place.name).end()
+                ends.append([code, told, sorted(set(contents(place / "tiny").values()))])
+            seen = {"ends": ends, "contents": contents(place / "tiny"), "left_over": left_over(place / "tiny")}
+        except OSError as error:
+            seen["impossible"] = str(error)
+        os.write(writing, json.dumps(seen).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        found: dict[str, object] = json.loads(pipe.read())
+    os.waitpid(process, 0)
+    return found
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -94,51 +167,65 @@ def contents(folder: Path) -> dict[str, str]:
     return found
 
 
-def main(num_kills: int, seed: int) -> dict[str, object]:
-    """Run once undisturbed, once with kills, once out of space and once on damaged files; return what was seen."""
-    chance, runs, counted = random.Random(seed), (Path.cwd() / "runs").resolve(), Path("counted")
-    write_tiny(Path.cwd(), "killednet")
-    seen: dict[str, object] = {}
-    seen["undisturbed"] = child(
-        "calm", Path("calm.log"), lambda: watch(runs, lambda count: counted.write_text(str(count)) and None)
-    )
-    events, seen["reference"] = int(counted.read_text()), contents(runs / "calm" / "tiny")
-    seen["events"], ends, states = events, [], []
+def left_over(folder: Path) -> list[str]:
+    """Return files that were written and never given their names."""
+    return [str(path) for path in folder.rglob("*") if path.is_file() and is_temporary(path)]
+
+
+def killed(runs: Path, events: int, num_kills: int, chance: random.Random) -> dict[str, object]:
+    """Kill runs of one folder at random events, each going on where the last one ended; return what was seen."""
+    folder, ends, half_written = runs / "killed" / "tiny", [], 0
     while ends.count(-signal.SIGKILL) < num_kills:
-        if (runs / "killed" / "tiny" / MANIFEST).exists():  # finished in between: begin again
-            shutil.rmtree(runs / "killed" / "tiny")
-        number = chance.randint(1, max(2, events // 3))
-        ends.append(child("killed", Path("killed.log"), kill_at(runs, number)))
-        states.append(sorted(set(contents(runs / "killed" / "tiny").values())))
-    seen["ends"], seen["half_written"] = ends, sum("half written" in state for state in states)
-    seen["after_kills"] = child("killed", Path("killed.log"), lambda: None)
-    seen["contents"] = contents(runs / "killed" / "tiny")
-    seen["left_over"] = [str(p) for p in (runs / "killed" / "tiny").rglob("*") if p.is_file() and is_temporary(p)]
-    seen["verified"] = verify(runs / "killed" / "tiny", parity=False).exit_code
-    limits = []
-    for num_bytes in (100, 7000, 9000):
-        code = child("cramped", Path("cramped.log"), limit(num_bytes))
-        limits.append(
-            [code, Path("cramped.log").read_text(), "half written" in contents(runs / "cramped" / "tiny").values()]
-        )
-    seen["limits"] = limits
-    manifest = read_manifest(runs / "killed" / "tiny")
+        if (folder / MANIFEST).exists():  # finished in between: begin again
+            shutil.rmtree(folder)
+        ends.append(run("killed", signal_at(runs, chance.randint(1, max(2, events // 3)))))
+        half_written += "half written" in contents(folder).values()
+    return {"ends": ends, "half_written": half_written}
+
+
+def beside_another(runs: Path, events: int) -> dict[str, object]:
+    """Stop a run half way, start another one in its folder, and let the first go on; return how both ended."""
+    first = start("shared", signal_at(runs, events // 4, signal.SIGSTOP))
+    os.waitid(os.P_PID, first.process, os.WSTOPPED | os.WNOWAIT)
+    second = start("shared").end()
+    os.kill(first.process, signal.SIGCONT)
+    code, _ = first.end()
+    return {"first": code, "second": second, "contents": contents(runs / "shared" / "tiny")}
+
+
+def damage(folder: Path) -> None:
+    """Change a byte of the largest file, records apart, of three steps."""
+    manifest = read_manifest(folder)
     for name in ("prune", "export", "build"):
-        largest = max(
-            (
-                artefact
-                for artefact in manifest.artefacts
-                if artefact.step == name and not artefact.path.endswith(".json")
-            ),
-            key=lambda one: one.size_bytes,
-        )
-        path = runs / "killed" / "tiny" / largest.path
+        files = [file for file in manifest.artefacts if file.step == name and not file.path.endswith(".json")]
+        path = folder / max(files, key=lambda one: one.size_bytes).path
         content = path.read_bytes()
         path.write_bytes(content[:-3] + bytes([content[-3] ^ 255]) + content[-2:])
-    seen["damaged"] = [each.path for each in verify(runs / "killed" / "tiny", parity=False).differences]
-    seen["mended"] = child("killed", Path("killed.log"), lambda: None)
-    seen["mended_contents"] = contents(runs / "killed" / "tiny")
-    seen["mended_verified"] = verify(runs / "killed" / "tiny", parity=False).exit_code
+
+
+def main(num_kills: int, seed: int) -> dict[str, object]:
+    """Run undisturbed, with kills, beside another run, interrupted, out of space and on damaged files."""
+    runs, counted = (Path.cwd() / "runs").resolve(), Path("counted")
+    write_tiny(Path.cwd(), "killednet")
+    seen: dict[str, object] = {}
+    seen["undisturbed"] = run("calm", lambda: watch(runs, lambda count: counted.write_text(str(count)) and None))
+    seen["events"], seen["reference"] = events, _ = int(counted.read_text()), contents(runs / "calm" / "tiny")
+    folder = runs / "killed" / "tiny"
+    seen["killed"] = killed(runs, events, num_kills, random.Random(seed))
+    seen["interrupted"] = [run("killed", signal_at(runs, 5, signal.SIGINT)), Path("killed.log").read_text()]
+    seen["after_kills"], seen["contents"], seen["left_over"] = run("killed"), contents(folder), left_over(folder)
+    seen["verified"] = verify(folder, parity=False).exit_code
+    seen["shared"] = beside_another(runs, events)
+    seen["limits"] = [
+        [run("cramped", limit(num_bytes)), Path("cramped.log").read_text(),
+         "half written" in contents(runs / "cramped" / "tiny").values()]
+        for num_bytes in (7000, 9000)
+    ]  # fmt: skip
+    seen["full"] = on_full_disk(runs / "full", ("64k", "64m"))
+    damage(folder)
+    seen["damaged"] = [each.path for each in verify(folder, parity=False).differences]
+    seen["mended"], seen["mended_contents"] = run("killed"), contents(folder)
+    seen["mended_verified"] = verify(folder, parity=False).exit_code
     return seen
 
 

@@ -8,6 +8,7 @@ from scipy.sparse import csr_array, hstack, vstack
 from torch import Tensor
 
 from secateur.artifacts import Group
+from secateur.pipeline.allocation.programme import Programme
 from secateur.pipeline.allocation.search import Search
 from secateur.pipeline.costs import Cost, CostTerms
 
@@ -21,15 +22,19 @@ def saliency_bound(
 ) -> float:
     """Return a number that the saliency kept within the budget cannot exceed, whatever the allocator.
 
-    For bilinear costs it is the optimum of a linear programme: channels may stay in part, and each product of two
-    widths is replaced by the larger of its two lower linear envelopes over the widths' ranges (McCormick 1976,
-    Mathematical Programming 10, 147-175). For other costs every group alone is as wide as the budget allows while all
-    others are at their floors. Raises what the allocators raise.
+    It is what `Programme` proves in a few nodes of its search, within a ten-thousandth of the best where these suffice.
+    Where the programme would be too large, it is for bilinear costs the optimum of a linear one: channels may stay in
+    part, and each product of two widths is replaced by the larger of its two lower linear envelopes over the widths'
+    ranges (McCormick 1976, Mathematical Programming 10, 147-175). For other costs every group alone is then as wide as
+    the budget allows while all others are at their floors. Raises what the allocators raise.
     """
     search = Search.of(saliency, cost, budget, groups, floors)
     everything = sum(float(worth[-1]) for worth in search.worth)
     if search.account.total <= budget or not search.groups:
         return everything
+    programme = Programme.of(search, budget)
+    if programme is not None:
+        return min(everything, programme.solve().bound)
     alone = _alone(search, budget)
     return min(alone, _relaxed(search, cost, budget)) if isinstance(cost, CostTerms) else alone
 

@@ -8,6 +8,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from secateur.artifacts import Group
+from secateur.pipeline.allocation.programme import Programme
 from secateur.pipeline.allocation.search import Search
 from secateur.pipeline.allocation.theis import worth_for_cost
 from secateur.pipeline.costs import Cost
@@ -23,7 +24,8 @@ class Knapsack:
     change of one group; the multiple-choice knapsack of these is solved exactly, its solution is shrunk and refilled
     until it is within a step of the true budget, and the next problem starts there. Where that is no better, the range
     in which widths may move is halved, until nothing moves any more. The first widths are those of the greedy
-    allocation, so that the result is never worth less; `saliency_bound` says how far from the best it can be at most.
+    allocation, so that the result is never worth less. Where the whole problem fits into a `Programme`, the widths that
+    it finds are taken if they are worth more. `saliency_bound` says how far from the best the result can be at most.
 
     ``choices`` is the largest number of widths of a group in one problem; costs are counted in units of the budget's
     share 1 / ``resolution``, rounded up, or of 1 where that is more.
@@ -51,7 +53,13 @@ class Knapsack:
                 best, value = search.widths.copy(), search.value
             else:
                 reach //= 2
-        search.move_to(best)
+        programme = Programme.of(search, budget)
+        proposed = None if programme is None else programme.solve().widths
+        if proposed is not None:
+            search.move_to(proposed)
+            search.fit(budget, worth_for_cost)
+        if search.value <= value:
+            search.move_to(best)
         return search.masks()
 
     def _solved(
@@ -70,9 +78,7 @@ class Knapsack:
 
     def _options(self, search: Search, g: int, around: int, reach: int) -> Int64[np.ndarray, " option"]:
         """Return a group's allowed widths within reach, thinned evenly; the present one is among them."""
-        step, smallest, whole = int(search.steps[g]), int(search.smallest[g]), int(search.whole[g])
-        stepped = np.arange(-(-smallest // step) * step, whole + 1, step, dtype=np.int64)
-        allowed = np.union1d(stepped, [smallest, whole])
+        allowed = search.allowed(g)
         near = allowed[abs(allowed - around) <= reach]
         thinned = near[np.unique(np.linspace(0, len(near) - 1, self.choices).round().astype(np.int64))]
         return np.union1d(thinned, [around])

@@ -67,7 +67,17 @@ class Search:
     @property
     def value(self) -> float:
         """The saliency of all channels that stay."""
-        return sum(float(w[-1] - w[n - k]) for w, n, k in zip(self.worth, self.whole, self.widths, strict=True))
+        return self.value_at(self.widths)
+
+    def value_at(self, widths: Int64[np.ndarray, " group"]) -> float:
+        """Return the saliency of all channels that stay at these widths."""
+        return sum(float(w[-1] - w[n - k]) for w, n, k in zip(self.worth, self.whole, widths, strict=True))
+
+    def allowed(self, g: int) -> Int64[np.ndarray, " width"]:
+        """Return the widths that a group may have, ascending: its steps from the floor up, the floor and the whole."""
+        step, smallest, whole = int(self.steps[g]), int(self.smallest[g]), int(self.whole[g])
+        stepped = np.arange(-(-smallest // step) * step, whole + 1, step, dtype=np.int64)
+        return np.union1d(stepped, [smallest, whole])
 
     def move_to(self, widths: Int64[np.ndarray, " group"]) -> None:
         """Go on from these widths, which are allowed ones."""

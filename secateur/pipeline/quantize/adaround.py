@@ -88,6 +88,7 @@ def _fitted(weights: Weights, values: Float[np.ndarray, "..."], reading: Reading
     """Round one layer's weights; those rounded to the nearest stay where they are better on the samples."""
     wanted = reading.rows(values / weights.steps.astype(np.float64))
     low = wanted.floor().clamp(-weights.most, weights.most - 1)
+    high = torch.where(wanted == low, low, low + 1)  # what is an integer stays: zeros that sparse kernels count on
     nearest = reading.rows(weights.integers)
     step = reading.rows(np.broadcast_to(weights.steps, values.shape))[..., :1]
     parts = []
@@ -100,8 +101,8 @@ def _fitted(weights: Weights, values: Float[np.ndarray, "..."], reading: Reading
         damped = gram + damping * torch.eye(len(gram), dtype=gram.dtype)
         linear = reading.cross[g].mT / step[g]
         pulled = linear + damping * wanted[g]
-        begun = nearest_plane(damped, pulled, low[g], low[g] + 1)
-        best = descended(damped, pulled, low[g], low[g] + 1, begun)
+        begun = nearest_plane(damped, pulled, low[g], high[g])
+        best = descended(damped, pulled, low[g], high[g], begun)
         better = _value(gram, linear, best) <= _value(gram, linear, nearest[g])
         parts.append(torch.where(better[:, None], best, nearest[g]))
     integers = reading.weights(torch.stack(parts)).numpy().astype(np.int8)

@@ -7,19 +7,25 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from jaxtyping import Int64
 
 from secateur.artifacts import Exported, LayerPrecision
 from secateur.errors import BudgetError, ExportError
 from secateur.pipeline.allocation.knapsack import solve_knapsack
+from secateur.pipeline.quantize.calibrated import Calibrated
 from secateur.pipeline.quantize.graph import Graph
 from secateur.pipeline.quantize.half import Errors, halved
 from secateur.pipeline.quantize.placement import TARGETS, Placement
-from secateur.pipeline.quantize.quantize import Calibrated, Quantize
-from secateur.pipeline.quantize.rewrite import rewritten
+from secateur.pipeline.quantize.quantize import Quantize
+from secateur.pipeline.quantize.rewrite import layer_weights, rewritten
 from secateur.pipeline.quantize.running import Samples
 
-PRECISIONS: dict[str, int] = {"float32": 4, "float16": 2, "int8": 1}
-"""What a layer may be computed in, and the bytes of a weight."""
+PRECISIONS: dict[str, float] = {
+    "float32": 4, "float16": 2, "int8": 1, "int6": 0.75, "int5": 0.625, "int4": 0.5, "int3": 0.375, "int2": 0.25,
+}  # fmt: skip
+"""What a layer may be in, and the bytes of a weight: those of integers below eight bits are of packed files."""
+EXECUTED = ("float32", "float16", "int8")
+"""Those that runtimes compute in."""
 RESOLUTION = 20_000
 Latencies = Callable[[Calibrated, Sequence[str]], Mapping[str, Mapping[str, float]]]
 """Returns the seconds of every layer, by its name, in float32 and the precisions named."""
@@ -31,13 +37,17 @@ class Mixed:
 
     Exactly one budget is given. ``bytes``: the fraction of the layers' float32 bytes that may stay. ``latency``: the
     fraction of the layers' float32 latency, which needs ``latencies``. ``signal_to_noise_db``: what the outputs must
-    keep; the cost, bytes or latency where latencies are given, is then least.
+    keep; the cost, bytes or latency where latencies are given, is then least. ``int8`` is what the quantisation's own
+    ``weight_bits`` are, fewer bits are those of a layer's weights; all activations have eight. ``decreasing``: no layer
+    has more bytes a weight than one before it in the graph's order, as later layers need less (Chu et al. 2019, arXiv
+    1912.12656).
     """
 
     bytes: float | None = None
     latency: float | None = None
     signal_to_noise_db: float | None = None
-    precisions: tuple[str, ...] = tuple(PRECISIONS)
+    precisions: tuple[str, ...] = EXECUTED
+    decreasing: bool = False
 
     def __post_init__(self) -> None:
         given = [value for value in (self.bytes, self.latency, self.signal_to_noise_db) if value is not None]
@@ -81,14 +91,14 @@ class Mixed:
         measured = None if latencies is None else latencies(calibrated, self.precisions)
         costs = [self._costs(calibrated.graph, node, measured) for node in layers]
         cost = np.array([[own[p] for p in self.precisions] for own in costs])
-        chosen = self._chosen(noise, cost, sum(own["float32"] for own in costs))
+        options = self._chosen(noise, cost, sum(own["float32"] for own in costs))
         table = tuple(
             LayerPrecision(
                 name=node.name, precision=self.precisions[option],
                 noise_db={p: _decibels(value) for p, value in zip(self.precisions, noise[index], strict=True)},
                 cost={p: float(value) for p, value in zip(self.precisions, cost[index], strict=True)},
             )
-            for index, (node, option) in enumerate(zip(layers, chosen, strict=True))
+            for index, (node, option) in enumerate(zip(layers, options, strict=True))
         )  # fmt: skip
         if not any(row.precision != "float32" for row in table):
             raise BudgetError(
@@ -98,7 +108,13 @@ class Mixed:
                 "Narrow it, or leave the network in float32.",
             )
         by = {p: tuple(row.name for row in table if row.precision == p) for p in PRECISIONS}
-        return replace(quantize, skip=(*quantize.skip, *by["float32"]), half=by["float16"]), table
+        bits = {name: _bits(p) for p, names in by.items() if _bits(p) for name in names}
+        return replace(
+            quantize,
+            skip=(*quantize.skip, *by["float32"]),
+            half=by["float16"],
+            layer_bits={**quantize.layer_bits, **bits},
+        ), table
 
     def _noises(self, calibrated: Calibrated, samples: Samples) -> np.ndarray:
         """Return the noise over the signal of every layer and precision, [layer, precision]."""
@@ -138,11 +154,15 @@ class Mixed:
                 "Allow more precisions, or a wider budget.",
             )  # fmt: skip
         best = worth.argmin(1)
-        if np.take_along_axis(price, best[:, None], 1).sum() <= capacity:
+        widths = np.array([PRECISIONS[p] for p in self.precisions])
+        ordered = not self.decreasing or bool((np.diff(widths[best]) <= 0).all())
+        if ordered and np.take_along_axis(price, best[:, None], 1).sum() <= capacity:
             return [int(option) for option in best]
         # Prices in whole numbers, rounded up, so that what is chosen is within the budget.
         unit = max(capacity, 1e-300) / RESOLUTION
         bounded = np.minimum(np.ceil(price / unit), 4.0 * RESOLUTION * len(price)).astype(np.int64)
+        if self.decreasing:
+            return falling(bounded, worth, widths)
         if bounded.min(1).sum() > RESOLUTION:
             return [int(option) for option in price.argmin(1)]
         return solve_knapsack(list(bounded), list(-worth / worth.max(initial=1e-300)), RESOLUTION, RESOLUTION)
@@ -153,9 +173,52 @@ def _alone(calibrated: Calibrated, node: onnx.NodeProto, precision: str) -> onnx
     graph, output, given = calibrated.graph, node.output[0], node.input[0]
     if precision == "float16":
         return halved(graph, [output], "float16", emulate=True)
+    weights = calibrated.weights[output]
+    if bits := _bits(precision):
+        weights = layer_weights(graph, node, calibrated.steps[calibrated.placement.scales[given]].scale, bits)
     alone = Placement(layers=(node,), scales={given: given}, sources={}, left={})
     steps = {given: calibrated.steps[calibrated.placement.scales[given]]}
-    return rewritten(graph, alone, steps, TARGETS[calibrated.target], {output: calibrated.weights[output]})
+    return rewritten(graph, alone, steps, TARGETS[calibrated.target], {output: weights})
+
+
+def _bits(precision: str) -> int:
+    """Return the bits of weights of fewer than eight; 0 for all else."""
+    return int(precision.removeprefix("int")) if precision.startswith("int") and precision != "int8" else 0
+
+
+def falling(price: Int64[np.ndarray, "layer option"], worth: np.ndarray, widths: np.ndarray) -> list[int]:
+    """Return an option a layer of least worth within `RESOLUTION`, none wider than the one before.
+
+    Dynamic programming over what is spent and the option taken last.
+    """
+    order = np.argsort(widths)[::-1]
+    price, worth = price[:, order], worth[:, order]
+    num_layers, num_options = price.shape
+    best = np.zeros((num_options, RESOLUTION + 1))
+    best[1:] = np.inf
+    before = np.zeros((num_layers, num_options, RESOLUTION + 1), dtype=np.int8)
+    for layer in range(num_layers):
+        # The least of all options that are as wide or wider, and which it is.
+        least, which = best[0].copy(), np.zeros(RESOLUTION + 1, dtype=np.int8)
+        found = np.full_like(best, np.inf)
+        for option in range(num_options):
+            better = best[option] < least
+            least[better], which[better] = best[option][better], option
+            units = int(price[layer, option])
+            if units <= RESOLUTION:
+                found[option, units:] = least[: RESOLUTION + 1 - units] + worth[layer, option]
+                before[layer, option, units:] = which[: RESOLUTION + 1 - units]
+        best = found
+    option, spent, chosen = int(best[:, -1].argmin()), RESOLUTION, []
+    if not np.isfinite(best[option, -1]):
+        raise BudgetError(
+            "mixed precision, decreasing", "no falling choice within the budget", "one that fits",
+            "Allow narrower precisions, or a wider budget.",
+        )  # fmt: skip
+    for layer in reversed(range(num_layers)):
+        chosen.append(int(order[option]))
+        option, spent = int(before[layer, option, spent]), spent - int(price[layer, option])
+    return chosen[::-1]
 
 
 def _decibels(ratio: float) -> float:

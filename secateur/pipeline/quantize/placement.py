@@ -66,7 +66,7 @@ def place(graph: Graph, target: Target, skip: Sequence[str] = (), half: Sequence
     Raises:
         ExportError: a name to be skipped or halved is that of no layer, or no layer is left.
     """
-    _check_skip(graph, [*skip, *half])
+    require_layers(graph, [*skip, *half], "names to skip")
     layers, left = [], {}
     for node in graph.proto.graph.node:
         if not graph.is_layer(node):
@@ -103,12 +103,13 @@ def place(graph: Graph, target: Target, skip: Sequence[str] = (), half: Sequence
     )
 
 
-def _check_skip(graph: Graph, skip: Sequence[str]) -> None:
+def require_layers(graph: Graph, names: Sequence[str], what: str) -> None:
+    """Raise ExportError where a name is that of no layer."""
     known = {name: node for node in graph.proto.graph.node if graph.is_layer(node) for name in graph.names(node)}
-    unknown = [name for name in skip if name not in known]
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise ExportError(
-            "quantisation", f"{unknown} among the names to skip", f"names of layers, for example {sorted(known)[:8]}",
+            "quantisation", f"{unknown} among the {what}", f"names of layers, for example {sorted(known)[:8]}",
             "Name nodes or modules of the exported graph.",
         )  # fmt: skip
 

@@ -1,35 +1,27 @@
 """Post-training quantisation: an ONNX file in, the same network with eight-bit weights and activations out."""
 
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from secateur.artifacts import (
-    Exported,
-    ExportResult,
-    Parity,
-    QuantizedActivation,
-    QuantizedLayer,
-    QuantizeResult,
-)
+from secateur.artifacts import Exported, QuantizedActivation, QuantizedLayer, QuantizeResult
 from secateur.calibration.ranges import Seen, Tensors, collect_ranges
-from secateur.equality import difference
 from secateur.errors import ExportError
+from secateur.pipeline.quantize.calibrated import Calibrated
 from secateur.pipeline.quantize.calibrators import CALIBRATORS
 from secateur.pipeline.quantize.corrections import CORRECTIONS, Correction
+from secateur.pipeline.quantize.described import compared, described
 from secateur.pipeline.quantize.graph import Graph
-from secateur.pipeline.quantize.grid import Range, Steps
 from secateur.pipeline.quantize.half import halved
 from secateur.pipeline.quantize.lint import lint
-from secateur.pipeline.quantize.placement import TARGETS, Placement, place
+from secateur.pipeline.quantize.placement import TARGETS, Placement, place, require_layers
 from secateur.pipeline.quantize.rewrite import layer_weights, rewritten
 from secateur.pipeline.quantize.running import Running, Samples, arrays, digest
 from secateur.pipeline.quantize.weights import Weights
-from secateur.storage import sha256, write
+from secateur.storage import write
 
 WEIGHT_BITS = range(2, 9)
 
@@ -43,36 +35,22 @@ class Quantized:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibrated:
-    """A graph with what its samples said: where it is rounded, by which steps, and its weights' nearest integers.
-
-    ``original`` is the graph before corrections.
-    """
-
-    original: Graph
-    graph: Graph
-    target: str
-    placement: Placement
-    ranges: Mapping[str, Range]
-    steps: Mapping[str, Steps]
-    weights: Mapping[str, Weights]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Quantize:
     """Post-training quantisation of an ONNX file.
 
     ``target`` says for which runtimes tensors are rounded, see `TARGETS`: "tensorrt" rounds activations to int8 around
     zero, which every runtime can read, "cpu" to uint8 with a zero point, in the places that ONNX Runtime and OpenVINO
     want them. ``weight_bits`` is 7 where a processor without VNNI sums pairs of products in 16 bits, which 8-bit
-    weights overflow; weights of fewer bits are kept in int8 too, and take less room packed. ``skip`` names layers, or
-    modules of them, that stay in float32, ``half`` those that are computed in float16.
+    weights overflow; weights of fewer bits are kept in int8 too, and take less room packed. ``layer_bits`` has those of
+    single layers, or modules of them. ``skip`` names layers that stay in float32, ``half`` those that are computed in
+    float16.
     """
 
     target: str = "tensorrt"
     calibrator: str = "mse"
     corrections: Sequence[str] = ("bias",)
     weight_bits: int = 8
+    layer_bits: Mapping[str, int] = field(default_factory=dict)
     skip: Sequence[str] = ()
     half: Sequence[str] = ()
 
@@ -81,8 +59,9 @@ class Quantize:
         _require("calibrator", self.calibrator, CALIBRATORS)
         for name in self.corrections:
             _require("corrections", name, CORRECTIONS)
-        if self.weight_bits not in WEIGHT_BITS:
-            raise ExportError("quantisation, weight_bits", str(self.weight_bits), "2 to 8", "Choose one of these.")
+        for name, bits in {"weight_bits": self.weight_bits, **self.layer_bits}.items():
+            if bits not in WEIGHT_BITS:
+                raise ExportError(f"quantisation, {name}", f"{bits} bits", "2 to 8", "Choose one of these.")
 
     def __call__(self, source: Exported | Path, samples: Samples, folder: Path, *, name: str) -> Quantized:
         """Write ``folder/name.onnx``.
@@ -99,13 +78,15 @@ class Quantize:
             StorageError: the file cannot be written.
             BackendError: ONNX Runtime is absent.
         """
-        calibrated = self.calibrate(source, samples)
-        original, graph, placement = calibrated.original, calibrated.graph, calibrated.placement
-        ranges, steps, weights = calibrated.ranges, calibrated.steps, dict(calibrated.weights)
+        return self.write(self.correct(self.calibrate(source, samples), samples), samples, folder, name=name)
+
+    def correct(self, calibrated: Calibrated, samples: Samples) -> Calibrated:
+        """Make the corrections that need the rounded network, of integers and of biases."""
+        graph, placement, weights = calibrated.graph, calibrated.placement, dict(calibrated.weights)
         target = TARGETS[self.target]
 
         def rounded(layers: Mapping[str, Weights]) -> onnx.ModelProto:
-            return rewritten(graph, placement, steps, target, layers)
+            return rewritten(graph, placement, calibrated.steps, target, layers)
 
         for correction in self._corrections:
             if correction.rounding is not None:
@@ -113,12 +94,18 @@ class Quantize:
             if correction.after is not None:
                 graph = correction.after(graph, rounded(weights), placement.layers, samples)
                 placement = place(graph, target, self.skip, self.half)
-        quantized = rounded(weights)
+        return replace(calibrated, graph=graph, placement=placement, weights=weights)
+
+    def write(self, calibrated: Calibrated, samples: Samples, folder: Path, *, name: str) -> Quantized:
+        """Write ``folder/name.onnx`` as it was decided; arguments and errors are those of the call."""
+        original, graph, placement = calibrated.original, calibrated.graph, calibrated.placement
+        ranges, steps, weights = calibrated.ranges, calibrated.steps, calibrated.weights
+        quantized = rewritten(graph, placement, steps, TARGETS[self.target], weights)
         if self.half:
             quantized = _with_halves(graph, quantized, self.half)
         onnx.checker.check_model(quantized, full_check=True)
         num_samples, samples_sha256 = digest(original.proto, samples)
-        parity, signal_to_noise = _compared(original.proto, quantized, samples)
+        parity, signal_to_noise = compared(original.proto, quantized, samples)
         result = QuantizeResult(
             target=self.target,
             calibrator=self.calibrator,
@@ -139,11 +126,9 @@ class Quantize:
             signal_to_noise_db=signal_to_noise,
         )  # fmt: skip
         content = quantized.SerializeToString(deterministic=True)
-        written = folder / f"{name}.onnx"
-        write(written, content)
-        return Quantized(
-            exported=Exported(path=written, result=_described(quantized, written, content, parity)), result=result
-        )
+        path = folder / f"{name}.onnx"
+        write(path, content)
+        return Quantized(exported=Exported(path=path, result=described(path, content, parity)), result=result)
 
     def calibrate(self, source: Exported | Path, samples: Samples) -> Calibrated:
         """Look at the samples; errors are those of the call."""
@@ -152,11 +137,14 @@ class Quantize:
             graph = graph if correction.before is None else correction.before(graph)
         target = TARGETS[self.target]
         placement = place(graph, target, self.skip, self.half)
+        require_layers(graph, list(self.layer_bits), "names with bits of their own")
         seen = _seen(graph, placement, samples)
         ranges = {scale: CALIBRATORS[self.calibrator](values, target.grid) for scale, values in seen.items()}
         steps = {scale: target.grid.steps(chosen) for scale, chosen in ranges.items()}
         weights = {
-            node.output[0]: layer_weights(graph, node, steps[placement.scales[node.input[0]]].scale, self.weight_bits)
+            node.output[0]: layer_weights(
+                graph, node, steps[placement.scales[node.input[0]]].scale, self._bits(graph, node)
+            )
             for node in placement.layers
         }
         return Calibrated(
@@ -168,6 +156,9 @@ class Quantize:
             steps=steps,
             weights=weights,
         )
+
+    def _bits(self, graph: Graph, node: onnx.NodeProto) -> int:
+        return next((self.layer_bits[name] for name in graph.names(node) if name in self.layer_bits), self.weight_bits)
 
     @property
     def _corrections(self) -> list[Correction]:
@@ -184,7 +175,9 @@ def _layer(graph: Graph, node: onnx.NodeProto, weights: Weights) -> QuantizedLay
     values = graph.array(node.input[1]).astype(np.float64)
     size = float(np.linalg.norm(values))
     error = float(np.linalg.norm(values - weights.values))
-    return QuantizedLayer(name=node.name, operator=node.op_type, weight_error=error / size if size else 0.0)
+    return QuantizedLayer(
+        name=node.name, operator=node.op_type, weight_bits=weights.bits, weight_error=error / size if size else 0.0
+    )
 
 
 def _require(field: str, name: str, table: Collection[str]) -> None:
@@ -221,49 +214,3 @@ def _seen(graph: Graph, placement: Placement, samples: Samples) -> dict[str, See
             yield {scale: tuple(values[name] for name in names) for scale, names in placement.sources.items()}
 
     return collect_ranges(passes) if placement.sources else {}
-
-
-def _compared(
-    original: onnx.ModelProto, quantized: onnx.ModelProto, samples: Samples
-) -> tuple[Parity, dict[str, float]]:
-    """Measure how far the rounded graph's outputs are from the float32 graph's; nothing is required of them here."""
-    outputs = [value.name for value in original.graph.output]
-    before, after = Running(original, outputs), Running(quantized, outputs)
-    signal, noise = dict.fromkeys(outputs, 0.0), dict.fromkeys(outputs, 0.0)
-    absolute = relative = 0.0
-    num_batches = 0
-    for inputs in arrays(original, samples):
-        wanted, found = before(inputs), after(inputs)
-        apart = difference([wanted[name] for name in outputs], [found[name] for name in outputs])
-        absolute, relative = max(absolute, apart.absolute), max(relative, apart.relative)
-        for name in outputs:
-            y = wanted[name].astype(np.float64)
-            signal[name] += float(np.square(y).sum())
-            noise[name] += float(np.square(y - found[name]).sum())
-        num_batches += 1
-    parity = Parity(
-        reference="the float32 file", candidate="the quantised file", num_batches=num_batches,
-        worst_absolute=absolute, worst_relative=relative, tolerance=math.inf,
-    )  # fmt: skip
-    return parity, {name: _decibels(signal[name], noise[name]) for name in outputs}
-
-
-def _decibels(signal: float, noise: float) -> float:
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf
-
-
-def _described(proto: onnx.ModelProto, path: Path, content: bytes, parity: Parity) -> ExportResult:
-    inputs = [value.type.tensor_type.shape.dim for value in proto.graph.input]
-    return ExportResult(
-        path=path.name,
-        sha256=sha256(content),
-        size_bytes=len(content),
-        opset=next(entry.version for entry in proto.opset_import if entry.domain == ""),
-        input_names=tuple(value.name for value in proto.graph.input),
-        output_names=tuple(value.name for value in proto.graph.output),
-        input_shapes=tuple(tuple(max(dim.dim_value, 1) for dim in dims) for dims in inputs),
-        dynamic_batch=not inputs[0][0].dim_value,
-        parity=parity,
-    )

@@ -8,10 +8,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from secateur.errors import ExportError
+from secateur.pipeline.quantize.calibrated import Calibrated
 from secateur.pipeline.quantize.graph import Graph
 from secateur.pipeline.quantize.half import halved
 from secateur.pipeline.quantize.placement import CLAMPS, TARGETS
-from secateur.pipeline.quantize.quantize import Calibrated
 
 
 def single_layer(
@@ -20,7 +20,7 @@ def single_layer(
     """Return a graph of one layer, float32 [batch_size, 1] to [batch_size]; without a node, of none.
 
     The input is expanded to the layer's and the largest of a sample's results is returned, so that nothing large is
-    copied. In int8 both happen to integers, as where the layers around are in integers too.
+    copied. In integers both happen to integers, as where the layers around are in integers too.
 
     Raises:
         ExportError: the shape of the layer's input is not known.
@@ -38,7 +38,7 @@ def single_layer(
         nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
         return output
 
-    rank, result, integers = 2, "single_x", precision == "int8" and node is not None
+    rank, result, integers = 2, "single_x", precision.startswith("int") and node is not None
     behind: list[str] = []
     if node is not None:
         size = _size(graph, node.input[0])

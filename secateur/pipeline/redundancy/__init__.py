@@ -1,5 +1,5 @@
 from secateur.pipeline.redundancy.calibrate import calibrate_tau
-from secateur.pipeline.redundancy.effective import effective_filters, estimate, spectrum
+from secateur.pipeline.redundancy.effective import effective_filters, estimate, spectrum, with_latency
 from secateur.pipeline.redundancy.estimation import Estimate
 from secateur.pipeline.redundancy.estimators import EFFECTIVE
 from secateur.pipeline.redundancy.matrices import MATRICES
@@ -14,4 +14,5 @@ __all__ = [
     "estimate",
     "spectrum",
     "tau_for_budget",
+    "with_latency",
 ]

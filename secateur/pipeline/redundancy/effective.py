@@ -5,18 +5,20 @@ bounds how many filters a layer needs, and that bound guides a hierarchical prun
 this project's own choices.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from secateur.artifacts import Covering, DeadChannels, Group, GroupRedundancy, Redundancy
+from secateur.artifacts import Covering, DeadChannels, Group, GroupRedundancy, LatencyGrid, Redundancy
 from secateur.calibration.gram import GateGram
 from secateur.errors import DataError
+from secateur.pipeline.costs_latency import NANO
 from secateur.pipeline.redundancy.estimators import EFFECTIVE, Effective, Tail
 from secateur.pipeline.redundancy.matrices import Matrix, of_gates
 from secateur.pipeline.structure import Structure
+from secateur.pipeline.structure.layer_calls import latency_cost
 
 
 def spectrum(gram: Float64[Tensor, "num_channels num_channels"]) -> Float64[Tensor, " num_channels"]:
@@ -64,10 +66,7 @@ def estimate(
         )
         for group in structure.groups
     )
-    floors = {
-        group.name: group.allowed_width(found.num_effective)
-        for group, found in zip(structure.groups, groups, strict=True)
-    }
+    floors = _floors(structure, groups)
     return Redundancy(
         tau=rule.threshold if is_tail else None,
         labels=matrix.labels,
@@ -81,6 +80,26 @@ def estimate(
         estimator=next((name for name, known in EFFECTIVE.items() if type(known) is type(rule)), type(rule).__name__),
         threshold=rule.threshold,
     )
+
+
+def with_latency(
+    redundancy: Redundancy, structure: Structure, latencies: Sequence[tuple[str, LatencyGrid]], backend: str
+) -> Redundancy:
+    """Return the estimate with what all layers of the network take, as it is and if only effective filters were left.
+
+    ``latencies`` are the names of the weights of the layers and what these take on the runtime ``backend``, see
+    `LatencyCost`. Raises TraceError for layers of another network.
+    """
+    cost = latency_cost(structure, latencies)
+    whole, left = (
+        cost.total(cost.vector(widths)) / NANO for widths in (structure.widths, _floors(structure, redundancy.groups))
+    )
+    return redundancy.model_copy(update={"latency_s": whole, "latency_effective_s": left, "backend": backend})
+
+
+def _floors(structure: Structure, groups: Sequence[GroupRedundancy]) -> dict[str, int]:
+    """Return the smallest widths that can be cut to."""
+    return {found.name: structure.group(found.name).allowed_width(found.num_effective) for found in groups}
 
 
 def _group_redundancy(group: Group, matrix: Matrix, effective: Effective) -> GroupRedundancy:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from secateur.artifacts import Batch, Data, Model, Redundancy, Task, TauCalibrat
 from secateur.calibration.activations import collect_activations
 from secateur.calibration.batches import Loss, batch_size_of, batches, mean_loss
 from secateur.calibration.gram import GateGram, collect_gate_gram
-from secateur.calibration.labels import LabelKind, choose_labels, label_loss
+from secateur.calibration.labels import LabelKind, choose_labels, label_loss, labelled_batches
 from secateur.errors import DataError, LoadError
 from secateur.pipeline.redundancy.calibrate import calibrate_tau
 from secateur.pipeline.redundancy.covering import measure_covering
@@ -65,19 +65,21 @@ class Estimate:
                 raise LoadError(f"estimate, {key}", repr(found), f"one of {sorted(known)}", "Name one of them.")
 
     def __call__(
-        self, model: Model, structure: Structure, task: Task, data: Data, *, progress: Progress = unheard
-    ) -> tuple[GateGram, Redundancy]:
+        self, model: Model, structure: Structure, task: Task, data: Data, *, teachers: Sequence[Model] = (),
+        progress: Progress = unheard,
+    ) -> tuple[GateGram, Redundancy]:  # fmt: skip
         """Return the gate gradients' Gram matrices and what follows; the network is left as it was.
 
-        ``structure`` is that of the network. Raises DataError where tau is to be measured and no samples are left for
-        it, BudgetError where no tau keeps within the increase, and as the parts do.
+        ``structure`` is that of the network, ``teachers`` are what the labels ``teacher`` come from. Raises DataError
+        where these are wanted and missing, and where tau is to be measured and no samples are left for it, BudgetError
+        where no tau keeps within the increase, and as the parts do.
         """
         module = model.module
-
-        def samples(description: str) -> Iterator[Batch]:
-            return self.heard(data, description, progress)
-
         labels, loss = self.labelled(task)
+
+        def samples(description: str) -> Iterable[Batch]:
+            return labelled_batches(labels, self.heard(data, description, progress), teachers)
+
         gram = collect_gate_gram(module, structure.groups, samples("calibration samples"), loss, labels=labels)
         # Labels that are drawn are drawn again from the start.
         again = self.labelled(task)[1]
@@ -87,7 +89,7 @@ class Estimate:
         coverings = measure_covering(module, structure.groups)
         found = estimate(structure, matrix, self._rule(), coverings=coverings, dead=dead)
         if self.tau == "auto" and self.estimator == "tail":
-            tau, calibration = self._calibrated(model, structure, task, data, gram, found)
+            tau, calibration = self._calibrated(model, structure, task, data, teachers, gram, found)
             found = estimate(structure, matrix, tau, coverings=coverings, dead=dead)
             found = found.model_copy(update={"calibration": calibration})
         first = next(iter(batches(self._source(data), self.batch_size, limit=self.batch_size, seed=self.seed)))
@@ -114,12 +116,13 @@ class Estimate:
         return known if self.threshold is None else replace(known, threshold=self.threshold)
 
     def _calibrated(
-        self, model: Model, structure: Structure, task: Task, data: Data, gram: GateGram, found: Redundancy
-    ) -> tuple[float, TauCalibration]:
+        self, model: Model, structure: Structure, task: Task, data: Data, teachers: Sequence[Model], gram: GateGram,
+        found: Redundancy,
+    ) -> tuple[float, TauCalibration]:  # fmt: skip
         held_out, seen = self._held_out(data), list(self._samples(data))
         labels, loss = self.labelled(task)
-        worth = signal_of(self.signal)
-        evidence = collect_evidence(worth.needs, model.module, structure, seen, loss, labels=labels, seed=self.seed)
+        worth, samples = signal_of(self.signal), labelled_batches(labels, seen, teachers)
+        evidence = collect_evidence(worth.needs, model.module, structure, samples, loss, labels=labels, seed=self.seed)
         probe = CutProbe(
             module=model.module, structure=structure, gate_gram=gram, settle=Settle(compensation=self.compensation),
             settling=seen, held_out=held_out, loss=task.loss,

@@ -60,8 +60,10 @@ def spectra_png(redundancy: Redundancy) -> bytes:
     """Draw the spectra as a picture that stands alone, with the largest compression in its title."""
     figure = spectra_figure(redundancy)
     most = redundancy.maximum_compression
-    named = (("filters", "filters"), ("macs", "MACs"), ("parameters", "parameters"))
-    shares = ", ".join(f"{percent(most[key])} of {label}" for key, label in named)
+    named = (
+        ("filters", "filters"), ("macs", "MACs"), ("parameters", "parameters"), ("latency", "latency"),
+    )  # fmt: skip
+    shares = ", ".join(f"{percent(most[key])} of {label}" for key, label in named if key in most)
     with drawing():
         figure.text(
             0.995, 1 - 0.2 / figure.get_figheight(), f"superfluous: {shares}", ha="right", va="center", color=INK

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from secateur.artifacts import Pinned, PruneResult, Redundancy
-from secateur.report.formatting import count, percent, significant
+from secateur.report.formatting import backend_label, count, percent, seconds, significant
 from secateur.report.tables.table import Table
 
 
@@ -23,7 +23,7 @@ def compression_table(redundancy: Redundancy) -> Table:
     """List the largest compression that the estimate allows."""
     most = redundancy.maximum_compression
     filters = sum(g.num_channels for g in redundancy.groups), sum(g.num_effective for g in redundancy.groups)
-    rows = (
+    rows: tuple[tuple[str, ...], ...] = (
         ("Filters", f"{filters[0]:,}", f"{filters[1]:,}", percent(most["filters"])),
         ("MACs", count(redundancy.macs), count(redundancy.macs_effective), percent(most["macs"])),
         (
@@ -33,6 +33,10 @@ def compression_table(redundancy: Redundancy) -> Table:
             percent(most["parameters"]),
         ),
     )
+    if redundancy.latency_s and redundancy.latency_effective_s is not None:
+        named = f"Layers in {backend_label(redundancy.backend)}"
+        times = seconds(redundancy.latency_s), seconds(redundancy.latency_effective_s)
+        rows = (*rows, (named, *times, percent(most["latency"])))
     header = ("", "Now", "Effective", "Superfluous")
     return Table(title="Largest compression", header=header, rows=rows, right=frozenset({1, 2, 3}))
 
@@ -59,15 +63,20 @@ def rounds_table(prune: PruneResult) -> Table:
         timed = [] if done.target_latency_s is None else [f"{significant(1e3 * done.target_latency_s)} ms of layers"]
         target = ", ".join([*counted, *timed, *(["loss allowed"] if done.stopped else [])])
         losses = (significant(x) for x in (done.loss_before, done.loss_after_cut, done.loss_after_recovery))
-        row = (str(number), target, count(done.macs), count(done.parameters), *losses, significant(done.cut_error, 2))
+        saliency = f"{percent(done.saliency_kept, 4)} (at most {percent(done.saliency_bound, 4)})"
+        row = (
+            str(number), target, count(done.macs), count(done.parameters), saliency, *losses,
+            significant(done.cut_error, 2),
+        )  # fmt: skip
         rows.append(row)
     return Table(
         title="Rounds of pruning",
         header=(
-            "Round", "Budget", "MACs", "Parameters", "Loss before", "after cut", "after recovery", "Cut differs by",
+            "Round", "Budget", "MACs", "Parameters", "Saliency kept", "Loss before", "after cut", "after recovery",
+            "Cut differs by",
         ),
         rows=tuple(rows),
-        right=frozenset({2, 3, 4, 5, 6, 7}),
+        right=frozenset({2, 3, 4, 5, 6, 7, 8}),
     )  # fmt: skip
 
 

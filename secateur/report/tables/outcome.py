@@ -29,7 +29,7 @@ def gates_table(verdict: Verdict) -> Table:
 def meaning(quantity: str) -> str:
     """Explain a quantity in a few words; metrics and their drops explain themselves by name."""
     if quantity.startswith(ROUNDED):
-        return f"in eight bits: {meaning(quantity.removeprefix(ROUNDED))}"
+        return f"quantised: {meaning(quantity.removeprefix(ROUNDED))}"
     if quantity in QUANTITIES:
         return QUANTITIES[quantity]
     if quantity.endswith("_drop"):

@@ -75,7 +75,7 @@ def machine_table(machine: Machine) -> Table:
     rows = (
         ("Processor", f"{machine.cpu}, {machine.num_cores} cores"),
         ("Memory", size(machine.memory_bytes)),
-        ("Graphics", "; ".join(machine.gpus) or "none"),
+        ("Graphics", _graphics(machine)),
         ("Clock", f"{clock}, governor {machine.governor or 'unknown'}"),
         ("Load", f"{significant(machine.load_before, 2)} before, {significant(machine.load_after, 2)} after"),
         ("System", ", ".join(part for part in (machine.system, machine.container) if part)),
@@ -83,6 +83,14 @@ def machine_table(machine: Machine) -> Table:
         ("Commit", machine.commit or "unknown"),
     )
     return Table(title="Machine", header=("Fact", "Value"), rows=rows)
+
+
+def _graphics(machine: Machine) -> str:
+    if not machine.gpus:
+        return "none"
+    driver = f"driver {machine.driver}" if machine.driver else ""
+    clock = f"{machine.gpu_clock_mhz:.0f} MHz" if machine.gpu_clock_mhz is not None else ""
+    return ", ".join(part for part in ("; ".join(machine.gpus), driver, clock) if part)
 
 
 def _parity(parity: Parity | None) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from secateur.artifacts import Data
+from secateur.artifacts import Pictures as Preparation
 from secateur.errors import DataError, RecipeError
 from secateur.workloads.classification import cifar_files
 from secateur.workloads.classification.pictures import IMAGENET, CropAndFlip, Pictures
@@ -51,6 +52,8 @@ def cifar10(
         test=Pictures(decode=test.pixels, labels=test.labels, normalisation=IMAGENET, classes=cifar_files.CLASSES),
         calibration=plain,
         description=f"CIFAR-10 (Krizhevsky 2009): {len(train.labels):,} training, {len(test.labels):,} test pictures",
+        classes=cifar_files.CLASSES,
+        preparation=Preparation(size=(32, 32), mean=IMAGENET.mean, std=IMAGENET.std),
         fingerprint=f"cifar10-{type(files).__name__}-{labels}-{seed}-{augment}",
     )
 

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from secateur.artifacts import Data
+from secateur.artifacts import Data, Pictures
 from secateur.errors import DataError, RecipeError
 from secateur.workloads.classification.pictures import IMAGENET, Normalisation
 
@@ -61,6 +61,8 @@ def image_folder(
             paths=train, labels=train_labels, view=view, normalisation=normalisation, classes=classes
         ),
         description=f"{place.name}: {len(train):,} pictures to train, {len(test):,} to test, {len(classes)} classes",
+        classes=classes,
+        preparation=Pictures(size=(size, size), shorter_side=view.resize, mean=mean, std=std),
         fingerprint=hashlib.sha256(f"{names}\n{settings}".encode()).hexdigest()[:16],
     )
 

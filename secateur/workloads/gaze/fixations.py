@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int64
+from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +36,20 @@ class Fixations:
 
     def counts(self, num_pictures: int, grid: tuple[int, int]) -> Float32[np.ndarray, "pictures rows columns"]:
         """Count the fixations inside their pictures in the cells of a grid (rows, columns)."""
+        (rows, columns), cell = grid, self._cells(grid)
+        return np.bincount(cell, minlength=num_pictures * rows * columns).astype(np.float32).reshape(-1, rows, columns)
+
+    def sparse_counts(self, num_pictures: int, grid: tuple[int, int]) -> Float[Tensor, "pictures rows columns"]:
+        """Count them as `counts` does, in a sparse tensor, float64: what measures of large maps read fastest."""
+        rows, columns = grid
+        cell, number = np.unique(self._cells(grid), return_counts=True)
+        where = np.stack([cell // (rows * columns), cell // columns % rows, cell % columns])
+        return torch.sparse_coo_tensor(
+            torch.from_numpy(where), torch.from_numpy(number).double(), (num_pictures, rows, columns),
+            is_coalesced=True, check_invariants=True,
+        )  # fmt: skip
+
+    def _cells(self, grid: tuple[int, int]) -> Int64[np.ndarray, " fixations_inside"]:
         inner, (rows, columns) = self.inside(), grid
         row, column = (inner.down * rows).astype(np.int64), (inner.across * columns).astype(np.int64)
-        cell = (inner.picture * rows + row) * columns + column
-        return np.bincount(cell, minlength=num_pictures * rows * columns).astype(np.float32).reshape(-1, rows, columns)
+        return (inner.picture * rows + row) * columns + column

@@ -2,25 +2,27 @@
 
 Every function takes ``log_density`` [batch, rows, columns] in nats and ``counts`` [batch, rows, columns], the number
 of fixations in each cell, and returns [batch]. A picture without fixations gives nan in the measures that need them.
-The ``map_`` functions take any two maps instead, for example saliency and blurred fixations. Areas under ROC curves are
-in `roc`. Formulas after Judd et al. 2012, Bylinskii et al. 2016 (arXiv 1604.03605) and Kuemmerer et al. 2015 (arXiv
-1409.7686).
+Where only fixated cells count, ``counts`` may be sparse (COO, see `Fixations.sparse_counts`), which is much faster for
+large maps. The ``map_`` functions take any two maps instead, for example saliency and blurred fixations. Areas under
+ROC curves are in `roc`. Formulas after Judd et al. 2012, Bylinskii et al. 2016 (arXiv 1604.03605) and Kuemmerer et al.
+2015 (arXiv 1409.7686).
 """
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
-from torch.linalg import vector_norm
 
 Maps = Float[Tensor, "batch rows columns"]
 Scores = Float[Tensor, " batch"]
+Cells = Float[Tensor, "batch cells"]
 
-MAX_CELLS = 2**19
-"""Cells that are looked at together."""
+PIECE = 2**15
+"""Cells that are looked at together, so that what is made of them stays in a processor's cache."""
+FAR = 1e-7
+"""The share of a map's mean square that its variance must have, or squares are taken from the map's first value."""
 
 
 def nss(log_density: Maps, counts: Maps) -> Scores:
@@ -33,7 +35,7 @@ def nss(log_density: Maps, counts: Maps) -> Scores:
 
 def map_nss(saliency: Maps, counts: Maps) -> Scores:
     """Return the mean z-score of any map at the fixations, see `nss`."""
-    return by_parts(_nss, saliency, counts)
+    return _nss(saliency, counts)
 
 
 def log_likelihood(log_density: Maps, counts: Maps) -> Scores:
@@ -44,13 +46,35 @@ def log_likelihood(log_density: Maps, counts: Maps) -> Scores:
 
 def information_gain(log_density: Maps, counts: Maps, baseline: Float[Tensor, "rows columns"]) -> Scores:
     """Return how many bit a fixation the density knows more than ``baseline``, a log-density in nats."""
-    known = mean_log_density(baseline.expand_as(counts), counts)
-    return (mean_log_density(log_density, counts) - known) / math.log(2)
+    return (mean_log_density(log_density, counts) - _mean_at(baseline.flatten()[None], counts)) / math.log(2)
 
 
 def mean_log_density(log_density: Maps, counts: Maps) -> Scores:
     """Return the mean of a map over the fixations, nats a fixation where it is a log-density."""
-    return _products(log_density.flatten(1), counts.flatten(1)) / counts.flatten(1).sum(1)
+    return _mean_at(log_density.flatten(1), counts)
+
+
+def _mean_at(values: Float[Tensor, "_ cells"], counts: Maps) -> Scores:
+    """Return the mean at each picture's fixations of its map, or of one for all."""
+    if not counts.is_sparse:
+        numbers = counts.flatten(1)
+        shared = len(values) == 1 and len(counts) > 1
+        return (numbers @ values[0] if shared else _products(values, numbers)) / numbers.sum(1)
+    picture, cell, weights = places(counts)
+    found = values[picture if len(values) > 1 else torch.zeros_like(picture), cell]
+    sums = torch.stack([weights * found, weights.to(found)])
+    return torch.div(*sums.new_zeros(2, len(counts)).index_add(1, picture, sums))
+
+
+def places(counts: Maps) -> tuple[Int64[Tensor, " fixated"], Int64[Tensor, " fixated"], Float[Tensor, " fixated"]]:
+    """Return the picture, the cell and the number of fixations of every fixated cell, in the pictures' order."""
+    if counts.is_sparse:
+        found = counts.coalesce()
+        picture, row, column = found.indices()
+        return picture, row * counts.shape[2] + column, found.values()
+    weights = counts.flatten(1)
+    picture, cell = weights.nonzero(as_tuple=True)
+    return picture, cell, weights[picture, cell]
 
 
 def correlation(log_density: Maps, counts: Maps) -> Scores:
@@ -71,7 +95,7 @@ def divergence(log_density: Maps, counts: Maps) -> Scores:
 
 def map_correlation(saliency: Maps, reference: Maps) -> Scores:
     """Return Pearson's correlation (CC) over the cells; 0 where either map is constant."""
-    return by_parts(_correlation, saliency, reference)
+    return _correlation(saliency.flatten(1), reference.flatten(1)).to(reference.dtype)
 
 
 def map_similarity(saliency: Maps, reference: Maps) -> Scores:
@@ -79,7 +103,7 @@ def map_similarity(saliency: Maps, reference: Maps) -> Scores:
 
     A map that is somewhere negative is raised until it is not; a map of zeros counts as uniform.
     """
-    return by_parts(_similarity, saliency, reference)
+    return _similarity(_nonnegative(saliency), _nonnegative(reference)).to(reference.dtype)
 
 
 def map_divergence(saliency: Maps, reference: Maps, *, floor: float = 1e-20, epsilon: float = 0.0) -> Scores:
@@ -88,59 +112,100 @@ def map_divergence(saliency: Maps, reference: Maps, *, floor: float = 1e-20, eps
     ``floor`` is added to both maps before they are divided by their sums. The MIT/Tuebingen benchmark has floor 0 and
     epsilon 2.2204e-16 (Bylinskii et al. 2016, arXiv 1604.03605, appendix).
     """
-    return by_parts(partial(_divergence, floor=floor, epsilon=epsilon), saliency, reference)
-
-
-def by_parts(measure: Callable[..., Scores], *maps: Maps) -> Scores:
-    """Measure a few pictures at a time: intermediate maps stay small enough for a processor's cache."""
-    num_pictures, rows, columns = maps[0].shape
-    parts = range(0, num_pictures, max(1, MAX_CELLS // (rows * columns)))
-    scores = [measure(*(each[first : first + parts.step] for each in maps)) for first in parts]
-    return torch.cat(scores) if scores else maps[1].new_zeros(0)
+    first, second = _nonnegative(saliency), _nonnegative(reference)
+    return _divergence(first, second, floor, epsilon).to(reference.dtype)
 
 
 def _nss(saliency: Maps, counts: Maps) -> Scores:
-    values = saliency.flatten(1)
-    mean, num_cells = values.mean(1), values.shape[1]
-    deviation = vector_norm(values - mean[:, None], dim=1) / math.sqrt(num_cells)
+    mean, variance, size = _moments(saliency.flatten(1))
     # A map that is constant but for rounding has no peaks; its z-scores would be rounding errors.
-    flat = deviation <= 1e-6 * vector_norm(values, ord=math.inf, dim=1)
+    flat = variance <= 1e-12 * size
     height = mean_log_density(saliency, counts) - mean
-    return torch.where(flat, 0 * height, height / deviation.where(~flat, torch.ones_like(deviation)))
+    return torch.where(flat, 0 * height, height / torch.where(flat, 1.0, variance).sqrt()).to(counts.dtype)
 
 
-def _correlation(saliency: Maps, reference: Maps) -> Scores:
-    first, second = (values - values.mean(1, keepdim=True) for values in (saliency.flatten(1), reference.flatten(1)))
-    scale = vector_norm(first, dim=1) * vector_norm(second, dim=1)
-    return torch.where(scale > 0, _products(first, second) / scale.clamp_min(1e-30), torch.zeros_like(scale))
+def _moments(values: Cells) -> tuple[Float64[Tensor, " batch"], Float64[Tensor, " batch"], Float64[Tensor, " batch"]]:
+    """Return each map's mean, its variance and its mean square."""
+    num_cells = values.shape[1]
+    mean, size = _summed(lambda piece: (piece.sum(1), _products(piece, piece)), values) / num_cells
+    variance = size - mean**2
+    if bool((variance < FAR * size).any()):
+        origin = values[:, :1]
+        moved, squares = _summed(_moved_moments, values, origin) / num_cells
+        variance = squares - moved**2
+    return mean, variance.clamp_min(0), size
 
 
-def _similarity(saliency: Maps, reference: Maps) -> Scores:
-    first, second = _nonnegative(saliency), _nonnegative(reference)
-    totals = first.sum(1), second.sum(1)
+def _moved_moments(piece: Cells, origin: Float[Tensor, "batch 1"]) -> tuple[Tensor, Tensor]:
+    moved = piece - origin
+    return moved.sum(1), _products(moved, moved)
+
+
+def _correlation(first: Cells, second: Cells) -> Float64[Tensor, " batch"]:
+    num_cells = first.shape[1]
+    sums = _summed(_five_sums, first, second) / num_cells
+    if bool(((sums[2:4] - sums[:2] ** 2) < FAR * sums[2:4]).any()):
+        origins = first[:, :1], second[:, :1]
+        sums = _summed(lambda a, b, c, d: _five_sums(a - c, b - d), first, second, *origins) / num_cells
+    scale = ((sums[2] - sums[0] ** 2).clamp_min(0) * (sums[3] - sums[1] ** 2).clamp_min(0)).sqrt()
+    together = sums[4] - sums[0] * sums[1]
+    return torch.where(scale > 0, together / scale.clamp_min(1e-300), torch.zeros_like(scale))
+
+
+def _five_sums(first: Cells, second: Cells) -> tuple[Tensor, ...]:
+    squares = _products(first, first), _products(second, second)
+    return first.sum(1), second.sum(1), *squares, _products(first, second)
+
+
+def _similarity(first: Cells, second: Cells) -> Float64[Tensor, " batch"]:
+    totals = _summed(lambda a, b: (a.sum(1), b.sum(1)), first, second)
     # One division a picture, not one a cell.
-    return torch.minimum(first, second * (totals[0] / totals[1])[:, None]).sum(1) / totals[0]
+    ratio = (totals[0] / totals[1])[:, None]
+    lesser = _summed(lambda a, b, times: (torch.minimum(a, b * times).sum(1),), first, second, ratio)
+    return lesser[0] / totals[0]
 
 
-def _divergence(saliency: Maps, reference: Maps, *, floor: float, epsilon: float) -> Scores:
-    first, second = _nonnegative(saliency), _nonnegative(reference)
-    first, second = (first + floor, second + floor) if floor else (first, second)
-    totals = first.sum(1), second.sum(1)
+def _divergence(first: Cells, second: Cells, floor: float, epsilon: float) -> Float64[Tensor, " batch"]:
+    totals = _summed(lambda a, b: (a.sum(1), b.sum(1)), first, second) + floor * first.shape[1]
     if epsilon:
-        shares = second / totals[1][:, None]
-        return _products(shares, (shares / (first / totals[0][:, None] + epsilon)).add_(epsilon).log_())
-    return _products(second, (second / first).log_()) / totals[1] + (totals[0] / totals[1]).log()
+
+        def terms(saliency: Tensor, reference: Tensor, total: Tensor, reference_total: Tensor) -> tuple[Tensor]:
+            shares = (reference + floor) / reference_total
+            return (_products(shares, (shares / ((saliency + floor) / total + epsilon)).add_(epsilon).log_()),)
+
+        return _summed(terms, first, second, totals[0][:, None], totals[1][:, None])[0]
+
+    def logarithms(saliency: Tensor, reference: Tensor) -> tuple[Tensor]:
+        raised = reference + floor
+        return (_products(raised, (raised / (saliency + floor)).log_()),)
+
+    return _summed(logarithms, first, second)[0] / totals[1] + (totals[0] / totals[1]).log()
 
 
-def _products(first: Float[Tensor, "batch cells"], second: Float[Tensor, "batch cells"]) -> Scores:
+def _summed(terms: Callable[..., tuple[Tensor, ...]], *maps: Float[Tensor, "batch _"]) -> Float64[Tensor, "_ batch"]:
+    """Add up terms [batch] over pieces of all maps, in double precision; a map of one column is whole in each."""
+    num_pictures, num_cells = maps[0].shape
+    height, found = max(1, PIECE // num_cells), list[Tensor]()
+    for top in range(0, num_pictures, height):
+        rows = [each[top : top + height] for each in maps]
+        parts = []
+        for left in range(0, num_cells, PIECE):
+            pieces = (each if each.shape[1] == 1 else each[:, left : left + PIECE] for each in rows)
+            parts.append(torch.stack(terms(*(piece.double() for piece in pieces))))
+        found.append(parts[0] if len(parts) == 1 else torch.stack(parts).sum(0))
+    return torch.cat(found, 1) if found else maps[0].new_zeros(len(terms(*(m.double() for m in maps))), 0).double()
+
+
+def _products(first: Cells, second: Cells) -> Scores:
     """Return the scalar product of every picture's two maps."""
     return torch.bmm(first[:, None], second[:, :, None]).flatten()
 
 
-def _nonnegative(maps: Maps) -> Float[Tensor, "batch cells"]:
+def _nonnegative(maps: Maps) -> Cells:
+    """Raise maps that are somewhere negative until they are not; a map of zeros becomes uniform."""
     values = maps.flatten(1)
-    lowest = values.amin(1)
-    if bool((lowest >= 0).all()) and bool((values.sum(1) > 0).all()):
+    lowest, highest = values.aminmax(dim=1) if len(values) else (values.sum(1), values.sum(1))
+    if bool((lowest >= 0).all()) and bool((highest > 0).all()):
         return values
     raised = values - lowest[:, None].clamp_max(0)
-    return torch.where(raised.sum(1, keepdim=True) > 0, raised, torch.ones_like(raised))
+    return torch.where(raised.amax(1, keepdim=True) > 0, raised, torch.ones_like(raised))

@@ -1,20 +1,20 @@
 """Areas under ROC curves of fixated cells against other cells, exact at ties.
 
 Every function takes ``saliency`` [batch, rows, columns], any map whose order counts, and ``counts`` [batch, rows,
-columns], the number of fixations in each cell, and returns [batch], nan for a picture without fixations. A map with nan
-cannot be ranked and raises DataError. What the fixations are compared with makes the measure (Bylinskii et al. 2016,
-arXiv 1604.03605; Kuemmerer et al. 2018, arXiv 1704.08615).
+columns], the number of fixations in each cell, dense or sparse, and returns [batch], nan for a picture without
+fixations. A map with nan cannot be ranked and raises DataError. What the fixations are compared with makes the measure
+(Bylinskii et al. 2016, arXiv 1604.03605; Kuemmerer et al. 2018, arXiv 1704.08615).
 """
 
-from dataclasses import dataclass
-
-import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float
 from torch import Tensor
 
-from secateur.errors import DataError
-from secateur.workloads.gaze.metrics import Maps, Scores, by_parts
+from secateur.workloads.gaze.metrics import Maps, Scores
+from secateur.workloads.gaze.ranks import Fixated, Ranks, fixated_in, ranks, weighted_ranks
+
+MAX_REPEATED = 2**20
+"""Fixations elsewhere above which cells are weighted instead of repeated."""
 
 
 def auc(saliency: Maps, counts: Maps) -> Scores:
@@ -23,7 +23,9 @@ def auc(saliency: Maps, counts: Maps) -> Scores:
     It is the chance that the map is higher at a random fixation than in a random cell, ties counting half:
     sum_f [P(v < v_f) + P(v = v_f) / 2] / num_fixations. A cell fixated twice counts twice.
     """
-    return by_parts(_against_all, saliency, counts)
+    fixated = fixated_in(saliency, counts)
+    below, equal = ranks(saliency.flatten(1), fixated)
+    return fixated.mean((below + equal / 2) / saliency[0].numel() if len(saliency) else below).to(counts.dtype)
 
 
 def auc_judd(saliency: Maps, counts: Maps) -> Scores:
@@ -33,7 +35,14 @@ def auc_judd(saliency: Maps, counts: Maps) -> Scores:
     is won by half: sum_f [P(v < v_f) + P(v < t'_f)] / 2 / num_fixations, P over the unfixated cells (Judd et al. 2012).
     The published code adds noise to the map to break ties; nothing is added here.
     """
-    return by_parts(_against_unfixated, saliency, counts)
+    fixated = fixated_in(saliency, counts)
+    below, _ = ranks(saliency.flatten(1), fixated)
+    own = fixated.among_themselves
+    num_unfixated = (saliency[0].numel() if len(saliency) else 0) - own.num_cells
+    unfixated = below - own.cells_below
+    # What is below the next higher fixated value of the same picture; above the highest, all unfixated cells.
+    following = torch.where(own.following >= 0, unfixated[own.following], num_unfixated[fixated.picture])
+    return fixated.mean((unfixated + following) / (2 * num_unfixated[fixated.picture])).to(counts.dtype)
 
 
 def shuffled_auc(
@@ -49,14 +58,14 @@ def shuffled_auc(
     picture's own fixations out of them. A map that only knows the centre bias has 0.5 (Tatler et al. 2005; Zhang et al.
     2008). Ties count half.
     """
-    others = elsewhere.reshape(-1, saliency[0].numel())
-    cells = (others > 0).any(0).nonzero().squeeze(1)
-    weights = others.index_select(1, cells).double().expand(len(counts), -1)
+    fixated = fixated_in(saliency, counts)
+    cells, weights = _looked_at(elsewhere)
+    (below, equal), total = _against(saliency.flatten(1), fixated, cells, weights)
     if without_own:
-        weights = weights - counts.flatten(1).index_select(1, cells).double()
-    fixated = _fixated(saliency, counts)
-    below, equal = _standing(saliency.flatten(1).index_select(1, cells), fixated, weights)
-    return fixated.mean((below + equal / 2) / weights.sum(1)[fixated.picture]).to(counts.dtype)
+        own = fixated.among_themselves
+        below, equal = below - own.weight_below, equal - own.weight_equal
+        total = total - fixated.num_fixations
+    return fixated.mean((below + equal / 2) / total[fixated.picture]).to(counts.dtype)
 
 
 def auc_borji(saliency: Maps, counts: Maps, *, num_splits: int = 100, seed: int = 0) -> Scores:
@@ -70,7 +79,7 @@ def auc_borji(saliency: Maps, counts: Maps, *, num_splits: int = 100, seed: int 
 
 def random_cells(counts: Maps, *, num_splits: int, seed: int) -> Maps:
     """Return how often each cell is drawn when every picture draws ``num_splits`` cells a fixation."""
-    generator = torch.Generator().manual_seed(seed)
+    generator, counts = torch.Generator().manual_seed(seed), counts.to_dense()
     rows = [
         torch.bincount(torch.randint(one.numel(), (draws,), generator=generator), minlength=one.numel())
         for one, draws in zip(counts, (num_splits * counts.flatten(1).sum(1)).long().tolist(), strict=True)
@@ -78,95 +87,21 @@ def random_cells(counts: Maps, *, num_splits: int, seed: int) -> Maps:
     return torch.stack(rows).view(counts.shape).to(counts)
 
 
-def _against_all(saliency: Maps, counts: Maps) -> Scores:
-    fixated = _fixated(saliency, counts)
-    below, equal = _standing(saliency.flatten(1), fixated, None)
-    return fixated.mean((below + equal / 2) / saliency[0].numel()).to(counts.dtype)
+def _looked_at(elsewhere: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cells that anybody looked at, and how often, [1 or batch, cells]."""
+    if elsewhere.is_sparse and elsewhere.ndim == 2:
+        found = elsewhere.coalesce()
+        row, column = found.indices()
+        return row * elsewhere.shape[1] + column, found.values().double()[None]
+    weights = elsewhere.to_dense().flatten(-2).reshape(-1, elsewhere.shape[-2] * elsewhere.shape[-1])
+    cells = (weights > 0).any(0).nonzero().squeeze(1)
+    return cells, weights.index_select(1, cells).double()
 
 
-def _against_unfixated(saliency: Maps, counts: Maps) -> Scores:
-    fixated, values = _fixated(saliency, counts), _ordered(saliency.flatten(1))
-    scores = [_between_thresholds(row, own) for row, own in zip(values, fixated.by_picture(), strict=True)]
-    return fixated.mean(torch.cat(scores)).to(counts.dtype)
-
-
-def _between_thresholds(values: Float[Tensor, " cells"], fixated: Float[Tensor, " fixated"]) -> Float64[Tensor, " _"]:
-    """Return, for every fixated value of a picture, the share of unfixated cells between it and the next higher one."""
-    thresholds, place = torch.unique(fixated, return_inverse=True)
-    below = _searched(values, thresholds) - _searched(fixated.sort().values, thresholds)
-    num_unfixated = len(values) - len(fixated)
-    following = torch.cat([below[1:], below.new_full((min(1, len(below)),), num_unfixated)])
-    return ((below + following).double() / (2 * num_unfixated))[place]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Fixated:
-    """The fixated cells of a batch, picture by picture: whose they are, their values and their fixations."""
-
-    picture: Int64[Tensor, " cells"]
-    values: Float[Tensor, " cells"]
-    weights: Float64[Tensor, " cells"]
-    num_pictures: int
-
-    def by_picture(self) -> tuple[Float[Tensor, " _"], ...]:
-        """Return each picture's values."""
-        return torch.split(self.values, torch.bincount(self.picture, minlength=self.num_pictures).tolist())
-
-    def mean(self, scores: Float64[Tensor, " cells"]) -> Float64[Tensor, " pictures"]:
-        """Return each picture's mean over its fixations."""
-        sums = torch.zeros(2, self.num_pictures, dtype=torch.float64, device=scores.device)
-        sums.index_add_(1, self.picture, torch.stack([scores * self.weights, self.weights]))
-        return sums[0] / sums[1]
-
-
-def _fixated(saliency: Maps, counts: Maps) -> _Fixated:
-    weights = counts.flatten(1)
-    picture, cell = weights.nonzero(as_tuple=True)
-    values = saliency.flatten(1)[picture, cell]
-    return _Fixated(
-        picture=picture, values=values, weights=weights[picture, cell].double(), num_pictures=len(counts)
-    )  # fmt: skip
-
-
-def _standing(
-    values: Float[Tensor, "batch cells"], fixated: _Fixated, weights: Float64[Tensor, "batch cells"] | None
-) -> tuple[Float64[Tensor, " fixated"], Float64[Tensor, " fixated"]]:
-    """Weigh, for every fixated value, its picture's values below it and those equal to it."""
-    if weights is None:
-        ordered = _ordered(values)
-        masses: Tensor | None = None
-    else:
-        order = values.argsort(1)
-        ordered = _without_nan(values.gather(1, order))
-        masses = torch.cat([weights.new_zeros(len(weights), 1), weights.gather(1, order).cumsum(1)], dim=1)
-    below, equal = [], []
-    for number, own in enumerate(fixated.by_picture()):
-        least, most = (_searched(ordered[number], own, right=right) for right in (False, True))
-        if masses is not None:
-            least, most = masses[number, least], masses[number, most]
-        below.append(least.double())
-        equal.append((most - least).double())
-    return torch.cat(below), torch.cat(equal)
-
-
-def _ordered(values: Float[Tensor, "batch cells"]) -> Float[Tensor, "batch cells"]:
-    """Return the values of each picture in order; on a processor by NumPy, whose sorting is vectorised."""
-    if values.device.type == "cpu":
-        return _without_nan(torch.from_numpy(np.sort(values.detach().numpy(), axis=1)))
-    return _without_nan(values.sort(1).values)
-
-
-def _without_nan(ordered: Float[Tensor, "batch cells"]) -> Float[Tensor, "batch cells"]:
-    """Return values in order, among which nan would be the last, unless there is any."""
-    if bool(ordered[:, -1].isnan().any()):
-        raise DataError("saliency maps", "nan", "numbers", "Look for what makes the map undefined.")
-    return ordered
-
-
-def _searched(
-    ordered: Float[Tensor, " cells"], values: Float[Tensor, " _"], *, right: bool = False
-) -> Int64[Tensor, " _"]:
-    """Return how many of the values in order are below each of some, or, from the right, at most as high."""
-    if ordered.device.type == "cpu":
-        return torch.from_numpy(ordered.numpy().searchsorted(values.detach().numpy(), "right" if right else "left"))
-    return torch.searchsorted(ordered, values, right=right)
+def _against(values: Tensor, fixated: Fixated, cells: Tensor, weights: Tensor) -> tuple[Ranks, Tensor]:
+    """Rank fixated values among weighted cells; return that and each picture's sum of weights."""
+    total = weights.sum(1).expand(len(values))
+    whole = len(weights) == 1 and float(total[:1].sum()) <= MAX_REPEATED and bool((weights == weights.round()).all())
+    if whole:  # sorting values alone is faster than sorting them with their weights
+        return ranks(values.index_select(1, cells.repeat_interleave(weights[0].long())), fixated), total
+    return weighted_ranks(values.index_select(1, cells), fixated, weights.expand(len(values), -1)), total

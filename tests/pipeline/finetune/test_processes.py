@@ -14,12 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from secateur.artifacts import Data, FinetuneResult, Metric, Model, Task
+from secateur.artifacts import Batch, Data, FinetuneResult, Group, Metric, Model, Task
+from secateur.calibration.activation_gram import collect_activation_gram
+from secateur.calibration.activations import collect_activations
 from secateur.calibration.gram import collect_gate_gram
+from secateur.calibration.input_gram import collect_input_grams
 from secateur.calibration.parameter_fisher import collect_parameter_fisher
 from secateur.calibration.processes import gathered, mean, num_processes, rank, total
+from secateur.calibration.weight_gradients import collect_weight_gradient_gram
 from secateur.errors import TrainingError
 from secateur.pipeline.finetune import Averaging, DistillationWeights, Finetune, SoftTargets
+from secateur.pipeline.signals.filters import writers
 from secateur.pipeline.structure import cut, trace
 
 TASK_ONLY = DistillationWeights(task=1.0, output=0.0, feature=0.0)
@@ -142,6 +147,24 @@ def broken_in_one() -> Task:
     return replace(TASK, loss=lambda o, t: cross_entropy(o, t) * (float("nan") if rank() == 1 else 1.0))
 
 
+def moments(module: nn.Module, groups: tuple[Group, ...], samples: list[Batch]) -> dict[str, Any]:
+    """Collect everything that is the same whatever the batches, but the gate gradients."""
+    gram, running = collect_activation_gram(module, groups, samples), collect_activations(module, groups, samples)
+    written = {group.name: writers(module, group) for group in groups}
+    gradients = collect_weight_gradient_gram(module, written, samples, cross_entropy)
+    found: dict[str, Any] = {"inputs": collect_input_grams(module, groups, samples)}
+    found["gradients"] = gradients.gram
+    found["products"] = {group.name: gram.centred(group.name) for group in groups}
+    for field in ("mean", "variance"):
+        found[field] = {
+            f"{name} {place}": getattr(own, field)
+            for name, at in running.moments.items() for place, own in at.items()
+        }  # fmt: skip
+    found["counts"] = [gram.num_samples, running.num_samples, gradients.num_samples, gradients.num_columns]
+    found["counts"] += [gram.num_rows(group.name) for group in groups]
+    return found
+
+
 def work(folder: Path) -> None:
     """Do everything in this process, one of two, and write down what came out."""
     torch.set_num_threads(1)
@@ -155,6 +178,7 @@ def work(folder: Path) -> None:
     mine = batches(24, 4)[rank() :: 2]
     found["gram"] = collect_gate_gram(teacher.module, known["groups"], mine, cross_entropy)
     found["fisher"] = collect_parameter_fisher(teacher.module, mine, cross_entropy)
+    found["moments"] = moments(teacher.module, known["groups"], mine)
     try:
         BASE(networks()[1], teacher, broken_in_one(), DATA, **given)
     except TrainingError as error:
@@ -234,6 +258,17 @@ def test_gram_and_fisher_are_those_of_all_samples(two: list[dict[str, Any]]) -> 
             torch.testing.assert_close(found["gram"].gram[name], matrix, rtol=1e-11, atol=1e-15)
         for name, values in fisher.fisher.items():
             torch.testing.assert_close(found["fisher"].fisher[name], values, rtol=1e-10, atol=1e-15)
+
+
+def test_moments_and_filters_gradients_are_those_of_all_samples(two: list[dict[str, Any]]) -> None:
+    teacher, _, known = networks()
+    # Gradients are those of whole batches, which are therefore the same here.
+    wanted = moments(teacher.module, known["groups"], batches(24, 4))
+    for found in two:
+        assert found["moments"]["counts"] == wanted["counts"]
+        for kind in set(wanted) - {"counts"}:
+            for name, values in wanted[kind].items():
+                torch.testing.assert_close(found["moments"][kind][name], values, rtol=1e-10, atol=1e-14)
 
 
 def test_a_loss_that_one_process_cannot_compute_ends_all(two: list[dict[str, Any]]) -> None:

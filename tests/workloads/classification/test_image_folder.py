@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from secateur.deploy import prepared
 from secateur.errors import DataError, RecipeError
 from secateur.workloads.classification import image_folder
 from secateur.workloads.classification.image_folder import MiddleSquare, RandomSquare
@@ -38,6 +39,16 @@ def test_classes_are_numbered_by_name_and_pictures_have_their_colour(tmp_path, s
         found = colours(dataset)
         for label, wanted in enumerate(COLOURS.values()):
             assert np.abs(np.subtract(found[label], wanted)).max() <= (0 if suffix in ("png", "bmp") else 8)
+
+
+def test_deployed_engines_prepare_pictures_as_the_data_did(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+    data = image_folder(fill(tmp_path), 16)
+    Image.fromarray(noise).save(data.test.paths[0])
+    assert data.classes == tuple(COLOURS)
+    (found,) = prepared(noise[None], data.preparation)
+    byte = 1 / 255 / min(data.preparation.std)
+    np.testing.assert_allclose(found, data.test[0][0].numpy(), atol=1.01 * byte, err_msg="rounded to bytes there")
 
 
 @settings(max_examples=15, deadline=None)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.errors import DataError
-from secateur.workloads.gaze import metrics
+from secateur.workloads.gaze import metrics, ranks
 from secateur.workloads.gaze.roc import auc, auc_borji, auc_judd, random_cells, shuffled_auc
 
 seeds = st.integers(0, 2**31 - 1)
@@ -104,12 +104,51 @@ def test_by_hand():
     assert shuffled_auc(maps, counts, elsewhere).item() == pytest.approx(0.75)
 
 
-def test_large_maps_are_looked_at_in_parts_with_the_same_result(monkeypatch):
-    maps, counts = random_maps(5, "normal", batch=5, rows=40, columns=50)
-    whole = [measure(maps, counts) for measure in (auc, auc_judd)]
-    monkeypatch.setattr(metrics, "MAX_CELLS", 4000)
-    for measure, expected in zip((auc, auc_judd), whole, strict=True):
-        torch.testing.assert_close(measure(maps, counts), expected, rtol=0, atol=0)
+@settings(max_examples=40, deadline=None)
+@given(seeds, MAPS, st.booleans())
+def test_large_maps_are_ranked_without_being_sorted_with_the_same_result(seed, kind, single):
+    maps, counts = random_maps(seed, kind, rows=20, columns=30)
+    counts[1, 1:] = counts[2] = 0  # few fixations, and none
+    maps, counts = (each.float() if single else each for each in (maps, counts))
+    sorted_ = [measure(maps, counts) for measure in (auc, auc_judd)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks, "LARGE", 1)
+        patch.setattr(ranks, "PIECE", 256)
+        patch.setattr(ranks, "NUM_INTERVALS", 64)
+        for measure, expected in zip((auc, auc_judd), sorted_, strict=True):
+            torch.testing.assert_close(measure(maps, counts), expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_intervals_are_exact_where_they_cannot_be_told_apart():
+    maps = torch.full((1, 200, 200), 1e300, dtype=torch.float64)
+    maps[0, :100] = -1e300
+    maps[0, 0] = torch.linspace(-1, 1, 200) * 1e-300
+    maps[0, 1, :3] = torch.tensor([-torch.inf, torch.inf, 0.0])
+    counts = torch.zeros_like(maps)
+    counts[0, 0, ::40] = 1
+    counts[0, 1, :3] = 2
+    counts[0, 150, 150] = 1
+    for chosen in (counts, counts * (maps.abs() < 1), counts * (maps.abs() < torch.inf)):
+        expected = [won(values_at(maps, chosen), maps.numpy().ravel())]
+        np.testing.assert_allclose(auc(maps, chosen), expected, atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, MAPS)
+def test_sparse_counts_say_the_same(seed, kind):
+    maps, counts = random_maps(seed, kind)
+    counts[1] = 0
+    sparse, together = counts.to_sparse(), counts.sum(0)
+    for measure in (auc, auc_judd, metrics.map_nss):
+        torch.testing.assert_close(measure(maps, sparse), measure(maps, counts), equal_nan=True)
+    shuffled = shuffled_auc(maps, sparse, torch.sparse.sum(sparse, 0), without_own=True)
+    torch.testing.assert_close(shuffled, shuffled_auc(maps, counts, together, without_own=True), equal_nan=True)
+    weighted = shuffled_auc(maps, counts, together / 3)  # not whole: cells are weighted, not repeated
+    torch.testing.assert_close(weighted, shuffled_auc(maps, counts, together), equal_nan=True)
+    prior = torch.randn(counts.shape[1:], dtype=torch.float64)
+    if kind != "infinite":
+        gain = metrics.information_gain(maps, sparse, prior)
+        torch.testing.assert_close(gain, metrics.information_gain(maps, counts, prior), equal_nan=True)
 
 
 def test_single_precision_keeps_its_type_and_a_picture_without_fixations_is_nan():
@@ -126,3 +165,5 @@ def test_a_map_with_nan_has_no_order():
     maps[1, 2, 2] = torch.nan
     with pytest.raises(DataError, match="saliency maps: found nan; wanted numbers"):
         auc(maps, counts)
+    with pytest.raises(DataError, match="found nan"):
+        auc(torch.full((1, 200, 200), torch.nan), torch.ones(1, 200, 200))
