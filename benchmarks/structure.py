@@ -149,7 +149,7 @@ def main() -> None:
     for name in arguments.networks or torchvision_names():
         row = {tool: in_a_process(__file__, [name, tool], arguments.limit) for tool in arguments.tools}
         print(name, {t: (r["status"], r.get("seconds"), r.get("macs_kept")) for t, r in row.items()}, flush=True)
-        content["networks"][name] = row
+        content["networks"][name] = {**content["networks"].get(name, {}), **row}
         RESULTS.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
     draw(content["networks"])
 

@@ -239,10 +239,11 @@ def test_a_scale_that_follows_the_width_keeps_its_uncut_value(tokens):
     torch.testing.assert_close(whole.attention.qkv.weight, module.attention.qkv.weight)
 
 
-def test_training_the_gated_network_is_training_the_cut_one(tokens):
+@pytest.mark.parametrize("kind", ["scale stored", "fused"])
+def test_training_the_gated_network_is_training_the_cut_one(kind, tokens):
     from secateur import mask
 
-    module = Network(Attention("scale stored")).double().eval()
+    module = Network(Attention(kind)).double().eval()
     inputs = tokens.double()
     structure = trace(module, (inputs,))
     plan = Plan.random(structure, 0.5)
@@ -252,6 +253,7 @@ def test_training_the_gated_network_is_training_the_cut_one(tokens):
         network(inputs).square().sum().backward()
         optimizer.step()
     torch.testing.assert_close(gated(inputs), small(inputs), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(cut(gated.ungated(), structure, plan)(inputs), small(inputs), rtol=1e-9, atol=1e-12)
 
 
 def test_the_gate_of_a_head_channel_counts_queries_and_values_once(tokens):

@@ -75,7 +75,7 @@ def test_masked_is_cut_before_and_after_a_training_step(name: str) -> None:
             optimizer.step()
         with torch.no_grad():
             assert distance(small(x), gated(x)) < 1e-9
-            assert distance(cut(gated.network, structure, plan)(x), gated(x)) < 1e-9
+            assert distance(cut(gated.ungated(), structure, plan)(x), gated(x)) < 1e-9
     assert same(before, module)
 
 
@@ -183,7 +183,7 @@ def test_an_optimiser_goes_on_over_a_cut_as_if_masked(make) -> None:
     module, x, structure = traced()
     plan = Plan.random(structure, keep=0.5, seed=3)
     gated = mask(module, structure, plan)
-    optimizer = make(gated.network.parameters())
+    optimizer = make(gated.body.parameters())
 
     def steps(network: nn.Module, optimizer: torch.optim.Optimizer, num: int) -> None:
         for _ in range(num):
@@ -192,8 +192,8 @@ def test_an_optimiser_goes_on_over_a_cut_as_if_masked(make) -> None:
             optimizer.step()
 
     steps(gated, optimizer, 3)
-    small = cut(gated.network, structure, plan)
-    carried = cut_optimizer(optimizer, gated.network, small, structure, plan)
+    small = cut(gated.ungated(), structure, plan)
+    carried = cut_optimizer(optimizer, gated.body, small, structure, plan)
     assert carried.defaults == optimizer.defaults
     assert carried.param_groups[0]["lr"] == 0.01
     steps(gated, optimizer, 3)
