@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gaze_tables import gaze_details
+
 RESULTS = Path(__file__).parent / "results"
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 NAMES = {"resnet56": "ResNet-56", "gaze": "gaze network"}
@@ -12,7 +14,7 @@ NAMES = {"resnet56": "ResNet-56", "gaze": "gaze network"}
 def details() -> str:
     """Return the tables that stand between the page's markers."""
     lines = ["## Cut at once, without training", "", *pruning_quality(), "", "## Signals against the oracle", ""]
-    lines += [*signal_oracle(), "", "## The stopwatch", "", *stopwatch()]
+    lines += [*signal_oracle(), "", "## The stopwatch", "", *stopwatch(), "", "## Gaze prediction", "", *gaze_details()]
     precise = precision()
     return "\n".join([*lines, *(["", "## Precision and storage", *precise] if precise else [])]) + "\n"
 
