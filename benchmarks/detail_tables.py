@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gaze_tables import gaze_details
+
 RESULTS = Path(__file__).parent / "results"
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 NAMES = {"resnet56": "ResNet-56", "gaze": "gaze network"}
@@ -17,6 +19,7 @@ def details() -> str:
     precise, carried = precision(), deployment()
     lines += ["", "## Precision and storage", *precise] if precise else []
     lines += ["", "## Files and images", *carried] if carried else []
+    lines += ["", "## Gaze prediction", "", *gaze_details()]
     return "\n".join(lines) + "\n"
 
 

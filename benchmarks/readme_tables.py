@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from detail_tables import RESULTS, accuracies, details, uncut
+from gaze_tables import gaze
 
 ROOT = Path(__file__).parents[1]
 MARKERS = re.compile(r"(<!-- results -->\n).*(<!-- /results -->)", re.DOTALL)
@@ -51,43 +52,6 @@ def tables() -> str:
             f"| {row[f'{prefix}_auc']:.3f} | {row[f'{prefix}_nss']:.2f} |"
         )
     return "\n".join([*lines, "", *gaze(), "", *structure(), "", *pruning_healed()]) + "\n"
-
-
-def gaze() -> list[str]:
-    """Return the table of gaze networks on the set that none of them saw, latencies where they were measured."""
-    found = json.loads((RESULTS / "gaze.json").read_text())
-    networks, base = found["networks"], found["baselines"]
-    rows = {
-        "MobileNetV2, the ensemble's first": "mobilenetv2 0", "VGG-19 (DeepGaze-II-like)": "deepgaze-vgg19",
-        "VGG-11 (FastGaze)": "fastgaze-vgg11", "VGG-11, ours, 1/2": "fastgaze-vgg11, ours, 1/2",
-        "VGG-11, ours, 1/10": "fastgaze-vgg11, ours, 1/10",
-        "VGG-11, uniform width, 1/10": "fastgaze-vgg11, uniform width, 1/10",
-        "VGG-11, Torch-Pruning GroupTaylor, 1/10": "fastgaze-vgg11, Torch-Pruning, GroupTaylor, 1/10",
-        "VGG-11, Fisher, automatic beta, 1/10": "fastgaze-vgg11, Fisher, automatic beta, 1/10",
-    }  # fmt: skip
-    timed = all("one_thread_ms" in networks[row] for row in rows.values())
-    lines = [
-        "Gaze networks trained on OSIE and EyeCrowd by a MobileNetV2 ensemble, on the 500 pictures of Scene500 that"
-        f" none saw (`benchmarks/gaze_networks.sh`, `benchmarks/gaze.py`; trained on one {found['trained_on']}):",
-        "",
-        f"| network | 10⁹ MACs | AUC | AUC less VGG-19's (95 % interval) | NSS |{' ms, one thread |' if timed else ''}",
-        f"|---|---|---|---|---|{'---|' if timed else ''}",
-    ]
-    for title, row in rows.items():
-        facts = networks[row]
-        value, low, high = facts["minus_vgg19"]["auc"]
-        less = "—" if row == "deepgaze-vgg19" else f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
-        milliseconds = f" {facts['one_thread_ms']:.1f} |" if timed else ""
-        macs = f"{facts['macs'] / 1e9:.2f}"
-        lines.append(f"| {title} | {macs} | {facts['auc']:.4f} | {less} | {facts['nss']:.2f} |{milliseconds}")
-    centre, others = base["centre bias"], base["other viewers"]
-    return [
-        *lines,
-        "",
-        f"The centre bias has AUC {centre['auc']:.3f}, other people {others['auc']:.3f}. The VGG backbones were trained"
-        " from nothing, probably why the smallest network is the best; after equally short training no way of cutting"
-        " them stands out.",
-    ]
 
 
 def structure() -> list[str]:

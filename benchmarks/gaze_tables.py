@@ -1,0 +1,175 @@
+"""Tables of gaze prediction from results/gaze.json, gaze_metrics.json and lenet.json; `readme_tables` writes them."""
+
+import json
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+VGG19 = "deepgaze-vgg19"
+TITLES = {
+    VGG19: "VGG-19 (DeepGaze-II-like)", "fastgaze-vgg11": "VGG-11 (FastGaze)", "densegaze": "DenseNet-121 (DenseGaze)",
+    "mobilenetv2": "MobileNetV2", "mobilenetv2 0": "MobileNetV2",
+}  # fmt: skip
+SHOWN = (
+    VGG19, "fastgaze-vgg11", "fastgaze-vgg11, ours, 1/2", "fastgaze-vgg11, ours, 1/10",
+    "fastgaze-vgg11, uniform width, 1/10", "fastgaze-vgg11, Torch-Pruning, GroupTaylor, 1/10",
+    "fastgaze-vgg11, Fisher, automatic beta, 1/10", "mobilenetv2 0", "mobilenetv2", "mobilenetv2, int8",
+    "mobilenetv2, ours, 1/2", "mobilenetv2, uniform width, 1/2", "mobilenetv2, ours, 1/4",
+    "mobilenetv2, ours, 1/4, int8", "mobilenetv2, uniform width, 1/4", "mobilenetv2, ours, 1/8",
+    "mobilenetv2, uniform width, 1/8", "TinyHD", "attention-center",
+)  # fmt: skip
+"""The rows of the README, where they were measured; docs/benchmarks.md has them all."""
+HEAD = ["network", "10⁹ MACs", "AUC", "AUC less VGG-19's (95 % interval)", "NSS"]
+TIMES = ["ms, one thread", "times VGG-19's speed", "ms, all cores", "of the MAC cut came true"]
+
+
+def gaze() -> list[str]:
+    """Return the table of gaze networks on the set that none of them saw, latencies where they were measured."""
+    found = _read("gaze")
+    networks, base = found["networks"], found["baselines"]
+    seen = [row for row in SHOWN if row in networks and not (row == "mobilenetv2 0" and "mobilenetv2" in networks)]
+    timed = any("one_thread_ms" in networks[row] for row in seen)
+    where = f"; latency with ONNX Runtime, batch 1, {_machine(found)}" if timed else ""
+    centre, others, residual = (base[name]["auc"] for name in ("centre bias", "other viewers", "spectral residual"))
+    return [
+        "Gaze networks trained on OSIE and EyeCrowd by a MobileNetV2 ensemble, on the 500 pictures of Scene500 that"
+        f" none saw, 384 x 512 (`benchmarks/gaze_networks.sh`, `benchmarks/gaze.py`; trained on one"
+        f" {found['trained_on']}{where}):",
+        "",
+        *_table(networks, seen, timed),
+        "",
+        f"The centre bias has AUC {centre:.3f}, spectral residual {residual:.3f}, other people {others:.3f}. The VGG"
+        " backbones were trained from nothing, probably why the smallest network is the best; after equally short"
+        " training no way of cutting them stands out.",
+        *_lenet_sentence(),
+    ]
+
+
+def gaze_details() -> list[str]:
+    """Return all networks, all areas of LeNet-5, and the measures' times beside pysaliency's."""
+    networks = _read("gaze")["networks"]
+    timed = any("one_thread_ms" in facts for facts in networks.values())
+    rows = [row for row, facts in networks.items() if "auc" in facts or "one_thread_ms" in facts or "engine" in facts]
+    return [
+        "All networks of the README's table of gaze prediction (`benchmarks/gaze.py`):", "",
+        *_table(networks, rows, timed), *_centred(networks), "", *measures(), *lenet(),
+    ]  # fmt: skip
+
+
+def measures() -> list[str]:
+    """Return the measures' times beside pysaliency's."""
+    found = _read("gaze_metrics")
+    sizes = {name: rows for name, rows in found["sizes"].items() if name != "viewers left out"}
+    gold = found["sizes"]["viewers left out"]["gold_standard"]
+    names = next(iter(sizes.values()))
+    lines = [
+        f"Gaze measures beside pysaliency {found['pysaliency']} on {found['pictures']} pictures"
+        " (`benchmarks/gaze_metrics.py`, one thread): processor milliseconds a picture, ours and theirs, and how many"
+        " times faster.",
+        "",
+        "| measure | " + " | ".join(f"{size}: ours | pysaliency | times" for size in sizes) + " |",
+        "|---|" + "---|---|---|" * len(sizes),
+    ]
+    for name in names:
+        cells = (f"{row['ours_ms']:.3f} | {row['pysaliency_ms']:.2f} | {row['times_faster']:.1f}"
+                 for row in (rows[name] for rows in sizes.values()))  # fmt: skip
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
+    return [
+        *lines, "",
+        f"The gold standard, viewers left out in turn: {gold['ours_ms']:.2f} against {gold['pysaliency_ms']:.1f} ms"
+        f" ({gold['times_faster']:.0f} times). Measures of whole maps are bounded by reading them from memory, and by"
+        " the logarithm of every cell.",
+    ]  # fmt: skip
+
+
+def lenet() -> list[str]:
+    """Return the table of LeNet-5 cut to the paper's budgets, where it was measured."""
+    if not (RESULTS / "lenet.json").exists():
+        return []
+    found = _read("lenet")
+    budgets = sorted({row["budget"] for row in found["rows"] if row["budget"] < 1}, reverse=True)
+    seeds = {row["seed"] for row in found["rows"]}
+    lines = [
+        "",
+        f"LeNet-5 on MNIST (`benchmarks/lenet.py`): error in per cent on the test set, mean over {len(seeds)} seeds and"
+        f" half the range; all ways from the same networks, error {_spread(found, 'uncut', 1.0)}, by the same training."
+        " Published (Theis et al. 2018): 0.80 uncut, Fisher with the cost term 0.79 at 10 %, automatic 0.86 at 17 %,"
+        " without it 0.84 at 26 %.",
+        "",
+        "| way | " + " | ".join(f"{budget:.0%} of the cost" for budget in budgets) + " |",
+        "|---|" + "---|" * len(budgets),
+    ]
+    ways = dict.fromkeys(row["way"] for row in found["rows"] if row["way"] != "uncut")
+    cells = {way: [_spread(found, way, budget) for budget in budgets] for way in ways}
+    return [*lines, *(f"| {way} | {' | '.join(row)} |" for way, row in cells.items())]
+
+
+def _lenet_sentence() -> list[str]:
+    if not (RESULTS / "lenet.json").exists():
+        return []
+    found = _read("lenet")
+    return [
+        "",
+        f"LeNet-5 on MNIST cut to 10 % of its cost our way has error {_spread(found, 'ours', 0.1)} % on the test set"
+        f" (uncut {_spread(found, 'uncut', 1.0)} %; published for Fisher pruning at that cost: 0.79 %;"
+        " `benchmarks/lenet.py`, mean over seeds and half the range).",
+    ]
+
+
+def _spread(found: dict[str, Any], way: str, budget: float) -> str:
+    errors = [row["error_percent"] for row in found["rows"] if (row["way"], row["budget"]) == (way, budget)]
+    spread = f" ± {(max(errors) - min(errors)) / 2:.2f}" if len(errors) > 1 else ""
+    return f"{mean(errors):.2f}{spread}" if errors else ""
+
+
+def _table(networks: dict[str, Any], rows: list[str], timed: bool) -> list[str]:
+    heads = HEAD + (TIMES if timed else [])
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(_row(row, networks[row], timed) for row in rows)]
+
+
+def _row(row: str, facts: dict[str, Any], timed: bool) -> str:
+    """Return a network's line; what was scored in eight bits was scored by the engine."""
+    scored = facts if "auc" in facts else facts.get("engine", {})
+    less = scored.get("minus_vgg19", {}).get("auc")
+    cells = [
+        _title(row),
+        f"{facts['macs'] / 1e9:.2f}" if "macs" in facts else "",
+        f"{scored['auc']:.4f}" if "auc" in scored else "",
+        "" if less is None or row == VGG19 else f"{less[0]:+.4f} ({less[1]:+.4f} to {less[2]:+.4f})",
+        f"{scored['nss']:.2f}" if "nss" in scored else "",
+    ]
+    if timed:
+        faster, realised = facts.get("one_thread_speedup_over_vgg19"), facts.get("one_thread_realised_fraction")
+        cells += [
+            f"{facts['one_thread_ms']:.1f}" if "one_thread_ms" in facts else "",
+            "" if faster is None or row == VGG19 else f"{faster[0]:.1f} ({faster[1]:.1f} to {faster[2]:.1f})",
+            f"{facts['all_cores_ms']:.1f}" if "all_cores_ms" in facts else "",
+            "" if realised is None else f"{realised:.2f}",
+        ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _centred(networks: dict[str, Any]) -> list[str]:
+    """Say what the networks of others are worth once they know the centre bias."""
+    told = [
+        f"{row} {networks[row]['auc']:.3f} alone, {networks[row]['centred, auc']:.3f} times the centre bias"
+        for row in networks
+        if "centred, auc" in networks[row]
+    ]
+    return ["", f"AUC of networks trained by others: {'; '.join(told)}."] if told else []
+
+
+def _title(row: str) -> str:
+    network, _, rest = row.partition(", ")
+    parts = [TITLES.get(network, network), *([rest.replace("int8", "eight bits")] if rest else [])]
+    return ", ".join(parts).replace("Torch-Pruning, ", "Torch-Pruning ")
+
+
+def _machine(found: dict[str, Any]) -> str:
+    machine = found["machine"]
+    return f"{machine['cpu']}, {machine['num_cores']} cores"
+
+
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text())
