@@ -138,6 +138,36 @@ def stopwatch() -> list[str]:
             f"| {row['planted_coverage']:.0%} | {row['planted_faster']:.0%} | {row['sequential_null_coverage']:.0%} "
             f"| {row['sequential_worst_error']:.0%} |"
         )
+    return lines + measured({"stopwatch_real": stopwatch_real, "stopwatch_tools": stopwatch_tools})
+
+
+def stopwatch_real(found: dict[str, Any]) -> list[str]:
+    """Return what the comparison does on a real runtime."""
+    row = found["real"]
+    claimed = row["null_faster"] + row["null_slower"]
+    return [
+        f"On {found['backend']}, {found['network']}, {found['machine']['cpu']} (`benchmarks/stopwatch_real.py`,"
+        f" {row['null_trials']} comparisons each of at most {found['max_s']:g} s): of equals the interval holds"
+        f" {row['null_coverage']:.0%} and a difference is claimed in {claimed:.0%}; where"
+        f" one makes 3 % more work the interval holds {row['planted_coverage']:.0%} and it is found in"
+        f" {row['planted_faster']:.0%}."
+    ]  # fmt: skip
+
+
+def stopwatch_tools(found: dict[str, Any]) -> list[str]:
+    """Return the table of medians beside those of other tools."""
+    lines = [
+        f"Median milliseconds of one network, in turns, and how far other tools are from ours"
+        f" (`benchmarks/stopwatch.py tools`, {found['machine']['cpu']}):",
+        "",
+        "| runtime | tool | median | difference |",
+        "|---|---|---|---|",
+    ]
+    for runtime, tools in found["tools"].items():
+        for tool, row in tools.items():
+            lines.append(
+                f"| {RUNTIMES[runtime]} | {tool} | {1e3 * row['median_s']:.3f} | {row['against_secateur']:+.1%} |"
+            )
     return lines
 
 

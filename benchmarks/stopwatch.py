@@ -1,7 +1,6 @@
 """Try the paired comparison where the truth is known, and hold the stopwatch against other tools.
 
     python benchmarks/stopwatch.py synthetic [--trials 100]
-    python benchmarks/stopwatch.py real [--trials 100] [--max-s 15] [--backend onnxruntime]
     python benchmarks/stopwatch.py tools
 
 ``synthetic``: machines that are clocks which only engines move: quiet, with instances that differ for as long as they
@@ -9,13 +8,10 @@ live, drifting, with bursts of other work, and throttled halfway. Of each, A/A c
 is a difference claimed?) and comparisons with a candidate that is 3 % faster (is it found, is the interval right?).
 Sequential timing of A then B, with the textbook interval of independent calls, stands beside it.
 
-``real``: the same network twice on a real runtime, as many times; and against a network that does 3 % more work by
-construction: every call of the baseline is followed by a busy wait of 3 % of its median. To be run on a quiet machine.
-
 ``tools``: the median of one network by this stopwatch, by a loop as that of onnxruntime_perf_test, by
 torch.utils.benchmark, and, on OpenVINO, by benchmark_app; interleaved over several rounds in one process each.
 
-Results: benchmarks/results/stopwatch_{synthetic,real,tools}.json.
+Results: benchmarks/results/stopwatch_{synthetic,tools}.json. `stopwatch_real.py` does the same on a real runtime.
 """
 
 import argparse
@@ -133,8 +129,8 @@ def synthetic_world(name: str, world: World, trials: int) -> dict[str, Any]:
         sequential.append(sequentially(world, np.random.default_rng([trial, 0, list(WORLDS).index(name)])))
     row = {
         "max_s": world.max_s,
-        **told(same, 1.0, "null"),
-        **told(planted, PLANTED, "planted"),
+        **told([Found.by(comparison) for comparison in same], 1.0, "null"),
+        **told([Found.by(comparison) for comparison in planted], PLANTED, "planted"),
         "sequential_null_coverage": sum(low <= 1 <= high for _, low, high in sequential) / trials,
         "sequential_worst_error": max(abs(value - 1) for value, *_ in sequential),
     }
@@ -172,37 +168,36 @@ def sequentially(world: World, generator: np.random.Generator) -> tuple[float, f
     return math.exp(difference), math.exp(difference - half), math.exp(difference + half)
 
 
-def told(found: list[Comparison], truth: float, name: str) -> dict[str, float]:
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a comparison says."""
+
+    outcome: str
+    low: float
+    value: float
+    high: float
+    resolution: float
+
+    @staticmethod
+    def by(comparison: Comparison) -> "Found":
+        """Take from a comparison what is counted here."""
+        low, value, high = comparison.speedup.low, comparison.speedup.value, comparison.speedup.high
+        resolution = comparison.resolution or 0.0
+        return Found(outcome=comparison.outcome, low=low, value=value, high=high, resolution=resolution)
+
+
+def told(found: list[Found], truth: float, name: str) -> dict[str, float]:
     """Return how often the interval covers the truth, and how often a difference is claimed and which."""
-    outcomes = [comparison.outcome for comparison in found]
+    outcomes = [each.outcome for each in found]
     return {
         f"{name}_trials": len(found),
-        f"{name}_coverage": sum(c.speedup.low <= truth <= c.speedup.high for c in found) / len(found),
+        f"{name}_coverage": sum(each.low <= truth <= each.high for each in found) / len(found),
         **{f"{name}_{outcome}": outcomes.count(outcome) / len(found)
            for outcome in ("faster", "slower", "equivalent", "unresolved")},
-        f"{name}_half_width": statistics.median(math.log(c.speedup.high / c.speedup.low) / 2 for c in found),
-        f"{name}_resolution": statistics.median(c.resolution or 0.0 for c in found),
-        f"{name}_worst_error": max(abs(c.speedup.value / truth - 1) for c in found),
+        f"{name}_half_width": statistics.median(math.log(each.high / each.low) / 2 for each in found),
+        f"{name}_resolution": statistics.median(each.resolution for each in found),
+        f"{name}_worst_error": max(abs(each.value / truth - 1) for each in found),
     }  # fmt: skip
-
-
-class Slower(Engine):
-    """An engine that after every call waits actively for a share of what a call takes."""
-
-    def __init__(self, engine: Engine, wait_s: float) -> None:
-        self._engine, self._wait_s = engine, wait_s
-
-    def run(self, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-        """Call, then wait."""
-        outputs = self._engine.run(inputs)
-        until = time.perf_counter() + self._wait_s
-        while time.perf_counter() < until:
-            pass
-        return outputs
-
-    def close(self) -> None:
-        """Close the engine."""
-        self._engine.close()
 
 
 def network(folder: Path) -> tuple[Path, tuple[np.ndarray, ...]]:
@@ -212,34 +207,6 @@ def network(folder: Path) -> tuple[Path, tuple[np.ndarray, ...]]:
     model = Model(module=module, example_inputs=(torch.randn(2, 3, 64, 64),))
     inputs = (np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32),)
     return export(model, folder, name="resnet18").path, inputs
-
-
-def real(trials: int, max_s: float, name: str) -> dict[str, Any]:
-    backend = BACKENDS[name]
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        file, inputs = network(folder)
-        built = backend.build(file, folder, BuildOptions())
-
-        def load() -> Engine:
-            return backend.load(built, folder)
-
-        with load() as engine:
-            call_s = measure(engine, inputs).latency.p50_s
-        wait_s = (PLANTED - 1) * call_s
-        same, planted = [], []
-        for trial in range(trials):
-            settings = Compare(max_s=max_s, seed=trial)
-            same.append(settings.compare(load, load, inputs, backend=name, num_threads=1))
-            slower = settings.compare(lambda: Slower(load(), wait_s), load, inputs, backend=name, num_threads=1)
-            planted.append(slower)
-            print(trial, same[-1].outcome, same[-1].speedup, slower.outcome, slower.speedup, flush=True)
-    return {
-        "backend": f"{name} {backend.version()}", "network": "resnet18 at 64 x 64, batch 1, one thread",
-        "call_s": call_s, "max_s": max_s,
-        "others": statistics.median(c.others or 0.0 for c in (*same, *planted)),
-        **told(same, 1.0, "null"), **told(planted, PLANTED, "planted"),
-    }  # fmt: skip
 
 
 def tools(rounds: int = 5) -> dict[str, Any]:
@@ -304,15 +271,12 @@ def benchmark_app(file: Path, duration_s: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("synthetic", "real", "tools"))
+    parser.add_argument("part", choices=("synthetic", "tools"))
     parser.add_argument("--trials", type=int, default=100)
-    parser.add_argument("--max-s", type=float, default=15.0)
-    parser.add_argument("--backend", default="onnxruntime")
     arguments = parser.parse_args()
     started = time.perf_counter()
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "synthetic": lambda: synthetic(arguments.trials),
-        "real": lambda: real(arguments.trials, arguments.max_s, arguments.backend),
         "tools": tools,
     }
     found = parts[arguments.part]()

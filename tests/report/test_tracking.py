@@ -30,6 +30,7 @@ from secateur.report.write import write_report
 def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     pytest.importorskip("mlflow", reason="mlflow-skinny is not installed")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.chdir(tmp_path)  # MLflow makes its own default store where it runs
     return (tmp_path / "mlruns").as_uri()
 
 
