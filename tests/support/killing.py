@@ -59,6 +59,7 @@ def start(name: str, prepare: Callable[[], None] = nothing) -> Child:
         os.close(reading)
         os.dup2(writing, 2)
         os.dup2(writing, 1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
         sys.argv = ["secateur", "run", "recipe.yaml", "--quiet", "--set", f"folder={Path.cwd() / 'runs' / name}"]
         code = 99
         try:
