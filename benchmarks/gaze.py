@@ -174,21 +174,15 @@ def baselines(data: Path, held_out: str, pool: Pool, pixels: Tensor) -> dict[str
 
 
 def peers(found: dict[str, Any], models: Path, pool: Pool, pixels: Tensor, teacher: np.ndarray) -> None:
-    """Score the trained networks of others, on the held-out pictures, alone and with the centre bias."""
+    """Score the trained networks of others, on the held-out pictures."""
     counts = pool.counts[pool.parts["held-out"]]
     small = tinyhd(models / "gaze_tinyhd" / "d123s_rc4_rc1T.pth")
     center = AttentionCenter(models / "gaze_attention_center" / "center.tflite", map_kept=True)
     for row, maps in ((TINYHD, tinyhd_maps(small, pixels, pool.grid)), (CENTER, center.maps(pixels, pool.grid))):
-        alone = scores_of(maps, counts)
-        # The trained networks here know where people look in any picture; these may be told as well.
-        lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-        shares = (maps - lowest) / (highest - lowest).clamp_min(1e-12) + 0.01
-        centred = scores_of(shares * pool.centre_bias.exp(), counts)
+        scores = scores_of(maps, counts)
+        values = np.stack([each.numpy() for each in scores.values()])
         facts = found["networks"].setdefault(row, {})
-        facts |= means(alone) | {f"centred, {measure}": value for measure, value in means(centred).items()}
-        for name, scores in (("minus_vgg19", alone), ("centred_minus_vgg19", centred)):
-            values = np.stack([each.numpy() for each in scores.values()])
-            facts[name] = differences(values, teacher[: len(values)], list(scores))
+        facts |= means(scores) | {"minus_vgg19": differences(values, teacher[: len(values)], list(scores))}
         print(row, facts, flush=True)
 
 
@@ -212,11 +206,12 @@ def timed(
     for threads, name in ((1, "one_thread"), (0, "all_cores")):
         by_round = rounds(files, picture, threads, num_rounds)
         for row, values in by_round.items():
-            facts, whole = networks.setdefault(row, {}), family_of(row.removesuffix(INT8))
+            facts, family = networks.setdefault(row, {}), family_of(row.removesuffix(INT8))
+            whole = next(each for each in by_round if family_of(each) == family)
             facts[f"{name}_ms"] = float(np.median(values))
             if VGG19 in by_round:
                 facts[f"{name}_speedup_over_vgg19"] = speedup(by_round[VGG19], values)
-            if whole in by_round and row != whole:
+            if "," not in whole and row != whole:
                 faster = facts[f"{name}_speedup_over_uncut"] = speedup(by_round[whole], values)
                 if "macs" in facts:
                     ratio = networks[whole]["macs"] / facts["macs"]
@@ -250,7 +245,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     figure, panels = plt.subplots(1, 3, figsize=(15, 4.5))
     for panel, (measure, title) in zip(panels, measures.items(), strict=True):
         for line, points in lines.items():
-            ordered = sorted(points, key=lambda facts: facts["one_thread_ms"])
+            ordered = sorted((p for p in points if measure in p), key=lambda facts: facts["one_thread_ms"])
             panel.plot([p["one_thread_ms"] for p in ordered], [p[measure] for p in ordered], marker="o", label=line)
         panel.set(xscale="log", xlabel="ms a picture, one thread", ylabel=f"{title}, held-out set")
         panel.grid(alpha=0.3)

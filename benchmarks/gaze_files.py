@@ -33,7 +33,7 @@ def rows_of(trained: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 def is_ours(row: str) -> bool:
     """Tell the networks that are looked at in eight bits: MobileNetV2's, and what was cut our way."""
     row = row.removesuffix(INT8)
-    return row == family_of(row) == MOBILE or ", ours, " in row
+    return (family_of(row) == MOBILE and "," not in row) or ", ours, " in row
 
 
 def slug(row: str) -> str:
@@ -57,11 +57,13 @@ def exported(
 ) -> dict[str, Path]:
     """Write every network as an ONNX file, with its weights where they were kept; return the files by row.
 
-    The ensemble's members are of one shape with the best of them, which stands for all.
+    The ensemble's members are of one shape: the best of them stands for all, where it has a row, or else the first.
     """
     found = {}
+    members = [row for row, _ in rows_of(trained) if re.search(r" \d+$", row)]
+    copies = members if MOBILE in trained else members[1:]
     for row, facts in rows_of(trained):
-        if re.search(r" \d+$", row) or (wanted and row not in wanted):
+        if row in copies or (wanted and row not in wanted):
             continue
         path = files / f"{slug(row)}.onnx"
         found[row] = path

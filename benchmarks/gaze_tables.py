@@ -53,7 +53,7 @@ def gaze_details() -> list[str]:
     rows = [row for row, facts in networks.items() if "auc" in facts or "one_thread_ms" in facts or "engine" in facts]
     return [
         "All networks of the README's table of gaze prediction (`benchmarks/gaze.py`):", "",
-        *_table(networks, rows, timed), *_centred(networks), "", *measures(), *lenet(),
+        *_table(networks, rows, timed), "", *measures(), *lenet(),
     ]  # fmt: skip
 
 
@@ -148,16 +148,6 @@ def _row(row: str, facts: dict[str, Any], timed: bool) -> str:
             "" if realised is None else f"{realised:.2f}",
         ]
     return f"| {' | '.join(cells)} |"
-
-
-def _centred(networks: dict[str, Any]) -> list[str]:
-    """Say what the networks of others are worth once they know the centre bias."""
-    told = [
-        f"{row} {networks[row]['auc']:.3f} alone, {networks[row]['centred, auc']:.3f} times the centre bias"
-        for row in networks
-        if "centred, auc" in networks[row]
-    ]
-    return ["", f"AUC of networks trained by others: {'; '.join(told)}."] if told else []
 
 
 def _title(row: str) -> str:

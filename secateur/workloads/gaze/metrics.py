@@ -10,6 +10,7 @@ ROC curves are in `roc`. Formulas after Judd et al. 2012, Bylinskii et al. 2016 
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -21,6 +22,8 @@ Cells = Float[Tensor, "batch cells"]
 
 PIECE = 2**15
 """Cells that are looked at together, so that what is made of them stays in a processor's cache."""
+MAX_CELLS = 2**19
+"""Cells of the maps that are gone through more than once."""
 FAR = 1e-7
 """The share of a map's mean square that its variance must have, or squares are taken from the map's first value."""
 
@@ -95,7 +98,7 @@ def divergence(log_density: Maps, counts: Maps) -> Scores:
 
 def map_correlation(saliency: Maps, reference: Maps) -> Scores:
     """Return Pearson's correlation (CC) over the cells; 0 where either map is constant."""
-    return _correlation(saliency.flatten(1), reference.flatten(1)).to(reference.dtype)
+    return _by_parts(_correlation, saliency, reference)
 
 
 def map_similarity(saliency: Maps, reference: Maps) -> Scores:
@@ -103,7 +106,7 @@ def map_similarity(saliency: Maps, reference: Maps) -> Scores:
 
     A map that is somewhere negative is raised until it is not; a map of zeros counts as uniform.
     """
-    return _similarity(_nonnegative(saliency), _nonnegative(reference)).to(reference.dtype)
+    return _by_parts(_similarity, saliency, reference)
 
 
 def map_divergence(saliency: Maps, reference: Maps, *, floor: float = 1e-20, epsilon: float = 0.0) -> Scores:
@@ -112,8 +115,7 @@ def map_divergence(saliency: Maps, reference: Maps, *, floor: float = 1e-20, eps
     ``floor`` is added to both maps before they are divided by their sums. The MIT/Tuebingen benchmark has floor 0 and
     epsilon 2.2204e-16 (Bylinskii et al. 2016, arXiv 1604.03605, appendix).
     """
-    first, second = _nonnegative(saliency), _nonnegative(reference)
-    return _divergence(first, second, floor, epsilon).to(reference.dtype)
+    return _by_parts(partial(_divergence, floor=floor, epsilon=epsilon), saliency, reference)
 
 
 def _nss(saliency: Maps, counts: Maps) -> Scores:
@@ -157,8 +159,16 @@ def _five_sums(first: Cells, second: Cells) -> tuple[Tensor, ...]:
     return first.sum(1), second.sum(1), *squares, _products(first, second)
 
 
+def _by_parts(measure: Callable[[Cells, Cells], Scores], saliency: Maps, reference: Maps) -> Scores:
+    """Measure a few pictures at a time, whose maps stay in a processor's cache while they are gone through again."""
+    first, second = saliency.flatten(1), reference.flatten(1)
+    step = max(1, MAX_CELLS // max(1, first.shape[1]))
+    tops = range(0, max(1, len(first)), step)
+    return torch.cat([measure(first[i : i + step], second[i : i + step]) for i in tops]).to(reference.dtype)
+
+
 def _similarity(first: Cells, second: Cells) -> Float64[Tensor, " batch"]:
-    totals = _summed(lambda a, b: (a.sum(1), b.sum(1)), first, second)
+    first, second, totals = _nonnegative(first, second)
     # One division a picture, not one a cell.
     ratio = (totals[0] / totals[1])[:, None]
     lesser = _summed(lambda a, b, times: (torch.minimum(a, b * times).sum(1),), first, second, ratio)
@@ -166,7 +176,8 @@ def _similarity(first: Cells, second: Cells) -> Float64[Tensor, " batch"]:
 
 
 def _divergence(first: Cells, second: Cells, floor: float, epsilon: float) -> Float64[Tensor, " batch"]:
-    totals = _summed(lambda a, b: (a.sum(1), b.sum(1)), first, second) + floor * first.shape[1]
+    first, second, totals = _nonnegative(first, second)
+    totals = totals + floor * first.shape[1]
     if epsilon:
 
         def terms(saliency: Tensor, reference: Tensor, total: Tensor, reference_total: Tensor) -> tuple[Tensor]:
@@ -201,11 +212,20 @@ def _products(first: Cells, second: Cells) -> Scores:
     return torch.bmm(first[:, None], second[:, :, None]).flatten()
 
 
-def _nonnegative(maps: Maps) -> Cells:
-    """Raise maps that are somewhere negative until they are not; a map of zeros becomes uniform."""
-    values = maps.flatten(1)
-    lowest, highest = values.aminmax(dim=1) if len(values) else (values.sum(1), values.sum(1))
-    if bool((lowest >= 0).all()) and bool((highest > 0).all()):
-        return values
-    raised = values - lowest[:, None].clamp_max(0)
+def _nonnegative(first: Cells, second: Cells) -> tuple[Cells, Cells, Float64[Tensor, "2 batch"]]:
+    """Raise maps that are somewhere negative until they are not; zeros become uniform. Return the sums too."""
+    found = _summed(_totals, first, second)
+    if bool((found[:2] > 0).all()) and bool((found[2:] == 0).all()):
+        return first, second, found[:2]
+    first, second = _raised(first), _raised(second)
+    return first, second, _summed(_totals, first, second)[:2]
+
+
+def _totals(first: Cells, second: Cells) -> tuple[Tensor, ...]:
+    """Return the sums, and something below zero where any value is."""
+    return first.sum(1), second.sum(1), first.amin(1).clamp_max(0), second.amin(1).clamp_max(0)
+
+
+def _raised(values: Cells) -> Cells:
+    raised = values - values.amin(1, keepdim=True).clamp_max(0)
     return torch.where(raised.amax(1, keepdim=True) > 0, raised, torch.ones_like(raised))
