@@ -6,6 +6,19 @@ import torch
 from torch import Tensor, nn
 
 
+class Net(nn.Module):
+    """Layers by name and a forward written as a function of them."""
+
+    def __init__(self, forward: Callable[..., object], **layers: object) -> None:
+        super().__init__()
+        self.run = forward
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, *inputs: Tensor) -> object:
+        return self.run(self, *inputs)
+
+
 class SelfAttention(nn.Module):
     """Two heads on [batch, tokens, 12]; ``weigh`` makes the weights of queries and keys [batch, heads, tokens, d]."""
 

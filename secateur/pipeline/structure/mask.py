@@ -46,7 +46,6 @@ class Masked(nn.Module):
             for group in structure.groups
         )
         self._factors = root_factors(*plan.remainder(structure))
-        self._scaled = {name: factor for name, axes in self._factors.items() for factor in axes.values()}
         _scale(network, self._factors, 1)
         self._inputs: Positions = {}
         self._outputs: Positions = {}
@@ -73,9 +72,9 @@ class Masked(nn.Module):
 
     def _transforms(self, positions: Positions) -> dict[str, Transform]:
         weights = weights_of(self.body, positions)
-        scaled = self._scaled if positions is self._outputs else {}
+        factors = self._factors if positions is self._outputs else {}
         return {
-            name: self._gated(positions[name], channel_axis(weight), scaled.get(name))
+            name: self._gated(positions[name], channel_axis(weight), next(iter(factors.get(name, {}).values()), None))
             for name, weight in weights.items()
         }
 

@@ -204,11 +204,14 @@ def _shrinking(groups: Sequence[Group]) -> list[Group]:
 
 
 def _mask(group: Group, width: int, cut: _Cut) -> np.ndarray:
-    """Keep channels of a group, not its first one and, where two or more go, not its last one."""
+    """Keep channels of a group, not its first one and, where two or more are scattered, not its last one."""
+    mask = np.zeros(group.num_channels, dtype=bool)
+    if cut is _Cut.FRONT:
+        mask[-width:] = True
+        return mask
     first, *inner, last = range(group.num_channels)
     order = np.array([*np.random.default_rng(0).permutation(inner), last, first], dtype=np.int64)
-    mask = np.zeros(group.num_channels, dtype=bool)
-    mask[order[:width] if cut is _Cut.SCATTERED else slice(group.num_channels - width, None)] = True
+    mask[order[:width]] = True
     return mask
 
 

@@ -64,10 +64,8 @@ def fit(flow: Flow, settings: Settings, module: nn.Module, test: Test) -> tuple[
     return (_bounded(flow, assembly, set(reasons), test) if reasons else None) or (assembly, reasons)
 
 
-def _bounded(
-    flow: Flow, assembly: Assembly, failed: Set[str], test: Test
-) -> tuple[Assembly, dict[str, str]] | None:  # fmt: skip
-    """Leave only what is in front of the bounds in groups that cannot be cut alone, if the network can be cut so."""
+def _bounded(flow: Flow, assembly: Assembly, failed: Set[str], test: Test) -> tuple[Assembly, dict[str, str]] | None:
+    """Pin what the bounds count in groups that cannot be cut, so that their rest can; None if that does not help."""
     settings = assembly.settings
     tried = settings.free | settings.equal
     fixed = frozenset(n for n in tried if failed & {g.name for g in assembly.groups_at([flow.divisions[n].bounded])})

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import Net
 from torch import nn
 from torch.nn import functional
 
@@ -12,19 +13,6 @@ from secateur.pipeline.structure import cut, trace
 
 def conv(channels_in, channels_out, **options):
     return nn.Conv2d(channels_in, channels_out, 3, padding=1, **options)
-
-
-class Net(nn.Module):
-    """Layers a to h, as many as are given, and a forward written as a function of them."""
-
-    def __init__(self, forward, **layers):
-        super().__init__()
-        self.run = forward
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, *inputs):
-        return self.run(self, *inputs)
 
 
 class OptionABlock(nn.Module):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torchvision
+from networks import Net
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
@@ -16,19 +17,6 @@ VECTORS = (2, 5)
 TOKENS = (2, 4, 5)
 
 
-class Net(nn.Module):
-    """Layers by name and a forward written as a function of them."""
-
-    def __init__(self, forward, layers):
-        super().__init__()
-        self.run = forward
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, *inputs):
-        return self.run(self, *inputs)
-
-
 def convolution(channels_in, channels_out, **options):
     return nn.Conv2d(channels_in, channels_out, 3, padding=1, **options)
 
@@ -40,13 +28,13 @@ def parameter(*shape):
 def image(forward, left=WIDTH, **layers):
     """Put a function between a convolution to 8 channels and one from what it leaves of them."""
     layers = {"a": convolution(3, WIDTH), "c": convolution(left, 2), **layers}
-    return lambda: Net(lambda net, x: net.c(forward(net, net.a(x))), layers), IMAGE
+    return lambda: Net(lambda net, x: net.c(forward(net, net.a(x))), **layers), IMAGE
 
 
 def vectors(forward, left=WIDTH, shape=VECTORS, **layers):
     """Put a function between a linear layer to 8 channels and one from what it leaves of them."""
     layers = {"a": nn.Linear(5, WIDTH), "c": nn.Linear(left, 2), **layers}
-    return lambda: Net(lambda net, x: net.c(forward(net, net.a(x))), layers), shape
+    return lambda: Net(lambda net, x: net.c(forward(net, net.a(x))), **layers), shape
 
 
 def written_into(net, x):
@@ -74,7 +62,7 @@ def shared_heads(per_head):
         return net.c(y.transpose(1, 2).flatten(2))
 
     layers = {"q": nn.Linear(5, 16), "k": nn.Linear(5, 8), "v": nn.Linear(5, 8), "c": nn.Linear(16, 2)}
-    return lambda: Net(forward, layers), TOKENS
+    return lambda: Net(forward, **layers), TOKENS
 
 
 def styled(net, x):
@@ -105,11 +93,11 @@ NETWORKS = {
     "part of the channels summed": (*image(lambda net, x: torch.cat((x[:, :3] + x[:, 3:6], x[:, 6:]), 1), 5), [2]),
     "shared heads": (*shared_heads(-1), [4, 4]),
     "shared heads of fixed width": (*shared_heads(4), []),
-    "style": (lambda: Net(lambda n, x: n.c(styled(n, x)), {"a": convolution(3, 8), "b": nn.Linear(3, 16),
-                                                           "c": convolution(8, 2)}), IMAGE, []),
-    "modulation": (lambda: Net(modulated, {"a": convolution(3, 8), "b": nn.Linear(3, 16), "c": convolution(8, 2)}),
+    "style": (lambda: Net(lambda n, x: n.c(styled(n, x)), a=convolution(3, 8), b=nn.Linear(3, 16),
+                                                           c=convolution(8, 2)), IMAGE, []),
+    "modulation": (lambda: Net(modulated, a=convolution(3, 8), b=nn.Linear(3, 16), c=convolution(8, 2)),
                    IMAGE, [8]),
-    "experts": (lambda: Net(experts, {"gate": nn.Linear(5, 2), "experts": nn.ModuleList([expert(), expert()])}),
+    "experts": (lambda: Net(experts, gate=nn.Linear(5, 2), experts=nn.ModuleList([expert(), expert()])),
                 VECTORS, [8, 8]),
     "expert matrices": (*vectors(lambda net, x: torch.einsum("bi,eio->beo", x, net.w).mean(1), 6, w=parameter(3, 8, 6)),
                         [8]),
@@ -156,7 +144,7 @@ NETWORKS = {
     "added in a product": (*vectors(lambda net, x: torch.baddbmm(net.b, x[None].expand(3, -1, -1), net.w).sum(0), 6,
                                     b=parameter(3, 1, 6), w=parameter(3, 8, 6)), []),
     "a cell": (*vectors(lambda net, x: net.b(x), 6, b=nn.GRUCell(8, 6)), []),
-    "mapped": (lambda: Net(lambda net, x: net.c(torch.vmap(net.a)(x)), {"a": nn.Linear(5, 8), "c": nn.Linear(8, 2)}),
+    "mapped": (lambda: Net(lambda net, x: net.c(torch.vmap(net.a)(x)), a=nn.Linear(5, 8), c=nn.Linear(8, 2)),
                VECTORS, []),
     "many devices": (lambda: nn.DataParallel(nn.Sequential(convolution(3, 8), nn.ReLU(), convolution(8, 2))), IMAGE,
                      [8]),
