@@ -14,7 +14,6 @@ from secateur.pipeline.structure import Structure
 from secateur.pipeline.structure.capture import flat_outputs
 from secateur.workloads import classification
 
-TOO_LARGE = {"regnet_y_128gf", "vit_h_14", "vit_l_16", "vit_l_32"}
 # The larger sisters of networks that are here as well.
 LARGE = {
     "convnext_small", "convnext_base", "convnext_large", "densenet161", "densenet169", "densenet201",
@@ -23,7 +22,8 @@ LARGE = {
     "regnet_x_8gf", "regnet_y_16gf", "regnet_y_1_6gf", "regnet_y_32gf", "regnet_y_3_2gf", "regnet_y_8gf",
     "resnet101", "resnet152", "resnext101_32x8d", "resnext101_64x4d", "swin_s", "swin_b", "swin_v2_s", "swin_v2_b",
     "swin3d_s", "swin3d_b", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "vit_b_16",
-    "wide_resnet101_2", "deeplabv3_resnet101", "fcn_resnet101", "raft_large",
+    "wide_resnet101_2", "deeplabv3_resnet101", "fcn_resnet101", "raft_large", "regnet_y_128gf", "vit_h_14", "vit_l_16",
+    "vit_l_32",
 }  # fmt: skip
 VIDEO = (1, 3, 16, 112, 112)
 SIZES = {
@@ -57,7 +57,7 @@ def torchvision_names() -> list[str]:
     kinds = ("", "video", "segmentation", "optical_flow")
     modules = [getattr(torchvision.models, kind) if kind else torchvision.models for kind in kinds]
     found = [name for module in modules for name in torchvision.models.list_models(module=module)]
-    return [name for name in dict.fromkeys(found) if name not in TOO_LARGE]
+    return list(dict.fromkeys(found))
 
 
 def timm_names() -> list[str]:

@@ -23,6 +23,7 @@ from secateur.artifacts import (
     as_tuple,
 )
 from secateur.errors import BackendError, EqualityError, ExportError
+from secateur.pipeline.export_attention import FourAxes
 from secateur.pipeline.export_first import first_difference
 from secateur.pipeline.export_proof import ExportProof
 from secateur.pipeline.export_shapes import Inputs, OpenShape
@@ -184,7 +185,7 @@ def _convert(
     network: nn.Module, shape: OpenShape, opset: int, input_names: Sequence[str] | None, output_names: Sequence[str]
 ) -> torch.onnx.ONNXProgram:
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), torch.no_grad(), FourAxes():
             program = torch.onnx.export(
                 network,
                 shape.example,

@@ -50,7 +50,7 @@ class Subject:
 
     def precision(self) -> AbstractContextManager[None]:
         """Return the context in which operators compute as trials do."""
-        return _in_double() if self.is_double else nullcontext()
+        return in_double() if self.is_double else nullcontext()
 
     def falls_back(self) -> bool:
         """Tell, after an error, whether double precision is the cause: then the network is used as it is from now on.
@@ -83,7 +83,7 @@ class Subject:
 
 
 @contextmanager
-def _in_double() -> Iterator[None]:
+def in_double() -> Iterator[None]:
     """Compute in double precision, what forward makes of numbers included, such as the root of a width."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
