@@ -17,6 +17,7 @@ import argparse
 import json
 import math
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -71,7 +72,8 @@ def measure(name: str, arguments: argparse.Namespace, done: set[tuple[Any, ...]]
             yield facts | {"way": "uncut", "ratio": 1.0, "macs": whole, "accuracy": accuracy(network, test)}
         for ratio in RATIOS[name]:
             for way in [*(FEW if name == "mobilenet_v2" else OURS), *peers()]:
-                if (name, way, ratio, seed) not in done:
+                wanted = any(fnmatch(way, pattern) for pattern in arguments.ways)
+                if wanted and (name, way, ratio, seed) not in done:
                     for called, small in cut(way, network, math.floor(whole / ratio), samples, evidence):
                         named = facts | {"way": called, "ratio": ratio}
                         if small is None:
@@ -117,6 +119,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--calibration", type=int, default=512)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ways", nargs="*", default=["*"], help="patterns of names; all where absent")
     parser.add_argument("--fresh", action="store_true", help="make these networks' rows anew")
     arguments = parser.parse_args()
     names = [n for n in arguments.networks if (arguments.imagenet if n == "mobilenet_v2" else arguments.cifar10)]
