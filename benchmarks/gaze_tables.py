@@ -35,15 +35,23 @@ def gaze() -> list[str]:
     return [
         "Gaze networks trained on OSIE and EyeCrowd by a MobileNetV2 ensemble, on the 500 pictures of Scene500 that"
         f" none saw, 384 x 512 (`benchmarks/gaze_networks.sh`, `benchmarks/gaze.py`; trained on one"
-        f" {found['trained_on']}{where}):",
+        f" {found['trained_on']}{_cut_elsewhere(found['training'])}{where}):",
         "",
         *_table([_cells(row, networks[row]) for row in seen], HEAD + (TIMES if timed else [])),
         "",
         f"The centre bias has AUC {centre:.3f}, spectral residual {residual:.3f}, other people {others:.3f}. The VGG"
-        " backbones were trained from nothing, probably why the smallest network is the best; after equally short"
-        " training no way of cutting them stands out.",
+        " backbones were trained from nothing, probably why the smallest network is the best; no way of cutting them"
+        " stands out after equally short training, as one does on MobileNetV2.",
         *_lenet_sentence(),
     ]
+
+
+def _cut_elsewhere(training: dict[str, Any]) -> str:
+    """Tell where MobileNetV2's network was cut and trained again, if not where the others were trained."""
+    settings = training.get("settings of mobile", {"device": "cuda"})
+    if settings["device"] != "cpu":
+        return ""
+    return f", MobileNetV2's cuts on a processor: {settings['steps']} steps of {settings['batch_size']} pictures each"
 
 
 def gaze_details() -> list[str]:

@@ -44,7 +44,7 @@ RESULTS = Path(__file__).parent / "results" / "lenet.json"
 TASK = task(10)
 BUDGETS = (0.26, 0.17, 0.10, 0.05)
 """Shares of the cost: the paper's three, and half of its least."""
-BATCH, NUM_VIEWS, DECAY, TEMPERATURE = 64, 10, 1e-4, 4.0
+BATCH, NUM_VIEWS, DECAY, TEMPERATURE = 64, 6, 1e-4, 4.0
 BEND = 0.07
 """Of a half picture's side."""
 
@@ -160,7 +160,7 @@ def measure(
         while (now := operations(current) / cost) > budget:
             target = max(budget, 0.7 * now)
             current = cut(current, WAYS[name], 0.999 * target / now, samples)
-            train(current, data, arguments.steps // 4, 0.01, wanted)
+            train(current, data, arguments.recovery_steps, 0.01, wanted)
         last = copy.deepcopy(current)
         train(last, data, arguments.steps, arguments.rate, wanted)
         widths = [layer.weight.shape[0] for layer in last if isinstance(layer, (nn.Conv2d, nn.Linear))]
@@ -224,8 +224,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--kept", type=Path, required=True)
-    parser.add_argument("--whole-steps", type=int, default=16_000, help="of the uncut network's training")
-    parser.add_argument("--steps", type=int, default=10_000, help="of training after the last cut")
+    parser.add_argument("--whole-steps", type=int, default=8_000, help="of the uncut network's training")
+    parser.add_argument("--recovery-steps", type=int, default=600, help="of training between cuts")
+    parser.add_argument("--steps", type=int, default=20_000, help="of training after the last cut")
     parser.add_argument("--rate", type=float, default=0.03, help="of learning, after the last cut")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS)
@@ -235,7 +236,7 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.perf_counter()
     data = read(arguments.data, arguments.validate)
-    settings = {"whole_steps": arguments.whole_steps, "steps": arguments.steps, "rate": arguments.rate}
+    settings = {name: getattr(arguments, name) for name in ("whole_steps", "recovery_steps", "steps", "rate")}
     before = json.loads(RESULTS.read_text()) if RESULTS.exists() and not arguments.validate else {}
     rows: list[dict[str, Any]] = before["rows"] if before.get("settings") == settings else []
     for seed in range(arguments.seeds):
