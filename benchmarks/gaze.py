@@ -55,6 +55,8 @@ from secateur.workloads.gaze.roc import auc, auc_judd
 
 RESULTS = Path(__file__).parent / "results" / "gaze.json"
 VGG19 = "deepgaze-vgg19"
+TEACHERS = {"vgg19": VGG19, "ensemble": "mobilenetv2 ensemble"}
+"""What networks are compared with, picture by picture."""
 TINYHD, CENTER = "TinyHD", "attention-center"
 
 
@@ -94,20 +96,20 @@ def main() -> None:
         held_out = trained["held_out"]
         pool = read_pool(arguments.data, held_out, None, size, torch.device("cpu"), arguments.limit)
         with np.load(arguments.trained / "gaze_scores.npz") as kept:
-            teacher = kept[VGG19][:, : len(pool.parts["held-out"])]
+            teachers = {name: kept[row][:, : len(pool.parts["held-out"])] for name, row in TEACHERS.items()}
     if arguments.accuracy:
         compared(found, trained, arguments.trained)
         pixels = whole_pictures(pool, "held-out").pixels(pool, size)
         found["baselines"] = baselines(arguments.data, held_out, pool, pixels)
         write()
         if arguments.peers:
-            peers(found, arguments.data / "models", pool, pixels, teacher)
+            peers(found, arguments.data / "models", pool, pixels, teachers["vgg19"])
     if arguments.engines or arguments.latency:
         files = exported(trained, arguments.trained, arguments.files, size, arguments.rows)
     if arguments.engines:
         judged = [row for row in files if is_ours(row) and row in weights_of(arguments.trained)]
         for row, path in files_by_precision(files, judged, pool, size, arguments.files):
-            engine(found["networks"].setdefault(row, {}), path, pool, size, teacher)
+            engine(found["networks"].setdefault(row, {}), path, pool, size, teachers)
             print(row, found["networks"][row]["engine"], flush=True)
             write()
     if arguments.latency:
@@ -127,7 +129,7 @@ def compared(found: dict[str, Any], trained: dict[str, Any], folder: Path) -> No
         per_picture = {row: kept[row] for row in kept.files}
     for row, values in per_picture.items():
         facts = found["networks"].setdefault(row, {})
-        for name, other in (("vgg19", VGG19), ("ensemble", "mobilenetv2 ensemble")):
+        for name, other in TEACHERS.items():
             facts[f"minus_{name}"] = differences(values, per_picture[other], trained["measures"])
         for measure, scores in zip(trained["measures"], values, strict=True):
             facts[measure] = float(scores.mean())
@@ -144,8 +146,10 @@ def differences(values: np.ndarray, others: np.ndarray, measures: Sequence[str])
     return found
 
 
-def engine(facts: dict[str, Any], path: Path, pool: Pool, size: tuple[int, int], teacher: np.ndarray) -> None:
-    """Score a file as ONNX Runtime computes it, on the held-out pictures, and compare with VGG-19's network."""
+def engine(
+    facts: dict[str, Any], path: Path, pool: Pool, size: tuple[int, int], teachers: Mapping[str, np.ndarray]
+) -> None:  # fmt: skip
+    """Score a file as ONNX Runtime computes it, on the held-out pictures, and compare with the teachers."""
     part, views = pool.parts["held-out"], whole_pictures(pool, "held-out")
     if facts.get("engine", {}).get("pictures") == len(part):
         return
@@ -154,10 +158,10 @@ def engine(facts: dict[str, Any], path: Path, pool: Pool, size: tuple[int, int],
     pictures = (views.of(torch.tensor([number])).pixels(pool, size).numpy() for number in range(len(part)))
     density = torch.cat([torch.from_numpy(session.run(None, {name: pixels})[0]) for pixels in pictures])
     scores = {m: measure(density, pool.counts[part], pool.centre_bias) for m, measure in MEASURES.items()}
-    facts["engine"] = {measure: float(values.mean()) for measure, values in scores.items()} | {
-        "pictures": len(part),
-        "minus_vgg19": differences(np.stack([each.numpy() for each in scores.values()]), teacher, list(MEASURES)),
-    }
+    values = np.stack([each.numpy() for each in scores.values()])
+    facts["engine"] = {"pictures": len(part)} | means(scores) | {
+        f"minus_{name}": differences(values, teacher, list(MEASURES)) for name, teacher in teachers.items()
+    }  # fmt: skip
 
 
 def baselines(data: Path, held_out: str, pool: Pool, pixels: Tensor) -> dict[str, Any]:
@@ -231,27 +235,32 @@ def time_center(found: dict[str, Any], file: Path, size: tuple[int, int]) -> Non
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """Draw AUC, NSS and information gain against milliseconds, a line a way."""
+    """Draw AUC, NSS and information gain against milliseconds, a line a way from the uncut network on."""
     import matplotlib.pyplot as plt
 
     measures = {"auc": "AUC", "nss": "NSS", "information_gain_bit": "information gain, bit"}
+    timed = {row: facts for row, facts in found["networks"].items() if "one_thread_ms" in facts}
     lines: dict[str, list[dict[str, float]]] = {}
-    for row, facts in found["networks"].items():
-        if "one_thread_ms" in facts and "auc" in facts:
-            network, _, rest = row.partition(", ")
-            lines.setdefault(f"{network}, {rest.rpartition(', ')[0]}" if rest else network, []).append(facts)
+    for row, facts in timed.items():
+        network, *cut = row.removesuffix(INT8).split(", ")
+        eighth = INT8 if row.endswith(INT8) else ""
+        whole = timed.get(network + eighth)
+        line = lines.setdefault(", ".join([network, *cut[:-1]]) + eighth, [whole] if cut and whole else [])
+        line.append(facts)
     if not lines:
         return  # nothing is timed yet
-    figure, panels = plt.subplots(1, 3, figsize=(15, 4.5))
+    figure, panels = plt.subplots(1, 3, figsize=(16, 6))
     for panel, (measure, title) in zip(panels, measures.items(), strict=True):
-        for line, points in lines.items():
-            ordered = sorted((p for p in points if measure in p), key=lambda facts: facts["one_thread_ms"])
-            panel.plot([p["one_thread_ms"] for p in ordered], [p[measure] for p in ordered], marker="o", label=line)
+        for number, (line, points) in enumerate(lines.items()):
+            scored = [(point["one_thread_ms"], point | point.get("engine", {})) for point in points]
+            places = sorted((time, point[measure]) for time, point in scored if measure in point)
+            style = {"marker": "osv^D*"[number % 6], "linestyle": "--" if line.endswith(INT8) else "-"}
+            panel.plot(*zip(*places, strict=True), label=line, **style) if places else None
         panel.set(xscale="log", xlabel="ms a picture, one thread", ylabel=f"{title}, held-out set")
         panel.grid(alpha=0.3)
-    panels[0].legend(fontsize=6)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", ncols=5, fontsize=8)
+    figure.tight_layout(rect=(0, 0.2, 1, 1))
+    figure.savefig(path, dpi=100)
 
 
 if __name__ == "__main__":

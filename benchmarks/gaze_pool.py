@@ -174,6 +174,8 @@ def log_densities(
 ) -> Tensor:
     """Return the log of the networks' mean density, [view, rows, columns], float on the views' device."""
     found = []
+    if views.picture.device.type == "cpu":
+        batch_size = min(batch_size, 2)  # of more, what lies between two layers leaves the cache
     for first in range(0, len(views), batch_size):
         some = views.of(torch.arange(first, min(first + batch_size, len(views)), device=views.picture.device))
         pixels = some.pixels(pool, size)

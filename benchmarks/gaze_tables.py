@@ -12,16 +12,16 @@ TITLES = {
     "mobilenetv2": "MobileNetV2", "mobilenetv2 0": "MobileNetV2",
 }  # fmt: skip
 SHOWN = (
-    VGG19, "fastgaze-vgg11", "fastgaze-vgg11, ours, 1/2", "fastgaze-vgg11, ours, 1/10",
-    "fastgaze-vgg11, uniform width, 1/10", "fastgaze-vgg11, Torch-Pruning, GroupTaylor, 1/10",
-    "fastgaze-vgg11, Fisher, automatic beta, 1/10", "mobilenetv2 0", "mobilenetv2", "mobilenetv2, int8",
-    "mobilenetv2, ours, 1/2", "mobilenetv2, uniform width, 1/2", "mobilenetv2, ours, 1/4",
-    "mobilenetv2, ours, 1/4, int8", "mobilenetv2, uniform width, 1/4", "mobilenetv2, ours, 1/8",
-    "mobilenetv2, uniform width, 1/8", "TinyHD", "attention-center",
+    VGG19, "fastgaze-vgg11", "fastgaze-vgg11, ours, 1/2", "mobilenetv2 0", "mobilenetv2", "mobilenetv2, int8",
+    "mobilenetv2, ours, 1/2", "mobilenetv2, ours, 1/2, int8", "mobilenetv2, uniform width, 1/2",
+    "mobilenetv2, ours, 1/4", "mobilenetv2, ours, 1/4, int8", "mobilenetv2, uniform width, 1/4",
+    "mobilenetv2, ours, 1/8", "mobilenetv2, uniform width, 1/8", "TinyHD", "attention-center",
 )  # fmt: skip
 """The rows of the README, where they were measured; docs/benchmarks.md has them all."""
 HEAD = ["network", "10⁹ MACs", "AUC", "AUC less VGG-19's (95 % interval)", "NSS"]
-TIMES = ["ms, one thread", "times VGG-19's speed", "ms, all cores", "of the MAC cut came true"]
+TIMES = ["ms, one thread", "times VGG-19's speed", "ms, all cores"]
+MORE = ["AUC less the ensemble's", "information gain, bit", "ms on the GPU"]
+MORE_TIMES = ["times VGG-19's speed, all cores", "of the MAC cut came true"]
 
 
 def gaze() -> list[str]:
@@ -35,25 +35,59 @@ def gaze() -> list[str]:
     return [
         "Gaze networks trained on OSIE and EyeCrowd by a MobileNetV2 ensemble, on the 500 pictures of Scene500 that"
         f" none saw, 384 x 512 (`benchmarks/gaze_networks.sh`, `benchmarks/gaze.py`; trained on one"
-        f" {found['trained_on']}{where}):",
+        f" {found['trained_on']}{_cut_elsewhere(found['training'])}{where}):",
         "",
-        *_table(networks, seen, timed),
+        *_table([_cells(row, networks[row]) for row in seen], HEAD + (TIMES if timed else [])),
         "",
         f"The centre bias has AUC {centre:.3f}, spectral residual {residual:.3f}, other people {others:.3f}. The VGG"
         " backbones were trained from nothing, probably why the smallest network is the best; after equally short"
-        " training no way of cutting them stands out.",
+        " training no way of cutting them stands out. On MobileNetV2, cut our way and uniformly only, ours does.",
         *_lenet_sentence(),
     ]
 
 
+def _cut_elsewhere(training: dict[str, Any]) -> str:
+    """Tell where MobileNetV2's network was cut and trained again, if not where the others were trained."""
+    settings = training.get("settings of mobile", {"device": "cuda"})
+    if settings["device"] != "cpu":
+        return ""
+    return f", MobileNetV2's cuts on a processor: {settings['steps']} steps of {settings['batch_size']} pictures each"
+
+
 def gaze_details() -> list[str]:
     """Return all networks, all areas of LeNet-5, and the measures' times beside pysaliency's."""
-    networks = _read("gaze")["networks"]
+    found = _read("gaze")
+    networks = found["networks"]
     timed = any("one_thread_ms" in facts for facts in networks.values())
     rows = [row for row, facts in networks.items() if "auc" in facts or "one_thread_ms" in facts or "engine" in facts]
+    # The largest networks first, what was cut from each behind it.
+    rows.sort(key=lambda row: -networks.get(row.partition(", ")[0], {}).get("macs", 0))
+    heads = HEAD + MORE + (TIMES + MORE_TIMES if timed else [])
+    lines = [_cells(row, networks[row]) | _more(networks[row]) for row in rows]
+    notes: dict[str, list[str]] = {}
+    for row, facts in networks.items():
+        if "note" in facts:
+            notes.setdefault(facts["note"], []).append(_title(row))
+    speed = [
+        f"Latency: ONNX Runtime, batch 1, {_machine(found)}, {found['rounds']} rounds of fresh sessions. What came true"
+        " of a cut is ln(speed-up) / ln(MACs before / MACs after), of networks cut from the same one.", "",
+        "![AUC, NSS and information gain against latency](../benchmarks/results/gaze.png)", "",
+    ] if timed else []  # fmt: skip
     return [
         "All networks of the README's table of gaze prediction (`benchmarks/gaze.py`):", "",
-        *_table(networks, rows, timed), "", *measures(), *lenet(),
+        *_table(lines, heads), "", f"The GPU is {found['trained_on']}; batch 1, float16, in CUDA graphs.", "", *speed,
+        *(f"{'; '.join(of)}: {note}." for note, of in notes.items()), "",
+        *_without_network(found["baselines"]), "", *measures(), *lenet(),
+    ]  # fmt: skip
+
+
+def _without_network(baselines: dict[str, dict[str, float]]) -> list[str]:
+    """Return what needs no network, and how well other people do."""
+    lines = [{"": name} | {m: f"{facts[m]:.3f}" for m in ("auc", "auc_judd", "nss")}
+             for name, facts in baselines.items()]  # fmt: skip
+    return [
+        "On the same pictures without a network, and by the fixations of the other people who saw them:", "",
+        "| | AUC | AUC-Judd | NSS |", "|---" * 4 + "|", *(f"| {' | '.join(line.values())} |" for line in lines),
     ]  # fmt: skip
 
 
@@ -123,31 +157,45 @@ def _spread(found: dict[str, Any], way: str, budget: float) -> str:
     return f"{mean(errors):.2f}{spread}" if errors else ""
 
 
-def _table(networks: dict[str, Any], rows: list[str], timed: bool) -> list[str]:
-    heads = HEAD + (TIMES if timed else [])
-    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(_row(row, networks[row], timed) for row in rows)]
+def _table(lines: list[dict[str, str]], heads: list[str]) -> list[str]:
+    """Return a table with the columns of these heads that any line has something in."""
+    heads = [head for head in heads if any(line.get(head) for line in lines)]
+    rows = (f"| {' | '.join(line.get(head, '') for head in heads)} |" for line in lines)
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows]
 
 
-def _row(row: str, facts: dict[str, Any], timed: bool) -> str:
-    """Return a network's line; what was scored in eight bits was scored by the engine."""
-    scored = facts if "auc" in facts else facts.get("engine", {})
-    less = scored.get("minus_vgg19", {}).get("auc")
-    cells = [
-        _title(row),
-        f"{facts['macs'] / 1e9:.2f}" if "macs" in facts else "",
-        f"{scored['auc']:.4f}" if "auc" in scored else "",
-        "" if less is None or row == VGG19 else f"{less[0]:+.4f} ({less[1]:+.4f} to {less[2]:+.4f})",
-        f"{scored['nss']:.2f}" if "nss" in scored else "",
-    ]
-    if timed:
-        faster, realised = facts.get("one_thread_speedup_over_vgg19"), facts.get("one_thread_realised_fraction")
-        cells += [
-            f"{facts['one_thread_ms']:.1f}" if "one_thread_ms" in facts else "",
-            "" if faster is None or row == VGG19 else f"{faster[0]:.1f} ({faster[1]:.1f} to {faster[2]:.1f})",
-            f"{facts['all_cores_ms']:.1f}" if "all_cores_ms" in facts else "",
-            "" if realised is None else f"{realised:.2f}",
-        ]
-    return f"| {' | '.join(cells)} |"
+def _cells(row: str, facts: dict[str, Any]) -> dict[str, str]:
+    """Return a network's cells by the heads of their columns."""
+    scored = facts | facts.get("engine", {})
+    found = {HEAD[0]: _title(row), HEAD[3]: "" if row == VGG19 else _signed(scored.get("minus_vgg19"))}
+    numbers = {HEAD[1]: ("macs", ".2f"), HEAD[2]: ("auc", ".4f"), HEAD[4]: ("nss", ".2f"),
+               TIMES[0]: ("one_thread_ms", ".1f"), TIMES[2]: ("all_cores_ms", ".1f")}  # fmt: skip
+    scored |= {"macs": scored["macs"] / 1e9} if "macs" in scored else {}
+    found |= {head: format(scored[key], form) for head, (key, form) in numbers.items() if key in scored}
+    return found | ({} if row == VGG19 else {TIMES[1]: _times(facts.get("one_thread_speedup_over_vgg19"))})
+
+
+def _more(facts: dict[str, Any]) -> dict[str, str]:
+    """Return the cells that the README leaves out."""
+    scored = facts | facts.get("engine", {})
+    found = {
+        MORE[0]: _signed(scored.get("minus_ensemble")),
+        MORE_TIMES[0]: _times(facts.get("all_cores_speedup_over_vgg19")),
+    }
+    numbers = {MORE[1]: ("information_gain_bit", ".2f"), MORE_TIMES[1]: ("one_thread_realised_fraction", ".2f"),
+               MORE[2]: ("gpu_ms", ".2f")}  # fmt: skip
+    return found | {head: format(scored[key], form) for head, (key, form) in numbers.items() if key in scored}
+
+
+def _signed(differences: dict[str, list[float]] | None) -> str:
+    if differences is None or not any(differences["auc"]):
+        return ""  # not compared, or with itself
+    value, low, high = differences["auc"]
+    return f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def _times(faster: list[float] | None) -> str:
+    return "" if faster is None else f"{faster[0]:.1f} ({faster[1]:.1f} to {faster[2]:.1f})"
 
 
 def _title(row: str) -> str:

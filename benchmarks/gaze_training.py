@@ -112,6 +112,12 @@ def mobile_teacher(
     return network, fit(network, loss, _rates(network, "stride", backbone_rate, fit.learning_rate))
 
 
+def load_squeezenet(network: DeepGaze, weights: Path) -> None:
+    """Copy SqueezeNet 1.1's ImageNet weights into the trunk."""
+    state = torch.load(weights, weights_only=True)
+    network.trunk.load_state_dict({name: state[f"features.{name}"].float() for name in network.trunk.state_dict()})
+
+
 def distil_features(
     network: DeepGaze, teacher: GazeNetwork, pool: Pool, views: Views, size: tuple[int, int], batch_size: int, fit: Fit
 ) -> dict[str, float]:

@@ -2,15 +2,16 @@
 
     python benchmarks/train_gaze_networks.py DATA --out OUT [--unlabelled PICTURES] [--seconds-per-stage 25]
 
-DATA holds gaze_osie, gaze_eyecrowd, gaze_scene500 and models/mobilenet_v2_imagenet_fp16.pth. One set is held out: no
-network sees its pictures or fixations in any stage.
+DATA holds gaze_osie, gaze_eyecrowd, gaze_scene500 and models/mobilenet_v2_imagenet_fp16.pth; for SqueezeNet's network
+models/squeezenet1_1_imagenet_fp16.pth too. One set is held out: no network sees its pictures or fixations in any stage.
 
 1. MobileNetV2's gaze network is trained from ImageNet weights on the other two sets' fixations, a few times over with
    other seeds; the mean of their densities is the teacher.
 2. The VGG-19, VGG-11 and DenseNet-121 networks, whose backbones have no trained weights, learn its features and
    density at half resolution, then fixations (0.1) and the ensemble's density (0.9) at full resolution, on the
-   pictures, on random parts of them, and on PICTURES without fixations where there are any. If VGG-19's network comes
-   out better than the ensemble on the validation pictures, those after it learn from it instead.
+   pictures, on random parts of them, and on PICTURES without fixations where there are any. SqueezeNet's, where
+   ``--networks`` names it, does so from ImageNet weights. If VGG-19's network comes out better than the ensemble on
+   the validation pictures, those after it learn from it instead.
 3. Students, and the best MobileNetV2 network where ``--networks`` names ``mobilenetv2``, are cut in every way of
    `gaze_curve` to falling budgets, each followed by the same number of steps.
 
@@ -46,14 +47,14 @@ from gaze_curve import (
 )
 from gaze_gpu import latencies
 from gaze_pool import Pool, Views, draw_views, half, log_densities, read_pool, scores, whole_pictures
-from gaze_training import Fit, Limit, distil, distil_features, fixation_term, mobile_teacher
+from gaze_training import Fit, Limit, distil, distil_features, fixation_term, load_squeezenet, mobile_teacher
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from secateur.workloads.gaze.backbones import BACKBONES, DEEP_INPUT_SIZE
 from secateur.workloads.gaze.network import GazeNetwork
 
-VGG19 = "deepgaze-vgg19"
+VGG19, SQUEEZE = "deepgaze-vgg19", "squeezegaze"
 LARGEST_FILE = 15 * 2**20
 
 
@@ -234,6 +235,8 @@ class Run:
         network = BACKBONES[name](log_prior=self.pool.centre_bias.cpu())
         if name in self.weights:
             return self._restored(name, network)
+        if name == SQUEEZE:
+            load_squeezenet(network, given.data / "models" / "squeezenet1_1_imagenet_fp16.pth")
         network.to(self.device)
         fit = Fit(limit=Limit(seconds=given.seconds_per_stage), learning_rate=given.learning_rate, tuned=True)
         first = distil_features(network, teacher, self.pool, views, self.size, 2 * given.batch_size, fit)
