@@ -12,7 +12,7 @@ import torch
 import yaml
 
 import secateur
-from secateur import chain, steps
+from secateur import chain, recipe_objects, steps
 from secateur.artifacts import FinetuneResult, PruneResult, Redundancy
 from secateur.errors import RecipeError
 from secateur.listening import Silent
@@ -77,7 +77,7 @@ def test_a_recipe_is_healed_as_it_says(
         asked.append(Finetune(**settings))
         return asked[-1]
 
-    monkeypatch.setattr(steps, "Finetune", noted)
+    monkeypatch.setattr(recipe_objects, "Finetune", noted)
     recipe = recipe_with(finetune)
     work = Steps(recipe=recipe, workload=load(recipe), listener=Silent())
     folders = [project / name for name in ("estimate", "prune", "finetune")]
@@ -96,7 +96,7 @@ def test_a_recipe_is_healed_as_it_says(
         for name in ("epochs", "batch_size", "learning_rate", "warmup", "momentum", "clip_norm", "optimizer",
                      "weight_decay", "device"):  # fmt: skip
             assert getattr(found, name) == getattr(wanted, name), name
-        assert found.precision == steps.PRECISIONS[wanted.precision]
+        assert found.precision == recipe_objects.PRECISIONS[wanted.precision]
         for name in ("task", "output", "feature", "parameter"):
             assert getattr(found.weights, name) == getattr(wanted.distillation, name), name
         assert (found.method, found.temperature) == (wanted.distillation.method, wanted.distillation.temperature)
@@ -131,7 +131,7 @@ def test_without_options_a_recipe_asks_for_what_finetune_does_by_itself() -> Non
         assert getattr(plain, name) == getattr(recipe, name), name
     assert (plain.method, plain.weights.parameter) == (recipe.distillation.method, recipe.distillation.parameter)
     assert (plain.targets.label_smoothing, plain.targets.mixup) == (recipe.label_smoothing, recipe.mixup)
-    assert plain.precision == steps.PRECISIONS[recipe.precision]
+    assert plain.precision == recipe_objects.PRECISIONS[recipe.precision]
     assert plain.averaging is None
     assert recipe.ema is None
 
