@@ -1,6 +1,7 @@
 """Tables of what pruning leaves of networks, at once and after fine-tuning; `readme_tables` writes them."""
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -112,17 +113,11 @@ def margins(rows: list[dict[str, Any]], own: str) -> list[str]:
     told = []
     for (network, ratio), ways in sorted(found.items()):
         mine = ways.pop(own, {})
-        pairs = {
-            way: [mine[seed] - theirs[seed] for seed in mine.keys() & theirs.keys()] for way, theirs in ways.items()
-        }
-        if (
-            least := min((sum(pair) / len(pair), pair) for pair in pairs.values() if pair)
-            if any(pairs.values())
-            else None
-        ):
-            mean, pair = least
-            span = "one seed" if len(pair) == 1 else f"{100 * min(pair):+.1f} to {100 * max(pair):+.1f}"
-            told.append(f"{network} 1/{ratio:g} {100 * mean:+.1f} ({span})")
+        apart = [[mine[seed] - theirs[seed] for seed in mine.keys() & theirs.keys()] for theirs in ways.values()]
+        if any(apart):
+            least = min(filter(None, apart), key=statistics.mean)
+            span = "one seed" if len(least) == 1 else f"{100 * min(least):+.1f} to {100 * max(least):+.1f}"
+            told.append(f"{network} 1/{ratio:g} {100 * statistics.mean(least):+.1f} ({span})")
     return (
         [f"`{own}` less the best of Torch-Pruning's, in points, seed by seed: {'; '.join(told)}.", ""] if told else []
     )
