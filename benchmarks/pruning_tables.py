@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+BASELINES = ("Torch-Pruning", "uniform width")
 OURS = "Ours (Fisher signal, hierarchical allocation, least squares) with one part exchanged:"
 
 
@@ -104,23 +105,25 @@ def pruning_healed() -> list[str]:
 
 
 def margins(rows: list[dict[str, Any]], own: str) -> list[str]:
-    """Say how far one of our ways is from the best of the peer's, in points of accuracy, seed by seed."""
+    """Say how far one of our ways is from the best of the peer's and uniform width, in points, seed by seed."""
     found: dict[tuple[str, float], dict[str, dict[int, float]]] = {}
     for row in rows:
-        if "accuracy" in row and (row["way"] == own or row["way"].startswith("Torch-Pruning")):
+        if "accuracy" in row:
             at = found.setdefault((row["network"], row["ratio"]), {})
             at.setdefault(row["way"], {})[row["seed"]] = row["accuracy"]
     told = []
     for (network, ratio), ways in sorted(found.items()):
-        mine = ways.pop(own, {})
-        apart = [[mine[seed] - theirs[seed] for seed in mine.keys() & theirs.keys()] for theirs in ways.values()]
+        mine = ways.get(own, {})
+        apart = [
+            [mine[seed] - theirs[seed] for seed in mine.keys() & theirs.keys()]
+            for way, theirs in ways.items() if way.startswith(BASELINES) and "least squares" not in way
+        ]  # fmt: skip
         if any(apart):
             least = min(filter(None, apart), key=statistics.mean)
             span = "one seed" if len(least) == 1 else f"{100 * min(least):+.1f} to {100 * max(least):+.1f}"
             told.append(f"{network} 1/{ratio:g} {100 * statistics.mean(least):+.1f} ({span})")
-    return (
-        [f"`{own}` less the best of Torch-Pruning's, in points, seed by seed: {'; '.join(told)}.", ""] if told else []
-    )
+    best = "the best of Torch-Pruning's and uniform width"
+    return [f"`{own}` less {best}, in points, seed by seed: {'; '.join(told)}.", ""] if told else []
 
 
 def equal_accuracy(rows: list[dict[str, Any]]) -> list[str]:
