@@ -92,13 +92,15 @@ def _twice(root: yaml.Node | None) -> str:
         if isinstance(node, yaml.SequenceNode):
             left += node.value
         elif isinstance(node, yaml.MappingNode):
-            lines: dict[str, int] = {}
+            lines: dict[tuple[str, str], int] = {}
             for key, value in node.value:
-                name, line = str(key.value), key.start_mark.line + 1
-                if isinstance(key, yaml.ScalarNode) and name in lines:
-                    return f"key {name} (lines {lines[name]} and {line})"
-                lines[name] = line
                 left.append(value)
+                if not isinstance(key, yaml.ScalarNode):
+                    continue
+                name, line = (key.tag, key.value), key.start_mark.line + 1
+                if name in lines:
+                    return f"key {key.value} (lines {lines[name]} and {line})"
+                lines[name] = line
     return ""
 
 
