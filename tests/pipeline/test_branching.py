@@ -55,7 +55,7 @@ def scores(seed: int) -> dict[str, Tensor]:
     return {n: torch.rand(w, generator=generator, dtype=torch.float64) for n, w in traced().widths.items()}
 
 
-def grids(step: int = 4) -> list[tuple[str, LatencyGrid]]:
+def grids(step: int = 2) -> list[tuple[str, LatencyGrid]]:
     """A microsecond for each pair of channels of every layer, in steps, and one more for the call."""
     return [
         (layer.weight, LatencyGrid(rows=rows, columns=columns, latency_s=1e-6 * (1 + rows[:, None] * columns)))
