@@ -120,7 +120,7 @@ class PruneSettings(Section):
     @model_validator(mode="after")
     def _one_budget(self) -> "PruneSettings":
         if len(self._shares) != 1 and (self._shares or self.allowed_loss is None):
-            raise ValueError("give exactly one budget: macs, parameters, bytes or latency; or allowed_loss alone")
+            raise ValueError("exactly one budget: macs, parameters, bytes or latency; or allowed_loss alone")
         return self
 
     @property

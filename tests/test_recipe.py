@@ -136,7 +136,7 @@ def test_a_wrong_key_or_value_names_its_place_and_what_is_allowed(tmp_path: Path
 def test_exactly_one_budget(tmp_path: Path, budget: str) -> None:
     text = SMALL.replace("prune:\n  macs: 0.5", f"prune: {budget}")
     with pytest.raises(
-        RecipeError, match="give exactly one budget: macs, parameters, bytes or latency; or allowed_loss alone"
+        RecipeError, match="exactly one budget: macs, parameters, bytes or latency; or allowed_loss alone"
     ):
         read_recipe(write(tmp_path, text))
 
