@@ -10,8 +10,10 @@ from pruning_ways import DEFAULT, Ours, peers
 
 RATIOS = (4.0, 10.0, 2.0)
 """Uncut by cut multiply-adds, the most telling first."""
+AT_ONCE = "ours, at once"
 COMPARED = {
     "ours": DEFAULT,
+    AT_ONCE: replace(DEFAULT, rounds=1),
     "uniform width, l2": Ours(signal="l2", allocator="uniform"),
     "ours, widths in eights": replace(DEFAULT, multiple=8),
     "ours, inside blocks only": replace(DEFAULT, inner=True),
@@ -19,15 +21,14 @@ COMPARED = {
 LATER = ("ours, widths in eights", "ours, inside blocks only")
 ABLATION_RATIO = 4.0
 ABLATION = {
-    "effective filters as floors": replace(DEFAULT, floors=True),
-    "four rounds": replace(DEFAULT, rounds=4),
-    "no compensation": replace(DEFAULT, compensation="none"),
-    "no cost term": replace(DEFAULT, allocator="ranked"),
-    "joint signal": replace(DEFAULT, signal="joint"),
-    "obs signal": replace(DEFAULT, signal="obs"),
-    "l2 signal": replace(DEFAULT, signal="l2"),
-    "true labels": replace(DEFAULT, labels="true"),
-    "no distillation": DEFAULT,
+    "effective filters as floors": replace(COMPARED[AT_ONCE], floors=True),
+    "no compensation": replace(COMPARED[AT_ONCE], compensation="none"),
+    "no cost term": replace(COMPARED[AT_ONCE], allocator="ranked"),
+    "joint signal": replace(COMPARED[AT_ONCE], signal="joint"),
+    "obs signal": replace(COMPARED[AT_ONCE], signal="obs"),
+    "l2 signal": replace(COMPARED[AT_ONCE], signal="l2"),
+    "true labels": replace(COMPARED[AT_ONCE], labels="true"),
+    "no distillation": COMPARED[AT_ONCE],
 }
 RATES = {"resnet20": (0.003, 0.01, 0.03), "resnet56": (0.003, 0.01, 0.03), "mobilenet_v2": (1e-4, 3e-4, 1e-3)}
 """Peak learning rates to choose from, with networks of uniform width at ``TUNED`` budgets."""
@@ -76,7 +77,7 @@ def jobs(networks: list[str], seeds: int) -> list[Job]:
         for ratio in TUNED[network]
     ]
     found += [Job(network=network, way="uncut", ratio=1.0, seed=seed) for network in networks for seed in range(seeds)]
-    first = ["ours", *peers(), "uniform width, l2"]
+    first = ["ours", AT_ONCE, *peers(), "uniform width, l2"]
     parts = [(first, RATIOS[:2]), (first, RATIOS[2:]), (list(ABLATION), (ABLATION_RATIO,)), (list(LATER), RATIOS)]
     for ways, ratios in parts:
         found += [

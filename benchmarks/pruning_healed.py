@@ -5,9 +5,9 @@ take the same steps of the same fine-tuning (`healing`), with distillation from 
 in the same order. Every seed draws calibration pictures and steps anew. The learning rate is the one of three with
 which networks of uniform width end best, the same for all ways: the choice is the baseline's. It is made on a tenth of
 the training pictures, which these trials neither cut by nor learn from; no way ever chooses anything on test pictures.
-The ablation takes away or exchanges one part of ``ours`` at a time. A way that cannot reach a budget says so in its
-row. Accuracy is that on CIFAR-10's test set; of the ImageNet pictures each seed tests on another third and learns from
-the others, and nobody sees more.
+``ours`` are the defaults; the ablation takes away or exchanges one part of the cut at once at a time. A way that cannot
+reach a budget says so in its row. Accuracy is that on CIFAR-10's test set; of the ImageNet pictures each seed tests on
+another third and learns from the others, and nobody sees more.
 
 Rows are made by ``--workers`` processes that share a device, the most telling first, and written one by one to
 ``rows.jsonl`` in ``--out``: what is not done after ``--seconds`` is left, and a rerun goes on from there. The networks

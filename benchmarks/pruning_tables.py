@@ -87,7 +87,7 @@ def pruning_healed() -> list[str]:
     rows, devices = found["rows"], {run["device"]: None for run in found["runs"]}
     parts = [row for row in rows if row.get("ablation")]
     whole = {(row["network"], row["ratio"]) for row in parts}
-    beside = [row for row in rows if row["way"] == "ours" and (row["network"], row["ratio"]) in whole]
+    beside = [row for row in rows if row["way"] == "ours, at once" and (row["network"], row["ratio"]) in whole]
     tuned = {f"{r['network']} {r['steps']} steps of {r['batch_size']} images": None for r in rows if "steps" in r}
     return [
         f"Networks after the same fine-tuning ({', '.join(tuned)}), with distillation from the uncut network"

@@ -103,8 +103,8 @@ class Ours:
     rounds: int = 1
 
 
-DEFAULT = Ours(compensation=Prune.compensation)
-"""What pruning does where nothing is said, in one round."""
+DEFAULT = Ours(compensation=Prune.compensation, rounds=Prune.rounds)
+"""What pruning does where nothing is said."""
 
 OURS = {
     "fisher": Ours(),
