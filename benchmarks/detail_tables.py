@@ -2,77 +2,25 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from gaze_tables import gaze_details
+from pruning_tables import RESULTS, healed_picture, pruning_quality
 
-RESULTS = Path(__file__).parent / "results"
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 NAMES = {"resnet56": "ResNet-56", "gaze": "gaze network"}
 
 
 def details() -> str:
     """Return the tables that stand between the page's markers."""
-    lines = ["## Cut at once, without training", "", *pruning_quality(), "", "## Signals against the oracle", ""]
+    lines = ["## Cut at once, without training", "", *pruning_quality(), "", *healed_picture()]
+    lines += ["## Signals against the oracle", ""]
     lines += [*signal_oracle(), "", *calibration_cost(), "## The stopwatch", "", *stopwatch()]
     precise, carried = precision(), deployment()
     lines += ["", "## Precision and storage", *precise] if precise else []
     lines += ["", "## Files and images", *carried] if carried else []
     lines += ["", "## Gaze prediction", "", *gaze_details()]
     return "\n".join(lines) + "\n"
-
-
-def pruning_quality() -> list[str]:
-    """Return the table of what is left of networks that are cut at once, in our ways and in the peer's."""
-    rows = json.loads((RESULTS / "pruning_quality.json").read_text())["rows"]
-    seen = {
-        f"{r['network']} {r['num_test']:,} test and {r['num_calibration']:,} calibration images": None for r in rows
-    }
-    return [
-        "Trained networks cut at once, without fine-tuning (`benchmarks/pruning_quality.py`): accuracy in per cent,"
-        f" mean and half the range over seeds, each with calibration images of its own; {', '.join(seen)}. Uncut:"
-        f" {uncut(rows)}. All have their batch statistics measured again where that helps, but for those of"
-        " Torch-Pruning as it leaves them. Torch-Pruning does not follow the padded shortcuts of CIFAR's ResNets and"
-        " cuts inside the blocks only, as `inner` does.",
-        "",
-        *accuracies(rows),
-        "",
-        "![Accuracy against the share of multiply-adds left](../benchmarks/results/pruning_quality.png)",
-    ]
-
-
-def uncut(rows: list[dict[str, Any]]) -> str:
-    """Return the mean accuracy of each network as it is."""
-    found: dict[str, list[float]] = {}
-    for row in rows:
-        if row["way"] == "uncut":
-            found.setdefault(row["network"], []).append(row["accuracy"])
-    return ", ".join(f"{name} {100 * sum(own) / len(own):.1f} %" for name, own in found.items())
-
-
-def accuracies(rows: list[dict[str, Any]]) -> list[str]:
-    """Return a table of accuracies, a way a row and a network and budget a column."""
-    cells: dict[str, dict[tuple[str, float], list[float]]] = {}
-    for row in rows:
-        if row["way"] != "uncut" and "accuracy" in row:
-            cells.setdefault(row["way"], {}).setdefault((row["network"], row["ratio"]), []).append(row["accuracy"])
-    columns = sorted({key for values in cells.values() for key in values})
-    best = {key: max(sum(v[key]) / len(v[key]) for v in cells.values() if key in v) for key in columns}
-
-    def cell(values: dict[tuple[str, float], list[float]], key: tuple[str, float]) -> str:
-        if key not in values:
-            return ""
-        own = values[key]
-        mean = sum(own) / len(own)
-        text = f"{100 * mean:.1f}" + (f" ± {50 * (max(own) - min(own)):.1f}" if len(own) > 1 else "")
-        return f"**{text}**" if mean == best[key] else text
-
-    return [
-        "| way | " + " | ".join(f"{network}, 1/{ratio:g} of the MACs" for network, ratio in columns) + " |",
-        "|---|" + "---|" * len(columns),
-        *(f"| {way} | " + " | ".join(cell(values, key) for key in columns) + " |" for way, values in cells.items()),
-    ]
 
 
 def calibration_cost() -> list[str]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from pruning_healed import ABLATION, COMPARED, Job, read_rows
+from healed_jobs import ABLATION, COMPARED, Job, read_rows
 from pruning_ways import SUBJECTS, peers
 
 from secateur import load

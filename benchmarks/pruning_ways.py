@@ -4,8 +4,9 @@ Every network is counted by the same counter, and cut to the most that is within
 in signal, allocation and compensation. Torch-Pruning cannot follow the padded shortcuts of CIFAR's ResNets (it raises
 an IndexError), so there it is given the channels inside the blocks only; ``inner`` is ours under the same restriction.
 It ranks all layers' channels together and takes them in 400 steps, as its authors do, until the network is within the
-budget: at once it would refuse to empty a layer, and leave that layer whole. Its Hessian importance is left out: its
-per-sample loss is that of the batch.
+budget: at once it would refuse to empty a layer, and leave that layer whole. Its Hessian importance is left out as
+broken: ``accumulate_grad`` of 1.6.1 looks gradients up by name and keeps them by parameter, so that every sample
+replaces the one before, and only the last counts.
 """
 
 import copy

@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from detail_tables import RESULTS, accuracies, details, uncut
+from detail_tables import details
 from gaze_tables import gaze
+from pruning_tables import RESULTS, pruning_healed
 
 ROOT = Path(__file__).parents[1]
 MARKERS = re.compile(r"(<!-- results -->\n).*(<!-- /results -->)", re.DOTALL)
-OURS = "Ours (Fisher signal, hierarchical allocation, least squares) with one part exchanged:"
 METRICS = {"auc": "AUC", "top1": "top-1"}
 SETS = {"osie": "OSIE", "eyecrowd": "EyeCrowd", "scene500": "Scene500", "rendered": "rendered scenes"}
 
@@ -93,67 +93,6 @@ def structure() -> list[str]:
         " 0.35 of their MACs at half the channels.",
     ]
     return lines
-
-
-def pruning_healed() -> list[str]:
-    """Return the tables of what equal fine-tuning makes of cut networks, in our ways and in the peer's."""
-    found = json.loads((RESULTS / "pruning_healed.json").read_text())
-    rows, devices = found["rows"], {run["device"]: None for run in found["runs"]}
-    parts = [row for row in rows if row.get("ablation")]
-    whole = {(row["network"], row["ratio"]) for row in parts}
-    beside = [row for row in rows if row["way"] == "ours, at once" and (row["network"], row["ratio"]) in whole]
-    tuned = {f"{r['network']} {r['steps']} steps of {r['batch_size']} images": None for r in rows if "steps" in r}
-    return [
-        f"Networks after the same fine-tuning ({', '.join(tuned)}), with distillation from the uncut network"
-        f" (`benchmarks/pruning_healed.py`, on {', '.join(devices)}): accuracy in per cent on"
-        f" {max(row['num_test'] for row in rows):,} test images, mean and half the range over seeds. Uncut:"
-        f" {uncut(rows)}.",
-        "",
-        *accuracies([row for row in rows if not row.get("ablation")]),
-        "",
-        *equal_accuracy(found.get("at_equal_accuracy", [])),
-        *([OURS, "", *accuracies([*beside, *parts]), ""] if parts else []),
-        *pruning_healed_long(),
-    ]
-
-
-def equal_accuracy(rows: list[dict[str, Any]]) -> list[str]:
-    """Return the table of speed-ups over other ways' networks at their accuracy, where that was measured."""
-    if not rows:
-        return []
-    columns = sorted({(row["network"], row["ratio"]) for row in rows})
-    cells = {
-        (r["way"], r["network"], r["ratio"]): f"{r['speedup']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in rows
-    }
-    return [
-        "How much faster ours are in ONNX Runtime, one thread, than another way's network of the same accuracy, where"
-        " ours reach it (`benchmarks/pruning_latency.py`; the middle 95 % of rounds of timing):",
-        "",
-        "| over | " + " | ".join(f"{network}, its 1/{ratio:g} of the MACs" for network, ratio in columns) + " |",
-        "|---|" + "---|" * len(columns),
-        *(f"| {way} | " + " | ".join(cells.get((way, *column), "") for column in columns) + " |"
-          for way in dict.fromkeys(row["way"] for row in rows)),
-        "",
-    ]  # fmt: skip
-
-
-def pruning_healed_long() -> list[str]:
-    """Return what the first rows of a longer fine-tuning say, at the learning rate that was best for uniform widths."""
-    found = json.loads((RESULTS / "pruning_healed_long.json").read_text())
-    cut = [row for row in found["rows"] if row["way"] != "uncut"]
-    uniform = {ratio: max(r["accuracy"] for r in cut if r["ratio"] == ratio and "rate" in r) for ratio in (4.0, 10.0)}
-    others = {(row["way"], row["ratio"]): row["accuracy"] for row in cut if "rate" not in row}
-    told = [
-        f"at 1/{ratio:g} of the MACs ours {100 * others['ours', ratio]:.1f} %, uniform width {100 * best:.1f} %"
-        for ratio, best in uniform.items()
-    ]
-    peer = 100 * others["Torch-Pruning, GroupMagnitude", 4.0]
-    return [
-        f"Long fine-tuning evens ways out. {cut[0]['network']} after {cut[0]['steps']} steps of {cut[0]['batch_size']}"
-        f" images, one seed, uniform width at the learning rate that is best on the test images (one"
-        f" {found['device']}): {told[0]},"
-        f" GroupMagnitude {peer:.1f} %; {told[1]}.",
-    ]
 
 
 def _cut(rows: dict[str, dict[str, Any]]) -> set[str]:

@@ -31,6 +31,7 @@ from secateur.loading import Workload, importable, load
 from secateur.manifest import SPECTRA
 from secateur.quantization import EVALUATION, Quantization, read_result
 from secateur.recipe import Recipe
+from secateur.recipe_objects import finetuning
 from secateur.report.gates import COMPRESSED, check_gates
 from secateur.report.plots.spectra import spectra_png
 from secateur.runs import Run, Step, open_run
@@ -174,7 +175,7 @@ class _Chain:
             return None
         quantization = Quantization(
             recipe=self.recipe, settings=settings, workload=self.workload, listener=self.listener,
-            finetune=self.steps.finetuning(),
+            finetune=finetuning(self.recipe),
         )  # fmt: skip
         return self.step(
             "quantize", {"quantize": settings, **quantization.facts()}, (finetuned, exported),

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from secateur.recipe_engines import BuildSettings, ExportSettings, MeasureSettings
-from secateur.recipe_pruning import PruneSettings
+from secateur.recipe_pruning import Labels, PruneSettings
 from secateur.recipe_quantization import QuantizeSettings
 from secateur.recipe_section import Section
 from secateur.report.gates import Gate
@@ -57,7 +57,7 @@ class EstimateSettings(Section):
     """Calibration samples; ten times the width of the widest group is plenty."""
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Samples a forward and backward pass."""
-    labels: Literal["auto", "sampled", "true", "teacher"] = "auto"
+    labels: Labels = "auto"
     """Labels of the gradients: drawn from the network's predictions, the data's own, or the outputs of
     finetune.distillation.teachers; auto draws where it can."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
@@ -104,6 +104,12 @@ class DistillationSettings(Section):
     chances), dist by correlations between outcomes and between samples."""
     teachers: list[Callable_] = []
     """Functions that return further networks, whose predictions are averaged with the uncut network's."""
+
+    @model_validator(mode="after")
+    def _something(self) -> "DistillationSettings":
+        if not any((self.task, self.output, self.feature, self.parameter)):
+            raise ValueError("one weight above 0 of task, output, feature and parameter")
+        return self
 
 
 class FinetuneSettings(Section):

@@ -22,6 +22,7 @@ MOST_BYTES = 1 << 20
 MOST_ENTRIES, DEEPEST = 100_000, 64
 """What a recipe may hold once its references are followed; more is no recipe but an attempt to exhaust memory."""
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
+_QUOTED = re.compile(r"'([^']*)'")
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -66,6 +67,7 @@ def _parsed(path: Path, what: str, keys: str, remedy: str) -> tuple[dict[str, An
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
+        twice = _twice(root)  # before merge keys are followed, which may name a key again
         values = None if root is None else loader.construct_document(root)
     except Exception as error:  # PyYAML raises whatever its conversions do: dates that are none, numbers too long, tags
         raise RecipeError(
@@ -74,7 +76,32 @@ def _parsed(path: Path, what: str, keys: str, remedy: str) -> tuple[dict[str, An
         ) from error  # fmt: skip
     if not isinstance(values, dict):
         raise RecipeError(str(path), f"{type(values).__name__} at the top", f"a mapping with {keys}", remedy)
+    if twice:
+        raise RecipeError(str(path), f"{twice} twice", "each key once", "Put what belongs to it under one of them.")
     return values, root
+
+
+def _twice(root: yaml.Node | None) -> str:
+    """Tell which key a mapping has more than once, with its line; of these YAML would take the last in silence."""
+    left, seen = [root], set[int]()
+    while left:
+        node = left.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            left += node.value
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[tuple[str, str], int] = {}
+            for key, value in node.value:
+                left.append(value)
+                if not isinstance(key, yaml.ScalarNode):
+                    continue
+                name, line = (key.tag, key.value), key.start_mark.line + 1
+                if name in lines:
+                    return f"key {key.value} (lines {lines[name]} and {line})"
+                lines[name] = line
+    return ""
 
 
 def validate_recipe(values: dict[str, Any], where: str, root: yaml.Node | None = None) -> Recipe:
@@ -154,18 +181,28 @@ def _explain(error: ValidationError, model: type[BaseModel], root: yaml.Node | N
         key = ".".join(str(part) for part in location) or "the file"
         line = _line(root, location)
         place = f"{key} (line {line})" if line else key
-        kind = problem["type"]
+        kind, wanted = problem["type"], problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         if kind == "extra_forbidden":
             allowed = sorted(_fields_at(model, location[:-1]))
-            close = difflib.get_close_matches(str(location[-1]), allowed, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            problems[place] = (f"unknown key {place}", f"one of {', '.join(allowed)}{hint}")
-        elif kind == "missing":
+            problems[place] = (f"unknown key {place}", f"one of {', '.join(allowed)}{_meant(location[-1], allowed)}")
+            continue
+        if kind == "missing":
             problems.setdefault(place, (f"no {key}", f"a value for {key}"))
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            problems.setdefault(place, (f"{place} = {problem['input']!r}", message[0].lower() + message[1:]))
+            continue
+        if kind == "literal_error":
+            wanted += _meant(problem["input"], _QUOTED.findall(problem["ctx"]["expected"]))
+        elif kind == "model_type":
+            wanted = f"a mapping of {', '.join(sorted(_fields_at(model, location)))}"
+        wanted, known = wanted[0].lower() + wanted[1:], problems.get(place, ("", ""))[1]
+        if wanted not in known:
+            problems[place] = (f"{place} = {problem['input']!r}", f"{known}, or {wanted}" if known else wanted)
     return "; ".join(found for found, _ in problems.values()), "; ".join(wanted for _, wanted in problems.values())
+
+
+def _meant(given: Any, allowed: Sequence[str]) -> str:
+    """Ask whether the name nearest to a wrong one was meant, where there is one."""
+    close = difflib.get_close_matches(str(given), allowed, 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _is_branch(part: int | str) -> bool:
@@ -173,7 +210,7 @@ def _is_branch(part: int | str) -> bool:
     return isinstance(part, str) and (
         "[" in part
         or part in {"Call", "CustomTask", "SignalName", "CombinedSignal"}
-        or part.startswith(("literal", "function-", "lax-or-strict"))
+        or part.startswith(("literal", "function-", "lax-or-strict", "constrained-"))
     )
 
 

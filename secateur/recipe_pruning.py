@@ -7,6 +7,13 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from secateur.recipe_section import Section
 
 
+def _label_kind(value: Any) -> Any:
+    return "true" if value is True else value  # what YAML makes of the word
+
+
+Labels = Annotated[Literal["auto", "sampled", "true", "teacher"], BeforeValidator(_label_kind)]
+
+
 class AllocatorSettings(Section):
     """How much to take from where."""
 
@@ -86,7 +93,7 @@ class PruneSettings(Section):
     re-scaled (obs), to first order (taylor) or with its mean left in place (mean-replacement); how often it is positive
     (apoz), the rank of its maps (hrank), whether others can rebuild what reads it (i-spasp); its filter's norm (l1, l2)
     or distance to other filters, its scale in batch norm; chance. Or input, pointwise, reduction and scaling."""
-    labels: Literal["auto", "sampled", "true", "teacher"] = "auto"
+    labels: Labels = "auto"
     """Labels of the gradients that a signal looks at, as for the estimate."""
     temperature: Annotated[float, Field(gt=0)] = 4.0
     """Softening of the predictions that labels are drawn from, and of a teacher's."""
@@ -113,9 +120,7 @@ class PruneSettings(Section):
     @model_validator(mode="after")
     def _one_budget(self) -> "PruneSettings":
         if len(self._shares) != 1 and (self._shares or self.allowed_loss is None):
-            raise ValueError("give exactly one budget: macs, parameters, bytes or latency; or allowed_loss alone")
-        if self.branches and self.latency is not None:
-            raise ValueError("branches go by macs, parameters or bytes, not by latency")
+            raise ValueError("exactly one budget: macs, parameters, bytes or latency; or allowed_loss alone")
         return self
 
     @property

@@ -5,7 +5,7 @@ decides which are run.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -34,22 +34,16 @@ from secateur.calibration.parameter_fisher import collect_parameter_fisher, load
 from secateur.launched import Lessons, Others
 from secateur.listening import Listener
 from secateur.loading import Workload, hash_weights
-from secateur.pipeline.allocation import ALLOCATORS, Allocator
-from secateur.pipeline.allocation.hierarchical import Hierarchical
-from secateur.pipeline.allocation.ranked import Ranked
-from secateur.pipeline.allocation.theis import Theis
 from secateur.pipeline.export import export
-from secateur.pipeline.finetune import Averaging, DistillationWeights, Finetune, SoftTargets
-from secateur.pipeline.finetune.acceleration import Precision
+from secateur.pipeline.finetune import Finetune
 from secateur.pipeline.prune import Prune
 from secateur.pipeline.quantize.module import FileModule
 from secateur.pipeline.redundancy import Estimate, with_latency
-from secateur.pipeline.signals import Combination
 from secateur.pipeline.sparsity import Discovery, Sparsify
 from secateur.pipeline.structure import Structure, load_model, save_model, trace
 from secateur.pipeline.structure.layer_calls import layers_of
 from secateur.recipe import Recipe
-from secateur.recipe_pruning import AllocatorSettings
+from secateur.recipe_objects import allocator, finetuning, signal
 from secateur.report.redundancy import found_told, rule_told
 from secateur.storage import write as write_file
 
@@ -59,8 +53,6 @@ NUM_PARITY_BATCHES = 2
 NUM_METRIC_SAMPLES = 32
 EVALUATION_BATCH_SIZE = 32
 PARAMETER_FISHER = "parameter_fisher.safetensors"
-PRECISIONS: dict[str, Precision] = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-"""What accelerate calls the precisions that recipes name; its "no" means False in YAML."""
 LATENCIES = ".latencies"
 """Where runs keep the latencies of layers, beside the run folders."""
 
@@ -73,14 +65,6 @@ def read(folder: Path, name: str, record: type[R]) -> R:
 def write(folder: Path, name: str, result: Record) -> None:
     """Write a step's result."""
     write_file(folder / f"{name}.json", result.model_dump_json(indent=1).encode())
-
-
-def allocator(settings: AllocatorSettings) -> Allocator:
-    """Return the allocator that a recipe names, with its parameters."""
-    chosen = ALLOCATORS[settings.name]
-    if isinstance(chosen, Theis):
-        return replace(chosen, beta=settings.beta or 0.0, by_class=settings.by_class)
-    return replace(chosen, by_class=settings.by_class) if isinstance(chosen, (Ranked, Hierarchical)) else chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +95,7 @@ class Steps:
         """Collect gate Grams of the uncut network and estimate its redundancy."""
         workload, structure = self.workload, self.original
         settings = Estimate(
-            **self.recipe.estimate.model_dump(exclude={"latency"}), signal=self._signal(),
+            **self.recipe.estimate.model_dump(exclude={"latency"}), signal=signal(self.recipe.prune.signal),
             compensation=self.recipe.prune.compensation, seed=self.recipe.seed,
         )  # fmt: skip
         latencies = self._latencies() if self.timed else ()
@@ -149,13 +133,13 @@ class Steps:
         kind, keep = settings.budget
         prune = Prune(
             kind=kind, keep=keep, allowed_loss=settings.allowed_loss, rounds=settings.rounds,
-            schedule=settings.schedule, allocator=allocator(settings.allocator), signal=self._signal(),
+            schedule=settings.schedule, allocator=allocator(settings.allocator), signal=signal(settings.signal),
             labels=settings.labels, temperature=settings.temperature,
             compensation=settings.compensation, samples=settings.samples, batch_size=settings.batch_size,
             multiple=settings.multiple, protect=tuple(settings.keep), dead=settings.dead, branches=settings.branches,
             seed=self.recipe.seed,
         )  # fmt: skip
-        recovery = self.finetuning(num_steps=settings.recovery_steps, validation_share=0.0)
+        recovery = finetuning(self.recipe, num_steps=settings.recovery_steps, validation_share=0.0)
 
         def recover(model: Model) -> Model:
             return self._heal(recovery, model, estimated, None)[0]
@@ -190,7 +174,7 @@ class Steps:
             )
             model, masks = sparsify(model, self.workload.task, self.workload.data)
             self.listener.message(f"2:4 sparsity: {len(masks)} layers keep two of every four weights")
-        return self._heal(self.finetuning(), model, lessons.estimated, lessons.checkpoints, masks)
+        return self._heal(finetuning(self.recipe), model, lessons.estimated, lessons.checkpoints, masks)
 
     def evaluate(self, finetuned: Path, folder: Path) -> None:
         """Measure both networks' metrics on the test set."""
@@ -266,28 +250,6 @@ class Steps:
         )  # fmt: skip
         self.listener.message(f"latencies of layers: {table.path}")
         return table.grids(layers_of(model.module, model.example_inputs), self.listener.progress)
-
-    def _signal(self) -> str | Combination:
-        wanted = self.recipe.prune.signal
-        return wanted if isinstance(wanted, str) else Combination(**wanted.model_dump())
-
-    def finetuning(self, num_steps: int | None = None, validation_share: float | None = None) -> Finetune:
-        """Return the training that the recipe asks for, or so many steps of it."""
-        settings = self.recipe.finetune
-        loss = settings.distillation
-        return Finetune(
-            epochs=settings.epochs, num_steps=num_steps, learning_rate=settings.learning_rate, warmup=settings.warmup,
-            batch_size=settings.batch_size, optimizer=settings.optimizer, momentum=settings.momentum,
-            weight_decay=settings.weight_decay, clip_norm=settings.clip_norm,
-            weights=DistillationWeights(
-                task=loss.task, output=loss.output, feature=loss.feature, parameter=loss.parameter
-            ),
-            temperature=loss.temperature, method=loss.method,
-            targets=SoftTargets(label_smoothing=settings.label_smoothing, mixup=settings.mixup),
-            averaging=None if settings.ema is None else Averaging(decay=settings.ema),
-            precision=PRECISIONS[settings.precision], device=settings.device, seed=self.recipe.seed,
-            validation_share=settings.validation if validation_share is None else validation_share,
-        )  # fmt: skip
 
     def _heal(
         self,

@@ -20,7 +20,7 @@ ORDER = [
     {"deploy", "recipe_engines"},
     {"serving", "triton"},
     {"recipe"},
-    {"launched", "listening", "loading", "recipe_file", "recipe_template", "runs", "sbom"},
+    {"launched", "listening", "loading", "recipe_file", "recipe_objects", "recipe_template", "runs", "sbom"},
     {"layer_precision", "manifest", "steps", "terminal"},
     {"judging", "quantization", "sealing", "trackers"},
     {"deployment"},

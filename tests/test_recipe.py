@@ -19,10 +19,10 @@ from secateur.pipeline.redundancy import EFFECTIVE, MATRICES
 from secateur.pipeline.signals import Combination
 from secateur.recipe import EstimateSettings, Recipe
 from secateur.recipe_file import _models_in, read_recipe, recipe_schema
+from secateur.recipe_objects import allocator
 from secateur.recipe_pruning import CombinedSignal, PruneSettings
 from secateur.recipe_section import Section
 from secateur.recipe_template import recipe_template, write_template
-from secateur.steps import allocator
 
 SMALL = """\
 name: small
@@ -71,6 +71,29 @@ def test_a_recipe_survives_its_own_json(tmp_path: Path) -> None:
         ("estimate: {matrix: activation}", "the tail is in nats: give matrix gate, or another estimator"),
         ("estimate: {threshold: 0.5}", "the tail's threshold is tau: leave threshold out"),
         ("estimate: {estimator: rank}", "estimate.estimator.*'participation'"),
+        ("estimate: {matrix: hessian}", r"estimate.matrix \(line 7\) = 'hessian'; wanted 'gate', 'weight-gradient' or"),
+        ("estimate: {tau: car}", r"estimate.tau \(line 7\) = 'car'; wanted a valid number, .*, or 'auto'"),
+        ("estimate: auto", r"estimate \(line 7\) = 'auto'; wanted a mapping of batch_size, estimator, labels"),
+        ("estimate: {labels: soft}", r"estimate.labels \(line 7\) = 'soft'.*'auto', 'sampled', 'true' or 'teacher'"),
+        ("estimate: {labels: true, labels: auto}", r"key labels \(lines 7 and 7\) twice; wanted each key once"),
+        ("prune:\n  rounds: 2", r"key prune \(lines 5 and 7\) twice"),
+        ("  compensation: last-squares", r"prune.compensation \(line 7\).*'none', 'gates' .*mean 'least-squares'"),
+        ("  schedule: once", r"prune.schedule \(line 7\) = 'once'; wanted 'exponential' or 'one-at-a-time'"),
+        ("  rounds: 2.5", r"prune.rounds \(line 7\) = 2.5; wanted a valid integer"),
+        ("  multiple: 0", r"prune.multiple \(line 7\) = 0; wanted greater than or equal to 1"),
+        ("  allowed_loss: -1", r"prune.allowed_loss \(line 7\) = -1; wanted greater than or equal to 0"),
+        ("  latency: 0.5", r"prune \(line 5\).*exactly one budget: macs, parameters, bytes or latency"),
+        ("  allocator: [theis]", r"prune.allocator \(line 7\) = \['theis'\]; wanted a mapping of beta, by_class, name"),
+        ("  keep: conv1", r"prune.keep \(line 7\) = 'conv1'; wanted a valid list"),
+        ("  signal: {input: weight, pointwise: cube}", r"signal.pointwise \(line 7\) = 'cube'.*'identity', 'absolute'"),
+        ("  signal: {input: weight, reduction: max}", r"signal.reduction \(line 7\) = 'max'.*'square-sum'"),
+        ("  signal: {input: weight, scaling: flops}", r"signal.scaling \(line 7\) = 'flops'.*'parameters' or 'macs'"),
+        ("  signal: {pointwise: square}", "no prune.signal.input; wanted a value for prune.signal.input"),
+        (
+            "finetune: {distillation: {task: 0, output: 0, feature: 0}}",
+            r"finetune.distillation \(line 7\).*one weight above 0 of task, output, feature and parameter",
+        ),
+        ("task: 3", r"key task \(lines 4 and 7\) twice"),
         ("export: {opset: 9}", "greater than or equal to 18"),
         ("  signal: fishy", r"prune.signal \(line 7\) = 'fishy'.*'fisher', 'joint', 'obs', 'taylor'"),
         ("  signal: 3", r"prune.signal \(line 7\) = 3"),
@@ -113,7 +136,7 @@ def test_a_wrong_key_or_value_names_its_place_and_what_is_allowed(tmp_path: Path
 def test_exactly_one_budget(tmp_path: Path, budget: str) -> None:
     text = SMALL.replace("prune:\n  macs: 0.5", f"prune: {budget}")
     with pytest.raises(
-        RecipeError, match="give exactly one budget: macs, parameters, bytes or latency; or allowed_loss alone"
+        RecipeError, match="exactly one budget: macs, parameters, bytes or latency; or allowed_loss alone"
     ):
         read_recipe(write(tmp_path, text))
 
@@ -232,6 +255,17 @@ def test_parameters_of_allocators_arrive(tmp_path: Path) -> None:
 def test_an_allocator_that_does_not_fit_is_refused(tmp_path: Path, wanted: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         read_recipe(write(tmp_path, SMALL + f"  allocator: {wanted}\n"))
+
+
+@pytest.mark.parametrize("word", ["true", "'true'"])
+def test_true_labels_need_no_quotes(tmp_path: Path, word: str) -> None:
+    recipe = read_recipe(write(tmp_path, SMALL + f"  labels: {word}\nestimate: {{labels: {word}}}\n"))
+    assert recipe.prune.labels == recipe.estimate.labels == "true"
+
+
+def test_a_key_that_a_reference_brings_may_be_set_anew(tmp_path: Path) -> None:
+    gates = "gates:\n  - &gate {quantity: speedup, at_least: 2}\n  - {<<: *gate, at_least: 3}\n"
+    assert [gate.at_least for gate in read_recipe(write(tmp_path, SMALL + gates)).gates] == [2, 3]
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:

@@ -12,12 +12,15 @@ import torch
 import yaml
 
 import secateur
-from secateur import chain, steps
+from secateur import chain, recipe_objects, steps
 from secateur.artifacts import FinetuneResult, PruneResult, Redundancy
 from secateur.errors import RecipeError
 from secateur.listening import Silent
 from secateur.loading import importable, load
+from secateur.pipeline.allocation.theis import Theis
 from secateur.pipeline.finetune import Averaging, Finetune
+from secateur.pipeline.prune import Prune
+from secateur.pipeline.signals import Combination
 from secateur.recipe import Recipe
 from secateur.steps import Steps, read
 from secateur.sweep import sweep
@@ -77,7 +80,7 @@ def test_a_recipe_is_healed_as_it_says(
         asked.append(Finetune(**settings))
         return asked[-1]
 
-    monkeypatch.setattr(steps, "Finetune", noted)
+    monkeypatch.setattr(recipe_objects, "Finetune", noted)
     recipe = recipe_with(finetune)
     work = Steps(recipe=recipe, workload=load(recipe), listener=Silent())
     folders = [project / name for name in ("estimate", "prune", "finetune")]
@@ -96,7 +99,7 @@ def test_a_recipe_is_healed_as_it_says(
         for name in ("epochs", "batch_size", "learning_rate", "warmup", "momentum", "clip_norm", "optimizer",
                      "weight_decay", "device"):  # fmt: skip
             assert getattr(found, name) == getattr(wanted, name), name
-        assert found.precision == steps.PRECISIONS[wanted.precision]
+        assert found.precision == recipe_objects.PRECISIONS[wanted.precision]
         for name in ("task", "output", "feature", "parameter"):
             assert getattr(found.weights, name) == getattr(wanted.distillation, name), name
         assert (found.method, found.temperature) == (wanted.distillation.method, wanted.distillation.temperature)
@@ -124,6 +127,37 @@ def test_what_a_recipe_says_of_labels_and_latency_reaches_the_estimate_and_the_c
     assert pruned.macs_after < pruned.macs_before
 
 
+class StopError(Exception):
+    """Ends a step once it has said what it wants."""
+
+
+def test_everything_that_a_recipe_says_of_pruning_arrives(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Prune] = []
+
+    def noted(**settings: Any) -> Prune:
+        asked.append(Prune(**settings))
+        raise StopError
+
+    monkeypatch.setattr(steps, "Prune", noted)
+    four = {"input": "activation*gradient", "pointwise": "square", "reduction": "mean", "scaling": "macs"}
+    alike = {
+        "allowed_loss": 0.2, "rounds": 2, "schedule": "one-at-a-time", "labels": "true", "temperature": 2.0,
+        "compensation": "gates", "samples": 48, "batch_size": 12, "multiple": 2, "dead": True, "branches": True,
+    }  # fmt: skip
+    given = recipe_with({}).model_dump()
+    given["prune"] = alike | {
+        "parameters": 0.4, "allocator": {"name": "theis", "beta": 0.3, "by_class": True}, "signal": four, "keep": ["0"],
+    }  # fmt: skip
+    recipe = Recipe.model_validate(given | {"seed": 5})
+    with pytest.raises(StopError):
+        Steps(recipe=recipe, workload=load(recipe), listener=Silent()).prune(project, project)
+    wanted = Prune(
+        **alike, keep=0.4, kind="parameters", allocator=Theis(beta=0.3, by_class=True), signal=Combination(**four),
+        protect=("0",), seed=5,
+    )  # fmt: skip
+    assert asked == [wanted]
+
+
 def test_without_options_a_recipe_asks_for_what_finetune_does_by_itself() -> None:
     """Recipes that name no option of healing give the numbers they gave before there were any."""
     plain, recipe = Finetune(), recipe_with({}).finetune
@@ -131,7 +165,7 @@ def test_without_options_a_recipe_asks_for_what_finetune_does_by_itself() -> Non
         assert getattr(plain, name) == getattr(recipe, name), name
     assert (plain.method, plain.weights.parameter) == (recipe.distillation.method, recipe.distillation.parameter)
     assert (plain.targets.label_smoothing, plain.targets.mixup) == (recipe.label_smoothing, recipe.mixup)
-    assert plain.precision == steps.PRECISIONS[recipe.precision]
+    assert plain.precision == recipe_objects.PRECISIONS[recipe.precision]
     assert plain.averaging is None
     assert recipe.ema is None
 

@@ -102,13 +102,14 @@ def estimate(
     from secateur.chain import estimate as estimate_chain
     from secateur.recipe_file import read_recipe
     from secateur.report.console import redundancy_view
+    from secateur.report.redundancy import redundancy_json
 
     with listening(quiet) as listener:
         redundancy, picture = estimate_chain(
             read_recipe(recipe, overrides or ()), beside=recipe.parent, fresh=fresh, listener=listener
         )
     if as_json:
-        show_json({**redundancy.model_dump(mode="json"), "maximum_compression": redundancy.maximum_compression})
+        show_json(redundancy_json(redundancy))
     else:
         show(redundancy_view(redundancy), f"Spectra: {picture}")
 

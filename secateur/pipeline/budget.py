@@ -33,8 +33,16 @@ class Limited:
             )  # fmt: skip
 
     def cost(self, structure: Structure) -> Cost:
-        """Return the cost as a function of a network's widths."""
-        return latency_cost(structure, self.latencies) if self.kind == "latency" else structure.cost_terms(self.kind)
+        """Return the cost as a function of a network's widths; layers of branches that are gone take no time."""
+        if self.kind != "latency":
+            return structure.cost_terms(self.kind)
+        return latency_cost(
+            structure, [(weight, grid) for weight, grid in self.latencies if weight in structure.shapes]
+        )
+
+    def require_layers_of(self, structure: Structure) -> None:
+        """Raise TraceError where latencies are those of another network than this uncut one."""
+        latency_cost(structure, self.latencies)
 
     def whole(self, structure: Structure) -> int:
         """Return the cost of a network as it is."""

@@ -1,38 +1,24 @@
-"""Prune a network in rounds: measure, allocate, cut, prove, recover."""
+"""Prune a network in rounds, down to a budget or to what a loss allows."""
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from torch import Tensor, nn
-
-from secateur.artifacts import Batch, Data, LatencyGrid, Model, PruneResult, PruneRound, Redundancy, Task
-from secateur.calibration.batches import batches, mean_loss
+from secateur.artifacts import Data, LatencyGrid, Model, PruneResult, PruneRound, Redundancy, Task
+from secateur.calibration.batches import batches
 from secateur.calibration.finite import require_finite
-from secateur.calibration.labels import LabelKind, choose_labels, label_loss, labelled_batches
-from secateur.errors import BudgetError, LoadError, TrainingError
-from secateur.pipeline.allocation import ALLOCATORS, Allocator, floor_cost, kept_and_possible
-from secateur.pipeline.branching import Branching, branch_losses
-from secateur.pipeline.budget import Kind, Limited, cheapest_allowed
-from secateur.pipeline.compensation import COMPENSATIONS, Removal
+from secateur.calibration.labels import LabelKind
+from secateur.errors import BudgetError, LoadError
+from secateur.pipeline.allocation import ALLOCATORS, Allocator, floor_cost
+from secateur.pipeline.budget import Kind, Limited
+from secateur.pipeline.compensation import COMPENSATIONS
 from secateur.pipeline.dead_removal import remove_dead
 from secateur.pipeline.floors import floors_of, require_floors_reachable
-from secateur.pipeline.kept import compose
-from secateur.pipeline.proof import assert_cut_equals_masked
-from secateur.pipeline.settling import Settle, Settled
-from secateur.pipeline.signals import SIGNALS, Combination, Evidence, Needs, collect_evidence, saliency, signal_of
+from secateur.pipeline.prune_round import Progress, Recover, Round, silent
+from secateur.pipeline.signals import SIGNALS, Combination
 from secateur.pipeline.structure import Structure, trace
-
-Recover = Callable[[Model], Model]
-"""Fine-tunes a cut network for a while; it may train the module that it is given, and must not change its shapes."""
-
-Progress = Callable[[str], None]
-
-
-def silent(message: str) -> None:
-    """Say nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +77,6 @@ class Prune:
             )
         if self.rounds < 1:
             raise BudgetError("prune, rounds", f"{self.rounds}", "at least 1", "Use 1 to cut at once.")
-        if self.branches and self.kind == "latency":
-            raise BudgetError(
-                "prune, branches", "a budget of latency", "macs, parameters or bytes",
-                "Limit one of these: layers are timed for the network that has all of its branches.",
-            )  # fmt: skip
         for what, found, table in (
             ("signal", self.signal, SIGNALS),
             ("compensation", self.compensation, COMPENSATIONS),
@@ -123,14 +104,16 @@ class Prune:
         are what the labels ``teacher`` come from. ``recover`` trains each cut network. A network that is within the
         budget already comes back as a copy, without rounds.
 
-        Raises LoadError for weights that are not finite and for the redundancy of another network, BudgetError before
-        anything is cut where the floors cost more than the budget, EqualityError where a cut is not exact,
-        TrainingError where a loss is not finite, DataError where there are no teachers whose labels are wanted.
+        Raises LoadError for weights that are not finite and for the redundancy of another network, TraceError for
+        another network's latencies, BudgetError before anything is cut where the floors cost more than the budget,
+        EqualityError where a cut is not exact, TrainingError where a loss is not finite, DataError where there are no
+        teachers whose labels are wanted.
         """
         require_finite(model.module)
         start = self.trace(model)
         floors = floors_of(start, redundancy)
         limited = Limited(kind=self.kind, latencies=latencies)
+        limited.require_layers_of(start)
         whole = limited.whole(start)
         final = (
             floor_cost(limited.cost(start), start.groups, floors)
@@ -139,26 +122,28 @@ class Prune:
         )
         require_floors_reachable(start, limited.cost(start), final, redundancy)
         source = data.calibration if data.calibration is not None else data.train
-        work = _Work(
-            settings=self, task=task, floors=floors, limited=limited, recover=recover, progress=progress,
-            teachers=teachers,
-            samples=list(batches(source, self.batch_size, limit=self.samples, seed=self.seed)),
+        cut = Round(
+            task=task, samples=list(batches(source, self.batch_size, limit=self.samples, seed=self.seed)),
+            floors=floors, limited=limited, signal=self.signal, labels=self.labels, temperature=self.temperature,
+            teachers=teachers, allocator=self.allocator, compensation=self.compensation, batch_norm=self.batch_norm,
+            tolerance=self.tolerance, seed=self.seed, recover=recover, progress=progress,
         )  # fmt: skip
         current, structure, rounds = model.clone(), start, list[PruneRound]()
-        emptied = remove_dead(current, start, work.samples, self.tolerance) if self.dead else None
+        emptied = remove_dead(current, start, cut.samples, self.tolerance) if self.dead else None
         if emptied is not None:
             current, removal = emptied
             structure = self.trace(current)
-            work = replace(work, floors={name: min(n, structure.widths[name]) for name, n in floors.items()})
+            cut = replace(cut, floors={name: min(n, structure.widths[name]) for name, n in floors.items()})
             progress(f"{removal.num_channels:,} dead channels go; outputs move by {removal.residual:.2g}")
-        highest = None if self.allowed_loss is None else work.loss(model.module, "before pruning") + self.allowed_loss
+        highest = None if self.allowed_loss is None else cut.loss(model.module, "before pruning") + self.allowed_loss
         for number, target in enumerate(self._targets(whole, final), start=1):
             now = limited.whole(structure)
             if now <= final:
                 break
             if now > target:
                 narrower = target if self.schedule == "exponential" else max(final, now - 1)
-                current, done = work.round(current, structure, narrower, number, highest)
+                where = f"round {number}" + (f" of {self.rounds}" if self.schedule == "exponential" else "")
+                current, done = cut(current, structure, narrower, where, highest)
                 if done is not None:
                     rounds.append(done)
                     structure = self.trace(current)
@@ -169,7 +154,7 @@ class Prune:
             parameters_before=start.parameters(), parameters_after=structure.parameters(),
             widths_before=start.widths,
             widths_after={name: len(current.kept.get(name, range(width))) for name, width in start.widths.items()},
-            floors={group.name: group.allowed_width(work.floors.get(group.name, 0)) for group in start.groups},
+            floors={group.name: group.allowed_width(cut.floors.get(group.name, 0)) for group in start.groups},
             blocks={group.name: group.block for group in start.groups},
             rounds=tuple(rounds),
             dead=None if emptied is None else emptied[1],
@@ -189,114 +174,3 @@ class Prune:
         return trace(
             model.module, model.example_inputs, keep=self.protect, multiple=self.multiple, branches=self.branches
         )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Work:
-    """What all rounds of one pruning share."""
-
-    settings: Prune
-    task: Task
-    teachers: Sequence[Model]
-    samples: list[Batch]
-    floors: Mapping[str, int]
-    limited: Limited
-    recover: Recover | None
-    progress: Progress
-
-    def round(
-        self, model: Model, structure: Structure, target: int, number: int, highest: float | None
-    ) -> tuple[Model, PruneRound | None]:
-        """Cut a network to a cost of at most ``target``, or to what a loss of ``highest`` allows; None if nothing."""
-        settings, unit = self.settings, self.limited.unit
-        where = f"round {number}" if settings.schedule == "one-at-a-time" else f"round {number} of {settings.rounds}"
-        self.progress(f"{where}: from {self.limited.whole(structure):,} to {target:,} {unit}")
-        evidence = self._evidence(model.module, structure)
-        scores = saliency(signal_of(settings.signal), evidence, structure.groups)
-
-        def settled(keep: Mapping[str, Tensor]) -> Settled:
-            removal = Removal(
-                module=model.module, structure=structure, keep=keep, samples=self.samples, gate_gram=evidence.gate_gram
-            )
-            settle = Settle(compensation=settings.compensation, batch_norm=settings.batch_norm)
-            return settle(removal, self.task.loss)
-
-        losses = branch_losses(structure, scores, settings.signal, evidence.gate_gram)
-        asked, (target, keep) = target, self._allocated(structure, scores, losses, target, highest, settled)
-        if all(mask.all() for mask in keep.values()):
-            self.progress(f"{where}: nothing can go within the loss that is allowed")
-            return model, None
-        removed = structure.removed_at({name: int(mask.sum()) for name, mask in keep.items()})
-        left = structure.without(removed)
-        stays, most = kept_and_possible(scores, keep, self.limited.cost(left), target, left.groups, self.floors)
-        self.progress(f"{where}: {stays:.2%} of the saliency stays; at most {most:.2%} could")
-        for name in removed:
-            self.progress(f"{where}: branch {name} goes whole")
-        found = settled(keep)
-        error = assert_cut_equals_masked(
-            model.module, structure.groups, keep, found.bare, self.samples[0][0], settings.tolerance
-        )
-        loss_before = self.loss(model.module, f"{where}, before the cut")
-        loss_after_cut = _finite(found.loss, f"{where}, after the cut")
-        result = replace(model, module=found.module, kept=compose(model.kept, structure.groups, keep))
-        loss_after_recovery = loss_after_cut
-        if self.recover is not None:
-            self.progress(f"{where}: loss {loss_before:.4g}, {loss_after_cut:.4g} after the cut; recovering")
-            result = replace(result, module=self.recover(result).module)
-            loss_after_recovery = self.loss(result.module, f"{where}, after recovery")
-        widths = {name: int(mask.sum()) for name, mask in keep.items()}
-        self.progress(f"{where}: {sum(widths.values()):,} channels left, loss {loss_after_recovery:.4g}")
-        return result, PruneRound(
-            **self.limited.target(target),
-            target_latency_s=self.limited.target_s(target),
-            stopped=target > asked,
-            saliency_kept=stays,
-            saliency_bound=most,
-            macs=structure.macs(widths),
-            parameters=structure.parameters(widths),
-            widths=widths,
-            removed=removed,
-            cut_error=error,
-            compensation=found.compensation,
-            loss_before=loss_before,
-            loss_after_cut=loss_after_cut,
-            loss_after_recovery=loss_after_recovery,
-        )
-
-    def _allocated(
-        self, structure: Structure, scores: Mapping[str, Tensor], losses: Mapping[str, float], target: int,
-        highest: float | None, settled: Callable[[Mapping[str, Tensor]], Settled],
-    ) -> tuple[int, dict[str, Tensor]]:  # fmt: skip
-        """Return the least budget from the target up at which the loss is allowed, and the channels that stay at it."""
-        branching = Branching(allocator=self.settings.allocator, cost=self.limited.cost, losses=losses)
-
-        def kept(budget: int) -> dict[str, Tensor]:
-            return branching(scores, budget, structure, self.floors)
-
-        def allowed(keep: Mapping[str, Tensor]) -> bool:
-            return highest is None or settled(keep).loss <= highest
-
-        return cheapest_allowed(kept, allowed, target, self.limited.whole(structure))
-
-    def _evidence(self, module: nn.Module, structure: Structure) -> Evidence:
-        settings = self.settings
-        needs = signal_of(settings.signal).needs | Needs(gram=COMPENSATIONS[settings.compensation].needs_gram)
-        if not needs:
-            return Evidence(module=module, structure=structure, seed=settings.seed)
-        labels = choose_labels(self.task, settings.labels)
-        loss = label_loss(self.task, labels, temperature=settings.temperature, seed=settings.seed)
-        samples = labelled_batches(labels, self.samples, self.teachers)
-        return collect_evidence(needs, module, structure, samples, loss, labels=labels, seed=settings.seed)
-
-    def loss(self, module: nn.Module, where: str) -> float:
-        """Return the mean loss on the samples; raise TrainingError where it is not finite."""
-        return _finite(mean_loss(module, self.task.loss, self.samples), where)
-
-
-def _finite(loss: float, where: str) -> float:
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"prune, {where}", f"a loss of {loss}", "a finite loss",
-            "Lower the learning rate of the recovery, or cut in more rounds.",
-        )  # fmt: skip
-    return loss

@@ -1,4 +1,6 @@
-"""Say how redundancy was estimated, and what else was found, in sentences."""
+"""Say how redundancy was estimated, and what else was found: in sentences, and as JSON with what follows from it."""
+
+from typing import Any
 
 from secateur.artifacts import Redundancy
 from secateur.report.formatting import percent, significant
@@ -19,6 +21,13 @@ def found_told(redundancy: Redundancy) -> tuple[str, ...]:
     """Say how tau was found, which channels are dead and what R is, where there is something to say."""
     told = (_calibration(redundancy), _dead(redundancy), _removal(redundancy), _covering(redundancy))
     return tuple(line for line in told if line)
+
+
+def redundancy_json(redundancy: Redundancy) -> dict[str, Any]:
+    """Return all of an estimate with the superfluous share of every group and the network's largest compression."""
+    found = redundancy.model_dump(mode="json")
+    groups = [told | {"redundancy": g.redundancy} for told, g in zip(found["groups"], redundancy.groups, strict=True)]
+    return found | {"groups": groups, "maximum_compression": redundancy.maximum_compression}
 
 
 def _calibration(redundancy: Redundancy) -> str:

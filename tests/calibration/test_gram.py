@@ -1,6 +1,7 @@
 """Gate gradients are derivatives with respect to gates; their Gram matrices say what the theory says."""
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,26 @@ def test_a_batch_mean_loss_gives_the_same_gram(residual: Callable[[int], Any]) -
     other = collect_gate_gram(example.module, example.groups, batches, per_sample(mean_cross_entropy))
     for name in one.gram:
         torch.testing.assert_close(one.gram[name], other.gram[name], rtol=1e-12, atol=1e-15)
+
+
+def test_each_batch_is_differentiated_once_and_none_is_kept(residual: Callable[[int], Any]) -> None:
+    example, seen, backward = residual(6), list[weakref.ref[Tensor]](), list[int]()
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        found = cross_entropy(outputs, targets)
+        found.register_hook(lambda _: backward.append(1))
+        return found
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for inputs, targets in zip(example.inputs.split(2), example.targets.split(2), strict=True):
+            fresh = inputs.clone()
+            seen.append(weakref.ref(fresh))
+            yield fresh, targets
+            # What the pass holds now is the last batch, and the generator that and no other.
+            assert [ref() is not None for ref in seen] == [False] * (len(seen) - 1) + [True]
+
+    collect_gate_gram(example.module, example.groups, batches(), loss)
+    assert len(seen) == len(backward) == 6
 
 
 class Branches(nn.Module):

@@ -2,6 +2,7 @@
 
 from functools import cache, partial
 
+import numpy as np
 import pytest
 import torch
 from networks import randomise_norms
@@ -9,17 +10,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from secateur.artifacts import Data, Metric, Model, Task
+from secateur.artifacts import Data, LatencyGrid, Metric, Model, Task
 from secateur.calibration.gram import collect_gate_gram
-from secateur.errors import BudgetError
+from secateur.errors import TraceError
 from secateur.pipeline.allocation import ALLOCATORS
 from secateur.pipeline.branching import Branching, branch_losses
+from secateur.pipeline.budget import Limited
 from secateur.pipeline.finetune.anchor import anchor_to
 from secateur.pipeline.finetune.features import match_readers
 from secateur.pipeline.prune import Prune
 from secateur.pipeline.structure import Structure, load_model, save_model, trace
+from secateur.pipeline.structure.layer_calls import layers_of
 
-KINDS = ("macs", "parameters", "bytes")
+KINDS = ("macs", "parameters", "bytes", "latency")
 
 
 class Block(nn.Module):
@@ -52,6 +55,22 @@ def scores(seed: int) -> dict[str, Tensor]:
     return {n: torch.rand(w, generator=generator, dtype=torch.float64) for n, w in traced().widths.items()}
 
 
+def grids(step: int = 2) -> list[tuple[str, LatencyGrid]]:
+    """A microsecond for each pair of channels of every layer, in steps, and one more for the call."""
+    return [
+        (layer.weight, LatencyGrid(rows=rows, columns=columns, latency_s=1e-6 * (1 + rows[:, None] * columns)))
+        for layer in layers_of(*build())
+        for rows, columns in [
+            tuple(np.unique(np.append(np.arange(step, n, step), n)) for n in (layer.rows, layer.columns))
+        ]
+    ]
+
+
+@cache
+def limited(kind: str) -> Limited:
+    return Limited(kind=kind, latencies=grids() if kind == "latency" else ())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ALLOCATORS)
 def test_less_is_lost_within_the_same_budget(name: str, kind: str) -> None:
@@ -60,20 +79,19 @@ def test_less_is_lost_within_the_same_budget(name: str, kind: str) -> None:
         saliency, floors = scores(seed), dict.fromkeys(structure.widths, 2)
         generator = torch.Generator().manual_seed(seed)
         losses = {b.name: 12 * float(torch.rand((), generator=generator)) for b in structure.branches}
-        terms = structure.cost_terms(kind)
-        budget = int(share * terms.total(terms.vector(structure.widths)))
-        branching = Branching(allocator=ALLOCATORS[name], cost=lambda left: left.cost_terms(kind), losses=losses)
+        budget = int(share * limited(kind).whole(structure))
+        branching = Branching(allocator=ALLOCATORS[name], cost=limited(kind).cost, losses=losses)
         keep = branching(saliency, budget, structure, floors)
         widths = {group: int(mask.sum()) for group, mask in keep.items()}
         removed = structure.removed_at(widths)
         left = structure.without(removed)
-        terms = left.cost_terms(kind)
-        assert terms.total(terms.vector(widths)) <= budget
+        cost = limited(kind).cost(left)
+        assert cost.total(cost.vector(widths)) <= budget
         assert all(widths[group] >= 2 for group in left.widths)
         lost = sum(losses[n] for n in removed) + sum(
             float(saliency[group][~keep[group]].sum()) for group in left.widths
         )
-        plain = ALLOCATORS[name](saliency, structure.cost_terms(kind), budget, structure.groups, floors)
+        plain = ALLOCATORS[name](saliency, limited(kind).cost(structure), budget, structure.groups, floors)
         assert lost <= sum(float(saliency[group][~mask].sum()) for group, mask in plain.items()) + 1e-12
 
 
@@ -171,6 +189,20 @@ def test_compensations_go_with_it(compensation: str) -> None:
     assert result.rounds[0].removed == ("1.bn2",)
 
 
-def test_latencies_and_branches_do_not_go_together() -> None:
-    with pytest.raises(BudgetError, match=r"branches.*latency.*macs, parameters or bytes"):
-        Prune(keep=0.5, kind="latency", branches=True)
+def test_a_branch_saves_the_latency_of_all_its_layers() -> None:
+    module, inputs = build()
+    model, data = Model(module=damped(module, 2), example_inputs=inputs), Data(train=samples(), test=samples())
+    prune = Prune(keep=0.5, kind="latency", rounds=2, samples=32, labels="true", branches=True)
+    small, result = prune(model, TASK, data, latencies=grids())
+    assert [name for done in result.rounds for name in done.removed] == ["2.bn2"]
+    left = {layer.weight: (layer.rows, layer.columns) for layer in layers_of(small.module, inputs)}
+    assert not {"2.conv1.weight", "2.conv2.weight"} & set(left)
+    whole = sum(grid.latency_s[-1, -1] for _, grid in grids())
+    taken = sum(
+        grid.latency_s[np.searchsorted(grid.rows, left[weight][0]), np.searchsorted(grid.columns, left[weight][1])]
+        for weight, grid in grids() if weight in left
+    )  # fmt: skip
+    assert taken <= 0.5 * whole
+    assert result.rounds[-1].target_latency_s == pytest.approx(0.5 * whole, rel=1e-3)
+    with pytest.raises(TraceError, match=r"a table of layer '9\.weight'"):
+        prune(model, TASK, data, latencies=[*grids(), ("9.weight", grids()[0][1])])

@@ -4,6 +4,7 @@ from secateur.artifacts import (
     Covering,
     DeadChannels,
     DeadRemoval,
+    GroupRedundancy,
     Redundancy,
     Summary,
     TauCalibration,
@@ -13,7 +14,7 @@ from secateur.report.console import redundancy_view
 from secateur.report.gates import network_intervals
 from secateur.report.html import render_html
 from secateur.report.plots.spectra import spectra_figure
-from secateur.report.redundancy import found_told, rule_told
+from secateur.report.redundancy import found_told, redundancy_json, rule_told
 from secateur.report.tables.cutting import redundancy_table
 
 
@@ -40,6 +41,16 @@ def full(redundancy: Redundancy) -> Redundancy:
             ),
         }
     )  # fmt: skip
+
+
+def test_json_says_what_follows_too(summary: Summary) -> None:
+    found = redundancy_json(full(summary.redundancy))
+    assert set(found["maximum_compression"]) == {"filters", "macs", "parameters"}
+    for told in found["groups"]:
+        assert told["redundancy"] == 1 - told["num_effective"] / told["num_channels"]
+    told = {key: found[key] for key in Redundancy.model_fields}
+    told["groups"] = [{key: of[key] for key in GroupRedundancy.model_fields} for of in told["groups"]]
+    assert Redundancy.model_validate(told) == full(summary.redundancy)
 
 
 def text_of(redundancy: Redundancy) -> str:

@@ -66,6 +66,21 @@ def test_training_heals_a_cut_network(train, task, data):
     assert result.epochs[result.best_epoch].metrics["accuracy"] > 0.8
 
 
+@pytest.mark.parametrize("longest", [1e-3, 1e-2])
+def test_gradients_are_no_longer_than_allowed(train, student, longest):
+    step = Finetune(
+        num_steps=1, batch_size=16, learning_rate=1.0, warmup=0.0, optimizer="sgd", momentum=0.0, weight_decay=0.0,
+        batch_norm="frozen", weights=TASK_ONLY, validation_share=0.0, clip_norm=longest,
+    )  # fmt: skip
+    lengths = []
+    for settings in (step, replace(step, clip_norm=None)):
+        after = dict(train(settings)[0].module.named_parameters())
+        moved = [(after[name] - before).flatten() for name, before in student.module.named_parameters()]
+        lengths.append(float(torch.cat(moved).detach().norm()))
+    assert lengths[0] == pytest.approx(longest, rel=1e-2)
+    assert lengths[1] > 2 * longest
+
+
 def test_distillation_alone_brings_outputs_and_features_nearer_to_the_teacher(train):
     settings = replace(
         QUICK, epochs=8, batch_norm="frozen", weights=DistillationWeights(task=0.0, output=1.0, feature=1.0)
