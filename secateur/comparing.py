@@ -103,8 +103,7 @@ def runs_table(compared: RunsCompared) -> Table:
         quality = [span(name, row.measured[name]) for name in (row.primary, f"{row.primary}_drop")]
         rows.append((
             os.path.relpath(folder, shared), *(_told(row.settings[key]) for key in keys), row.primary, *quality,
-            count(row.macs), span("mac_ratio", row.measured["mac_ratio"]), *(span(name, row.measured[name]) for name in figures),
-            row.verdict.upper(),
+            count(row.macs), *(span(name, row.measured[name]) for name in ("mac_ratio", *figures)), row.verdict.upper(),
         ))  # fmt: skip
     spare = tuple(header.index(name) for name in ("p99", "ONNX file", "MAC ratio", "MACs", "Metric", "Drop"))
     right = frozenset(range(len(keys) + 2, len(header) - 1))

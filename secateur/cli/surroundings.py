@@ -40,7 +40,9 @@ def bench(
         float | None,
         typer.Option(min=0, help="How far engines may be from their files, relatively: 1e-4, of integers 0.1."),
     ] = None,
-    max_s: Annotated[float, typer.Option(min=1, help="Longest time a comparison may take, in seconds.")] = 60.0,
+    max_s: Annotated[
+        float, typer.Option(min=1, help="Longest time a comparison or one file's timing may take, in seconds.")
+    ] = 60.0,
     seed: Annotated[int, typer.Option(help="Seed of inputs, order and bootstrap.")] = 0,
     plots: Plots = None,
     as_json: Json = False,
