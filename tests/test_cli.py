@@ -145,6 +145,14 @@ def test_bench_times_one_file_alone(
     assert "stopped by" in out
 
 
+def test_bench_of_one_file_refuses_what_compares(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(["bench", "single.onnx", "--cold", "2", "--plots", "x"], folder, monkeypatch, capsys)
+    assert code == 2
+    assert "bench --cold --plots: found one file; wanted two files" in err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [(["--batch", "0"], "--batch 0"), (["--threads", "two"], "for example --threads 1,8"),

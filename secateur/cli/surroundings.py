@@ -57,6 +57,11 @@ def bench(
         clients=_numbers("--concurrency", clients) if clients else (), compare=Compare(max_s=max_s, seed=seed),
     )  # fmt: skip
     batches, numbers = _numbers("--batch", batch), _numbers("--threads", threads)
+    of_two = {"--concurrency": clients, "--cold": cold, "--plots": plots}
+    if candidate is None and (asked := [option for option, value in of_two.items() if value]):
+        raise MeasurementError(
+            f"bench {' '.join(asked)}", "one file", "two files, which are compared", "Name another one, or the same."
+        )
     with listening(quiet) as listener:
         if candidate is None:
             alone = [settings.alone(baseline, b, n, listener.progress) for b in batches for n in numbers]
