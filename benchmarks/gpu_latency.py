@@ -44,7 +44,7 @@ from secateur.backends.machine import machine_facts
 from secateur.backends.measure import PerformanceCounter, time_calls
 from secateur.backends.onnxruntime import OnnxRuntime
 from secateur.backends.protocol import Backend, BuildOptions, Engine
-from secateur.backends.statistics import hierarchical_bootstrap
+from secateur.backends.statistics import instance_bootstrap
 from secateur.backends.tensorrt import TensorRt
 from secateur.backends.torch import Torch
 from secateur.equality import difference
@@ -337,7 +337,7 @@ def judged(cell: dict[str, dict[str, np.ndarray]], networks: dict[str, Any]) -> 
         row["speedup"][variant] = {"macs": promise}
         for kind in ("compute_s", "end_to_end_s"):
             ratios = np.log(cell["uncut"][kind]) - np.log(cell[variant][kind])
-            found = hierarchical_bootstrap(ratios[:, None], num_resamples=2000, confidence=0.95, seed=0)
+            found = instance_bootstrap(ratios[:, None], num_resamples=2000, confidence=0.95, seed=0)
             row["speedup"][variant][kind.removesuffix("_s")] = {
                 "value": math.exp(found.value), "low": math.exp(found.low), "high": math.exp(found.high),
                 "realised": realised_fraction(promise, math.exp(found.value)),

@@ -1,12 +1,13 @@
 """Try the paired comparison where the truth is known, and hold the stopwatch against other tools.
 
-    python benchmarks/stopwatch.py synthetic [--trials 100]
+    python benchmarks/stopwatch.py synthetic [--trials 100] [--most-s 100000]
     python benchmarks/stopwatch.py tools
 
 ``synthetic``: machines that are clocks which only engines move: quiet, with instances that differ for as long as they
 live, drifting, with bursts of other work, and throttled halfway. Of each, A/A comparisons (does the interval cover 1,
 is a difference claimed?) and comparisons with a candidate that is 3 % faster (is it found, is the interval right?).
-Sequential timing of A then B, with the textbook interval of independent calls, stands beside it.
+Sequential timing of A then B, with the textbook interval of independent calls, stands beside it. After ``--most-s``
+seconds it stops, and the same command goes on.
 
 ``tools``: the median of one network by this stopwatch, by a loop as that of onnxruntime_perf_test, by
 torch.utils.benchmark, and, on OpenVINO, by benchmark_app; interleaved over several rounds in one process each.
@@ -25,7 +26,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from secateur.backends.measure import Stopwatch, WarmUp, measure
 from secateur.backends.protocol import BuildOptions, Engine
 from secateur.backends.stopping import Stopping
 from secateur.pipeline.export import export
+from secateur.provenance import commit
 
 RESULTS = Path(__file__).parent / "results"
 PLANTED = 1.03
@@ -116,22 +118,41 @@ class SyntheticEngine(Engine):
         """Do nothing."""
 
 
-def synthetic(trials: int) -> dict[str, Any]:
-    return {name: synthetic_world(name, world, trials) for name, world in WORLDS.items()}
+def synthetic(trials: int, most_s: float) -> dict[str, Any]:
+    partial = RESULTS / "stopwatch_synthetic.partial.json"
+    kept: dict[str, Any] = json.loads(partial.read_text()) if partial.exists() else {}
+    if kept.get("commit") != commit():
+        kept = {"commit": commit()}
+    worlds: dict[str, list[Any]] = kept.setdefault("worlds", {})
+    started = time.perf_counter()
+    for name, world in WORLDS.items():
+        rows = worlds.setdefault(name, [])
+        for number in range(len(rows), trials):
+            if time.perf_counter() - started > most_s:
+                partial.write_text(json.dumps(kept))
+                raise SystemExit(f"{name}: {number} of {trials}; the same command goes on")
+            rows.append(synthetic_trial(name, world, number))
+    partial.unlink(missing_ok=True)
+    return {name: synthetic_world(name, WORLDS[name], rows[:trials]) for name, rows in worlds.items()}
 
 
-def synthetic_world(name: str, world: World, trials: int) -> dict[str, Any]:
-    same, planted, sequential = [], [], []
-    for trial in range(trials):
-        for ratio, found in ((1.0, same), (PLANTED, planted)):
-            generator = np.random.default_rng([trial, round(100 * ratio), list(WORLDS).index(name)])
-            found.append(compare_synthetic(world, ratio, generator, trial))
-        sequential.append(sequentially(world, np.random.default_rng([trial, 0, list(WORLDS).index(name)])))
+def synthetic_trial(name: str, world: World, number: int) -> list[Any]:
+    """Compare equals, compare with the planted candidate, and time equals one after the other."""
+    place = list(WORLDS).index(name)
+    compared = []
+    for ratio in (1.0, PLANTED):
+        generator = np.random.default_rng([number, round(100 * ratio), place])
+        compared.append(asdict(Found.by(compare_synthetic(world, ratio, generator, number))))
+    return [*compared, sequentially(world, np.random.default_rng([number, 0, place]))]
+
+
+def synthetic_world(name: str, world: World, trials: list[Any]) -> dict[str, Any]:
+    same, planted, sequential = zip(*trials, strict=True)
     row = {
         "max_s": world.max_s,
-        **told([Found.by(comparison) for comparison in same], 1.0, "null"),
-        **told([Found.by(comparison) for comparison in planted], PLANTED, "planted"),
-        "sequential_null_coverage": sum(low <= 1 <= high for _, low, high in sequential) / trials,
+        **told([Found(**found) for found in same], 1.0, "null"),
+        **told([Found(**found) for found in planted], PLANTED, "planted"),
+        "sequential_null_coverage": sum(low <= 1 <= high for _, low, high in sequential) / len(trials),
         "sequential_worst_error": max(abs(value - 1) for value, *_ in sequential),
     }
     print(name, json.dumps(row), flush=True)
@@ -275,10 +296,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("synthetic", "tools"))
     parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--most-s", type=float, default=1e5)
     arguments = parser.parse_args()
     started = time.perf_counter()
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "synthetic": lambda: synthetic(arguments.trials),
+        "synthetic": lambda: synthetic(arguments.trials, arguments.most_s),
         "tools": tools,
     }
     found = parts[arguments.part]()

@@ -1,6 +1,7 @@
 """Put finished runs beside each other: in what their recipes differ, and what came of it."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,10 @@ def pareto_png(compared: RunsCompared) -> bytes:
 
 
 def runs_table(compared: RunsCompared) -> Table:
-    """List runs with what differs in their recipes, accuracy, costs, latency and verdict."""
+    """List runs with what differs in their recipes, accuracy, costs, latency and verdict.
+
+    Folders are told from the one on that holds all of them.
+    """
     keys = tuple(compared.runs[0].settings) if compared.runs else ()
     figures = ("speedup", "latency_s", "p99_s", "size_bytes")
     header = (
@@ -93,14 +97,17 @@ def runs_table(compared: RunsCompared) -> Table:
         *("MAC ratio", "Speed-up", "Latency", "p99", "ONNX file", "Verdict"),
     )
     rows = []
-    for row in compared.runs:
+    folders = [Path(row.run).absolute() for row in compared.runs]
+    shared = os.path.commonpath([folder.parent for folder in folders]) if folders else ""
+    for row, folder in zip(compared.runs, folders, strict=True):
         quality = [span(name, row.measured[name]) for name in (row.primary, f"{row.primary}_drop")]
         rows.append((
-            row.run, *(_told(row.settings[key]) for key in keys), row.primary, *quality, count(row.macs),
-            span("mac_ratio", row.measured["mac_ratio"]), *(span(name, row.measured[name]) for name in figures),
-            row.verdict.upper(),
+            os.path.relpath(folder, shared), *(_told(row.settings[key]) for key in keys), row.primary, *quality,
+            count(row.macs), *(span(name, row.measured[name]) for name in ("mac_ratio", *figures)), row.verdict.upper(),
         ))  # fmt: skip
-    return Table(title="Runs", header=header, rows=tuple(rows), right=frozenset(range(len(keys) + 2, len(header) - 1)))
+    spare = tuple(header.index(name) for name in ("p99", "ONNX file", "MAC ratio", "MACs", "Metric", "Drop"))
+    right = frozenset(range(len(keys) + 2, len(header) - 1))
+    return Table(title="Runs", header=header, rows=tuple(rows), right=right, spare=spare)
 
 
 def _told(value: Any) -> str:

@@ -17,7 +17,7 @@ class Listener(Protocol):
         """Hear a line about the step under way."""
 
     def progress(self, description: str, done: int, total: int) -> None:
-        """Hear how far a loop has come."""
+        """Hear how far a loop has come; the total is 0 where it is not known."""
 
 
 class Silent:

@@ -29,7 +29,13 @@ def loaded_distributions() -> dict[str, str]:
     """Return the versions of the installed distributions of which modules are loaded, by name."""
     loaded = {name.partition(".")[0] for name in tuple(sys.modules)}
     names = {owner for module in loaded for owner in _owners().get(module, ())}
-    return {name: importlib.metadata.version(name) for name in sorted(names, key=str.lower)}
+    return {name: _version(name) for name in sorted(names, key=str.lower)}
+
+
+@functools.cache
+def _version(name: str) -> str:
+    """Return a distribution's version; every question opens and parses a file, and there are many."""
+    return importlib.metadata.version(name)
 
 
 @functools.cache

@@ -78,6 +78,8 @@ def _parsed(path: Path, what: str, keys: str, remedy: str) -> tuple[dict[str, An
         raise RecipeError(str(path), f"{type(values).__name__} at the top", f"a mapping with {keys}", remedy)
     if twice:
         raise RecipeError(str(path), f"{twice} twice", "each key once", "Put what belongs to it under one of them.")
+    if odd := [key for key in values if not isinstance(key, str)]:
+        raise RecipeError(str(path), f"the key {odd[0]!r} at the top", f"a mapping with {keys}", remedy)
     return values, root
 
 

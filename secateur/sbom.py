@@ -1,5 +1,6 @@
 """The software bill of materials of a run: CycloneDX 1.6 of the installed distributions that it used."""
 
+import functools
 import importlib.metadata
 import uuid
 from collections.abc import Mapping
@@ -79,15 +80,17 @@ def _component(name: str, version: str) -> "Component":
     )  # fmt: skip
 
 
+@functools.cache
 def _installed(name: str, version: str) -> Mapping[str, str] | None:
     """Return the metadata of a distribution where this version of it is installed."""
     try:
-        found = importlib.metadata.distribution(name)
+        metadata = importlib.metadata.distribution(name).metadata  # parsed anew whenever it is asked for
     except importlib.metadata.PackageNotFoundError:
         return None
-    return {key: found.metadata[key] for key in found.metadata} if found.version == version else None
+    return dict(metadata.items()) if metadata["Version"] == version else None  # type: ignore[attr-defined]
 
 
+@functools.cache
 def _requirements(name: str, version: str) -> list[str]:
     """Return the names that an installed distribution requires on this system, extras left out."""
     if _installed(name, version) is None:

@@ -50,17 +50,19 @@ class Terminal:
 
     def progress(self, description: str, done: int, total: int) -> None:
         """Move the bar, or print a line where there is no terminal."""
+        finished = 0 < total <= done
         if self._console.is_terminal:
             if self._task is None:
-                self._task = self._bar.add_task(description, total=total)
-            self._bar.update(self._task, description=description, completed=done, total=total)
-            if done >= total:
+                self._task = self._bar.add_task(description, total=total or None)
+            self._bar.update(self._task, description=description, completed=done, total=total or None)
+            if finished:
                 self._clear()
             return
         now = time.monotonic()
-        if done >= total or now - self._told_at >= EVERY_S:
+        if finished or now - self._told_at >= EVERY_S:
             self._told_at = now
-            self._console.print(f"  {description}: {done} of {total}", highlight=False, markup=False)
+            of = f" of {total}" if total else ""
+            self._console.print(f"  {description}: {done}{of}", highlight=False, markup=False)
 
     def _clear(self) -> None:
         if self._task is not None:

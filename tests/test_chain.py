@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ FAST = [
     "prune.multiple=4",
     "estimate.samples=64",
     "prune.samples=64",
-    "measure.max_s=8",
+    "measure.max_s=4",
     "measure.instances=3",
     "finetune.learning_rate=0.002",
 ]
@@ -173,13 +174,21 @@ def finished(folder: Path) -> set[str]:
     return {path.name.split("-")[0] for path in (folder / "steps").iterdir()}
 
 
-LONG = ("finetune.epochs=200", "finetune.learning_rate=0.0001")
+LONG = "finetune.epochs=200"
+
+
+def begun(project: Path, name: str) -> Path:
+    """Return another run's folder that has the first run's pruned network already."""
+    folder = project / "runs" / name
+    for step in ("estimate", "prune"):
+        done = next((project / "runs" / "my-network" / "steps").glob(f"{step}-*"))
+        shutil.copytree(done, folder / "steps" / done.name)
+    return folder
 
 
 def test_a_run_that_is_interrupted_goes_on(project: Path, summary: Summary) -> None:
-    changes = ("name=interrupted", *LONG)
+    changes, folder = ("name=interrupted", LONG), begun(project, "interrupted")
     process = started(project, *changes)
-    folder = project / "runs" / "interrupted"
     while not list(folder.glob("partial/finetune-*/checkpoint/*")):
         assert process.poll() is None
         time.sleep(0.2)
@@ -203,11 +212,11 @@ def test_a_run_that_is_interrupted_goes_on(project: Path, summary: Summary) -> N
 
 
 def test_a_run_without_space_keeps_what_it_has(project: Path, summary: Summary) -> None:
-    changes = ("name=cramped", *LONG)
+    changes, folder = ("name=cramped", LONG), begun(project, "cramped")
     process = started(project, *changes, largest_file=150_000)  # enough for all but the checkpoint
     said = " ".join(process.communicate()[1].split())
     assert process.returncode == 2
     assert re.search(r"error .* a checkpoint that cannot be written .*File too large", said), said
     assert "Free some space or name another folder" in said
     assert "Traceback" not in said
-    assert finished(project / "runs" / "cramped") == {"estimate", "prune"}
+    assert finished(folder) == {"estimate", "prune"}

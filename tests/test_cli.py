@@ -1,6 +1,7 @@
 """The command line: bad input is told with its remedy and exit code 2; verbs print what they should."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -103,9 +104,9 @@ def test_bench_compares_any_two_files(
     torch.manual_seed(0)
     for name, width in (("wide", 64), ("narrow", 8)):
         net = torch.nn.Sequential(torch.nn.Conv2d(3, width, 3), torch.nn.ReLU(), torch.nn.Conv2d(width, 4, 3))
-        export(Model(module=net, example_inputs=(torch.randn(2, 3, 64, 64),)), folder, name=name)
+        export(Model(module=net, example_inputs=(torch.randn(2, 3, 32, 32),)), folder, name=name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    arguments = ["bench", "wide.onnx", "narrow.onnx", "--max-s", "40", "--quiet", "--batch", "2"]
+    arguments = ["bench", "wide.onnx", "narrow.onnx", "--max-s", "5", "--quiet", "--batch", "2", "--plots", "plots"]
     code, out, err = call([*arguments, "--json", "--concurrency", "2", "--cold", "1"], folder, monkeypatch, capsys)
     assert code == 0, err
     (found,) = json.loads(out)
@@ -113,11 +114,20 @@ def test_bench_compares_any_two_files(
     assert (compared["batch_size"], compared["outcome"]) == (2, "faster")
     assert compared["speedup"]["low"] > 1
     before, after = found["practice"]["before"], found["practice"]["after"]
-    assert before["macs"] == 2 * (62 * 62 * 64 * 27 + 60 * 60 * 4 * 576)
+    assert before["macs"] == 2 * (30 * 30 * 64 * 27 + 28 * 28 * 4 * 576)
     assert [layer["outputs"] for layer in after["layers"]] == [8, 4]
     assert all(layer["measured_s"] > 0 for layer in before["layers"])
     assert found["clients"]["candidate"][0]["num_clients"] == 2
+    assert found["clients"]["candidate"][0]["latency"]["num_samples"] >= 4
     assert found["cold"]["baseline"]["first_s"][0] > 0
+    assert found["cold"]["baseline"]["flushed"]
+    practice = found["practice"]
+    assert practice["realised"] == pytest.approx(
+        math.log(practice["speedup"]) / math.log(before["macs"] / after["macs"])
+    )
+    assert practice["realised_layers"].keys() == {layer["name"] for layer in after["layers"]}
+    drawn = sorted(path.name for path in (folder / "plots").iterdir())
+    assert drawn == [f"{name}-batch-2-threads-1.png" for name in ("latency", "roofline", "waterfall")]
     assert list((folder / "cache" / "secateur").glob("roofline-onnxruntime-*.json"))
 
 
@@ -127,10 +137,20 @@ def test_bench_times_one_file_alone(
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4))
     export(Model(module=net, example_inputs=(torch.randn(2, 3, 4),)), folder, name="single")
-    code, out, _ = call(["bench", "single.onnx", "--quiet", "--batch", "4"], folder, monkeypatch, capsys)
+    code, out, _ = call(
+        ["bench", "single.onnx", "--quiet", "--batch", "4", "--max-s", "1"], folder, monkeypatch, capsys
+    )
     assert code == 0
     assert "batch 4: median" in out
     assert "stopped by" in out
+
+
+def test_bench_of_one_file_refuses_what_compares(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(["bench", "single.onnx", "--cold", "2", "--plots", "x"], folder, monkeypatch, capsys)
+    assert code == 2
+    assert "bench --cold --plots: found one file; wanted two files" in err
 
 
 @pytest.mark.parametrize(

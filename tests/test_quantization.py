@@ -37,7 +37,7 @@ from secateur.verify import verify
 SETTINGS = [
     "name=eight-bits", "model=sorter:build", "data.arguments.size=32", "prune.macs=0.6", "prune.rounds=1",
     "prune.multiple=4", "prune.samples=32", "prune.recovery_steps=2", "estimate.samples=32", "finetune.epochs=1",
-    "measure.max_s=6", "measure.instances=3", "measure.layers=false", "pictures=0",
+    "measure.max_s=3", "measure.instances=3", "measure.layers=false", "measure.resolution=false", "pictures=0",
     "gates=[{quantity: parity, at_most: 0.0001}, {quantity: quantized_parity, at_most: 0.1}, "
     "{quantity: quantized_top1_drop, at_most: 1}, {quantity: quantized_size_ratio, at_least: 1000}]",
     "quantize={samples: 32, skip: [stem.0]}",
@@ -136,9 +136,7 @@ def again(run: tuple[Summary, Path], tmp_path: Path, *settings: str) -> tuple[Su
     shutil.copytree(run[1].parents[1], place)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        recipe = secateur.read_recipe(
-            place / "recipe.yaml", [*SETTINGS, "gates=[]", "measure.max_s=2", "measure.resolution=false", *settings]
-        )
+        recipe = secateur.read_recipe(place / "recipe.yaml", [*SETTINGS, "gates=[]", *settings])
         outcome = secateur.run(recipe, beside=place)
     return outcome.summary, place / outcome.folder
 

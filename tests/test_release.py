@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 from tiny import run_tiny
+from typer.testing import CliRunner
 
+from secateur.cli import app
 from secateur.comparing import compare_runs, flattened, runs_table
 from secateur.errors import RecipeError, StorageError
 from secateur.judging import judge_run, read_run, write_verdict
 from secateur.loading import importable
 from secateur.manifest import MANIFEST, SBOM, read_manifest
-from secateur.recipe import Policy
+from secateur.recipe import Call, Policy
 from secateur.recipe_file import read_policy
 from secateur.report.gates import Gate
 from secateur.runs import open_run
@@ -24,8 +26,12 @@ from secateur.verify import verify
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("released")
-    run_tiny(folder, "releasednet")
+    run_tiny(folder, "releasednet", trackers=[tracked(folder)])
     return folder
+
+
+def tracked(folder: Path) -> Call:
+    return Call(function="secateur.report.json_lines:JsonLines", arguments={"path": str(folder / "runs.jsonl")})
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +56,12 @@ def policy(folder: Path, text: str) -> Policy:
     path = folder / "policy.yaml"
     path.write_text(text)
     return read_policy(path)
+
+
+def test_a_finished_run_is_told_to_the_recipes_trackers(project: Path, finished: Path) -> None:
+    (told,) = [json.loads(line) for line in (project / "runs.jsonl").read_text().splitlines()]
+    assert told["run"] == str(finished)
+    assert told["figures"]["mac_ratio"] > 1.5
 
 
 def test_the_runs_own_gates_give_the_runs_own_verdict(finished: Path) -> None:
@@ -279,16 +291,38 @@ def test_runs_are_compared_where_their_recipes_differ(project: Path, finished: P
         prune = PruneSettings.model_validate({**ran.recipe["prune"], "macs": 0.8})
         other = run_tiny(tmp_path, "releasednet", prune=prune)
     found = compare_runs([finished, other])
-    assert [row.settings for row in found.runs] == [{"prune.macs": 0.6}, {"prune.macs": 0.8}]
+    assert [row.settings for row in found.runs] == [
+        {"prune.macs": 0.6, "trackers": [tracked(project).model_dump(mode="json")]},
+        {"prune.macs": 0.8, "trackers": []},
+    ]  # fmt: skip
+    estimates = {read_manifest(folder).stage("estimate").key for folder in (finished, other)}
+    assert len(estimates) == 1, "trackers change nothing that is computed"
     assert found.runs[0].macs == ran.prune.macs_after < found.runs[1].macs
     assert found.runs[0].measured["speedup"] == ran.comparison.speedup
     assert found.warnings == ()
     table = runs_table(found)
-    assert table.header[:2] == ("Run", "prune.macs")
+    assert table.header[:3] == ("Run", "prune.macs", "trackers")
+    picture = tmp_path / "runs.png"
+    called = CliRunner().invoke(app, ["compare", str(finished), str(other), "--plot", str(picture)])
+    assert called.exit_code == 0, called.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert [row.verdict for row in found.runs] == ["pass", "fail"]
+    assert all(word in called.output for word in ("PASS", "FAIL"))
     assert [row[1] for row in table.rows] == ["0.6", "0.8"]
     alone = compare_runs([finished])
     assert alone.runs[0].settings == {}
     assert len(runs_table(alone).rows) == 1
+
+
+def test_a_finished_run_is_shown_and_drawn(finished: Path, tmp_path: Path) -> None:
+    before = tree(finished)
+    called = CliRunner().invoke(app, ["report", str(finished), "--plots", str(tmp_path / "plots")])
+    assert called.exit_code == 0, called.output
+    assert all(told in called.output for told in ("Key figures", "Metrics on the test set", "Engines", "Latency"))
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["latency.png", "promise.png"]
+    called = CliRunner().invoke(app, ["report", str(finished), "--json"])
+    assert called.output == (finished / "report.json").read_text()
+    assert tree(finished) == before
 
 
 def test_settings_are_flattened_by_dotted_keys() -> None:

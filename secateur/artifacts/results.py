@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from secateur.artifacts.channels import Pinned
 from secateur.artifacts.interface import OpenSize
@@ -173,9 +173,10 @@ class EngineResult(Record):
 
 
 class Machine(Record):
-    """The facts about a machine without which a latency means nothing.
+    """The facts about a machine without which a latency means nothing; every measurement and comparison has them.
 
-    ``driver`` is the version of NVIDIA's, ``gpu_clock_mhz`` the first card's clock when the facts were collected.
+    Processor, system and versions are required, the rest may be unknown. ``driver`` is the version of NVIDIA's,
+    ``gpu_clock_mhz`` the first card's clock when the facts were collected.
     """
 
     cpu: str
@@ -192,6 +193,12 @@ class Machine(Record):
     system: str
     versions: dict[str, str]
     commit: str
+
+    @model_validator(mode="after")
+    def _known(self) -> "Machine":
+        if not self.cpu or not self.system or not self.versions:
+            raise ValueError("a machine with processor, system and versions, without which a latency means nothing")
+        return self
 
 
 class LatencySummary(Record):

@@ -5,7 +5,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -149,13 +149,16 @@ class Bench:
         )
 
     def alone(self, file: Path, batch_size: int, num_threads: int, progress: Progress = unheard) -> Measurement:
-        """Time one file by itself; to tell two apart, compare them."""
+        """Time one file by itself, for no longer than a comparison may take; to tell two apart, compare them."""
+        stopping = self.stopwatch.stopping
+        most_s = min(stopping.most_s, self.compare.max_s)
+        brief = replace(stopping, most_s=most_s, least_s=min(stopping.least_s, most_s))
         arrays = random_inputs(self._inputs(file, num_threads), batch_size, self.compare.seed, self.sizes)
         with (
             self._built({BASELINE: file}, batch_size, num_threads, progress) as built,
             built[BASELINE].load(num_threads) as engine,
         ):
-            return measure(engine, arrays, num_threads=num_threads, stopwatch=self.stopwatch)
+            return measure(engine, arrays, num_threads=num_threads, stopwatch=replace(self.stopwatch, stopping=brief))
 
     def _inputs(self, file: Path, num_threads: int) -> tuple[OnnxInput, ...]:
         if is_ready_made(file):

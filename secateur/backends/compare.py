@@ -16,7 +16,8 @@ from secateur.backends.nvml import first_gpu
 from secateur.backends.protocol import Engine, Progress, unheard
 from secateur.backends.statistics import (
     LogInterval,
-    hierarchical_bootstrap,
+    cautious_bootstrap,
+    instance_bootstrap,
     outcome,
     resolution,
     summarise,
@@ -47,10 +48,11 @@ class Compare:
     ``num_blocks`` rounds are timed; a round is one block of either, in random order, so that the machine's moods hit
     both alike. A block is so many calls that it lasts ``block_s`` at least, and counts as its median.
 
-    Instances are added until half the width of the interval of the log speed-up is ``target`` or the next would exceed
-    ``max_s``; never until a difference is significant. With ``null`` a second instance of the baseline takes part in
-    every round, and what it differs by from the first is the comparison's resolution. Speed-ups within ``margin``, or
-    within the resolution, do not count as faster or slower; speed-ups surely within ``margin`` count as equivalent.
+    Instances are added until half the width of the log speed-up's `cautious_bootstrap` is ``target`` or the next would
+    exceed ``max_s``; never until a difference is significant. The result's interval is `instance_bootstrap`'s. With
+    ``null`` a second instance of the baseline takes part in every round, and what it differs by from the first is the
+    comparison's resolution. Speed-ups within ``margin``, or within the resolution, do not count as faster or slower;
+    speed-ups surely within ``margin`` count as equivalent.
     """
 
     num_instances: int = 5
@@ -120,8 +122,8 @@ class Compare:
         backend: str,
         num_threads: int,
     ) -> Comparison:
-        ratio = session.log_ratio(CANDIDATE, self.num_resamples)
-        limit = resolution(session.log_ratio(NULL, self.num_resamples)) if self.null else None
+        ratio = session.log_ratio(CANDIDATE)
+        limit = resolution(session.log_ratio(NULL)) if self.null else None
         machine = machine_facts(load_before)
         batch_size = int(session.inputs[0].shape[0])
         medians = {side: session.medians(side) for side in session.loads}
@@ -195,25 +197,31 @@ class _Session:
         """Give the block medians in seconds, [instance, block]."""
         return np.stack([np.median(times, axis=1) for times in self._times[side]])
 
-    def log_ratio(self, side: str, num_resamples: int) -> LogInterval:
+    def log_ratio(self, side: str) -> LogInterval:
         """Estimate ln(baseline / side)."""
-        return hierarchical_bootstrap(
-            np.log(self.medians(BASELINE)) - np.log(self.medians(side)),
-            num_resamples=num_resamples,
-            confidence=self.settings.confidence,
-            seed=self.settings.seed,
-        )
+        settings = self.settings
+        return instance_bootstrap(
+            self._log_ratios(side), num_resamples=settings.num_resamples, confidence=settings.confidence,
+            seed=settings.seed,
+        )  # fmt: skip
+
+    def _log_ratios(self, side: str) -> np.ndarray:
+        return np.log(self.medians(BASELINE)) - np.log(self.medians(side))
 
     def stopped_by(self) -> str | None:
         """Say what ends the comparison: ``width`` or ``time``; None while it goes on."""
         if self.num_instances < self.settings.num_instances:
             return None
         # A tenth of the resamples is plenty to decide whether to go on; the result's interval takes them all.
-        num_resamples = max(500, self.settings.num_resamples // 10)
-        if self.log_ratio(CANDIDATE, num_resamples).half_width <= self.settings.target:
+        settings = self.settings
+        found = cautious_bootstrap(
+            self._log_ratios(CANDIDATE), num_resamples=max(500, settings.num_resamples // 10),
+            confidence=settings.confidence, seed=settings.seed,
+        )  # fmt: skip
+        if found.half_width <= settings.target:
             return "width"
-        passed = self.settings.clock.now() - self._started
-        return "time" if passed + self._longest_s > self.settings.max_s else None
+        passed = settings.clock.now() - self._started
+        return "time" if passed + self._longest_s > settings.max_s else None
 
     def add_instance(self) -> None:
         """Load a fresh engine of every side, warm them up, and time the rounds."""

@@ -13,7 +13,7 @@ from secateur.errors import BackendError, StorageError
 from secateur.storage import copy, file_sha256, read, sha256, write
 
 Progress = Callable[[str, int, int], None]
-"""Hears what is being done, how many steps of it are finished, and how many there are."""
+"""Hears what is being done, how many steps of it are finished, and how many there are: 0 where that is not known."""
 
 
 def unheard(description: str, done: int, total: int) -> None:

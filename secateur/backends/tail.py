@@ -26,7 +26,7 @@ def tail_interval(
 
     Instances are resampled, and blocks within each drawn one; the calls of a block stay together, since a disturbance
     lasts for several of them (hierarchical bootstrap; Davison and Hinkley, 1997, section 3.8). Percentiles are expanded
-    for few instances as in `hierarchical_bootstrap`. The upper end is infinite where fewer calls were timed than it
+    for few instances as in `instance_bootstrap`. The upper end is infinite where fewer calls were timed than it
     takes for the slowest of them to bound the percentile: n calls that are all below it have the chance share^n.
     """
     num_instances, num_blocks, num_calls = calls_s.shape

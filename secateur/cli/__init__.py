@@ -14,7 +14,7 @@ from secateur import __version__
 from secateur.cli.compressing import check, estimate, run, sweep
 from secateur.cli.deploying import deploy, triton
 from secateur.cli.gazing import gaze
-from secateur.cli.judging import compare, gate, verify
+from secateur.cli.judging import compare, gate, report, verify
 from secateur.cli.options import err, show
 from secateur.cli.packing import pack, unpack
 from secateur.cli.surroundings import bench, doctor, init, schema
@@ -23,16 +23,19 @@ from secateur.errors import SecateurError
 COULD_NOT_RUN = 2
 INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
+RESUMED = frozenset({"run", "sweep", "estimate"})
+"""Verbs that go on where they were interrupted."""
 
 VERBS: dict[Callable[..., Any], str] = {
     run: "secateur run recipe.yaml --set prune.macs=0.3 --policy release.yaml --junit gates.xml",
     sweep: "secateur sweep recipe.yaml --keep 0.7,0.5,0.35",
     estimate: "secateur estimate recipe.yaml --json",
     check: "secateur check recipe.yaml --set prune.keep=[head]",
+    report: "secateur report runs/my-network --plots plots",
     gate: "secateur gate runs/my-network --policy release.yaml --junit gates.xml --markdown gates.md",
     verify: "secateur verify runs/my-network",
     compare: "secateur compare runs/my-network runs/other --json",
-    bench: "secateur bench original.onnx compressed.onnx --backend openvino --batch 1,8 --threads 1,2",
+    bench: "secateur bench original.onnx compressed.onnx --backend openvino --batch 1,8 --threads 1,2 --plots plots",
     pack: "secateur pack compressed.onnx --sharing k-means --levels 32",
     unpack: "secateur unpack compressed.onnx.pack --out compressed.onnx",
     deploy: "secateur deploy runs/my-network deployed --backend openvino",
@@ -83,7 +86,8 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != INTERRUPTED:
             raise
-        err.print("interrupted; finished steps are kept, the same command goes on from there")
+        resumed = "; finished steps are kept, the same command goes on from there"
+        err.print(f"interrupted{resumed if RESUMED & {*sys.argv[1:2]} else ''}")
         sys.exit(COULD_NOT_RUN)
     except Exception:  # a defect, not a verdict: exit code 1 means that a gate failed
         traceback.print_exc()

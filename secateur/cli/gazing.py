@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.options import Json, show, show_json
+from secateur.cli.options import Json, Quiet, listening, show, show_json
 
 
 def gaze(
@@ -21,6 +21,7 @@ def gaze(
     fixations: Annotated[int, typer.Option(min=0, help="Places of the scan path.")] = 5,
     frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Draw where people would look, frame by frame, and say how fast."""
     from secateur.workloads.gaze.scan_path import ScanPath
@@ -29,7 +30,8 @@ def gaze(
     stream = Stream(
         backend=backend, num_threads=threads, scan_path=ScanPath(num_fixations=fixations), max_frames=frames
     )  # fmt: skip
-    pace = stream(source, engine, out)
+    with listening(quiet) as listener:
+        pace = stream(source, engine, out, progress=listener.progress)
     if as_json:
         show_json(pace.model_dump(mode="json"))
         return

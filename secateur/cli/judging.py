@@ -1,4 +1,4 @@
-"""The verbs that take finished runs: gate, verify and compare. They run nothing and leave run folders as they are."""
+"""The verbs that take finished runs: report, gate, verify, compare. They run nothing and leave run folders alone."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,35 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.options import Beside, Json, Junit, Markdown, PolicyPath, Quiet, RunFolder, listening, show
+from secateur.cli.options import (
+    Beside,
+    Json,
+    Junit,
+    Markdown,
+    Plots,
+    PolicyPath,
+    Quiet,
+    RunFolder,
+    listening,
+    show,
+    write_plots,
+)
+
+
+def report(run: RunFolder, plots: Plots = None, as_json: Json = False) -> None:
+    """Show a finished run: verdict, quality, latencies, and theory against practice layer by layer; exits with 0."""
+    from secateur.judging import read_run
+    from secateur.report.console import report_view
+    from secateur.report.tracking import plots as drawn
+    from secateur.report.write import summary_json
+
+    summary = read_run(run)
+    if plots is not None:
+        write_plots(plots, drawn(summary))
+    if as_json:
+        sys.stdout.write(summary_json(summary))
+    else:
+        show(report_view(summary), f"Report: {run / 'report.html'}")
 
 
 def gate(

@@ -3,14 +3,17 @@
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
 
 from secateur.listening import Listener, Silent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a finished run.", show_default=False)]
@@ -26,6 +29,9 @@ Beside = Annotated[
 PolicyPath = Annotated[Path | None, typer.Option("--policy", help="Gates in place of the recipe's, a YAML file.")]
 Junit = Annotated[Path | None, typer.Option("--junit", help="Write the gates as JUnit XML into this file.")]
 Markdown = Annotated[Path | None, typer.Option("--markdown", help="Write the verdict as Markdown into this file.")]
+Plots = Annotated[
+    Path | None, typer.Option("--plots", metavar="FOLDER", help="Draw the plots into this folder, as PNG files.")
+]  # fmt: skip
 
 out = Console()
 err = Console(stderr=True)
@@ -55,3 +61,12 @@ def show(*parts: RenderableType) -> None:
 def show_json(value: Any) -> None:
     """Print a result for programs on standard output."""
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def write_plots(folder: Path, figures: "Mapping[str, Figure]") -> None:
+    """Write every figure into a folder, as PNG files by their names; raises `StorageError`."""
+    from secateur.report.plots.canvas import png
+    from secateur.storage import write
+
+    for name, figure in figures.items():
+        write(folder / f"{name}.png", png(figure))

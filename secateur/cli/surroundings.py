@@ -2,14 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.options import Json, Quiet, listening, show, show_json
+from secateur.cli.options import Json, Plots, Quiet, listening, show, show_json, write_plots
 from secateur.errors import MeasurementError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from secateur.artifacts import BenchCell, Measurement
 
 
@@ -38,8 +40,11 @@ def bench(
         float | None,
         typer.Option(min=0, help="How far engines may be from their files, relatively: 1e-4, of integers 0.1."),
     ] = None,
-    max_s: Annotated[float, typer.Option(min=1, help="Longest time a comparison may take, in seconds.")] = 60.0,
+    max_s: Annotated[
+        float, typer.Option(min=1, help="Longest time a comparison or one file's timing may take, in seconds.")
+    ] = 60.0,
     seed: Annotated[int, typer.Option(help="Seed of inputs, order and bootstrap.")] = 0,
+    plots: Plots = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -52,6 +57,11 @@ def bench(
         clients=_numbers("--concurrency", clients) if clients else (), compare=Compare(max_s=max_s, seed=seed),
     )  # fmt: skip
     batches, numbers = _numbers("--batch", batch), _numbers("--threads", threads)
+    of_two = {"--concurrency": clients, "--cold": cold, "--plots": plots}
+    if candidate is None and (asked := [option for option, value in of_two.items() if value]):
+        raise MeasurementError(
+            f"bench {' '.join(asked)}", "one file", "two files, which are compared", "Name another one, or the same."
+        )
     with listening(quiet) as listener:
         if candidate is None:
             alone = [settings.alone(baseline, b, n, listener.progress) for b in batches for n in numbers]
@@ -63,14 +73,43 @@ def bench(
                     baseline, candidate, batch_sizes=batches, num_threads=numbers, progress=listener.progress
                 )
             )
+    if plots is not None:
+        write_plots(plots, _drawn(cells))
     if as_json:
-        show_json([found.model_dump(mode="json") for found in (*cells, *alone)])
+        show_json([*map(_told, cells), *(found.model_dump(mode="json") for found in alone)])
     else:
         _show_bench(cells, alone)
 
 
+def _drawn(cells: "list[BenchCell]") -> "dict[str, Figure]":
+    """Draw every comparison; names tell batch sizes and threads apart."""
+    from secateur.report.plots.measured import measured_figures
+
+    return {
+        f"{name}-batch-{cell.comparison.batch_size}-threads-{cell.comparison.num_threads}": figure
+        for cell in cells
+        for name, figure in measured_figures(cell.comparison, cell.practice).items()
+    }
+
+
+def _told(cell: "BenchCell") -> dict[str, Any]:
+    """Return a comparison for programs, with the shares of the promise that came true."""
+    told = cell.model_dump(mode="json")
+    if cell.practice is not None:
+        was = {layer.name: layer for layer in cell.practice.before.layers}
+        told["practice"] |= {
+            "realised": cell.practice.realised, "realised_roofline": cell.practice.realised_roofline,
+            "realised_layers": {
+                layer.name: layer.realised(was[layer.name])
+                for layer in cell.practice.after.layers
+                if layer.name in was
+            },
+        }  # fmt: skip
+    return told
+
+
 def _show_bench(cells: "list[BenchCell]", alone: "list[Measurement]") -> None:
-    from secateur.report.console import rich_table
+    from secateur.report.console import practice_view, rich_table
     from secateur.report.formatting import seconds, significant
     from secateur.report.tables import practice
     from secateur.report.tables.running import latency_table
@@ -97,8 +136,7 @@ def _show_bench(cells: "list[BenchCell]", alone: "list[Measurement]") -> None:
     for cell in cells:
         if cell.practice is not None:
             where = f"batch {cell.comparison.batch_size}, {cell.comparison.num_threads} threads"
-            show("", where, rich_table(practice.practice_table(cell.practice)))
-            show(rich_table(practice.layers_table(cell.practice)), rich_table(practice.findings_table(cell.practice)))
+            show("", where, practice_view(cell.practice))
     for table in (practice.clients_table(cells), practice.cold_table(cells)):
         if table.rows:
             show(rich_table(table))

@@ -6,8 +6,8 @@ from typing import Protocol, runtime_checkable
 from matplotlib.figure import Figure
 
 from secateur.artifacts import Summary
-from secateur.report.plots.latency import latency_figure, promise_figure
-from secateur.report.plots.practice import roofline_figure, waterfall_figure
+from secateur.report.plots.latency import promise_figure
+from secateur.report.plots.measured import measured_figures
 
 REPORTS = ("report.html", "report.md", "report.json")
 """The files of a run folder that people read."""
@@ -35,13 +35,8 @@ class Tracker(Protocol):
 
 def plots(summary: Summary) -> dict[str, Figure]:
     """Draw what a run promised and what was measured, by name."""
-    drawn = {
-        "promise": promise_figure(summary.prune, summary.exports, summary.comparison),
-        "latency": latency_figure(summary.comparison),
-    }
-    if summary.practice is not None:
-        drawn |= {"roofline": roofline_figure(summary.practice), "waterfall": waterfall_figure(summary.practice)}
-    return drawn
+    promise = promise_figure(summary.prune, summary.exports, summary.comparison)
+    return {"promise": promise, **measured_figures(summary.comparison, summary.practice)}
 
 
 def settings(summary: Summary) -> dict[str, str]:

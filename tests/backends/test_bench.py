@@ -109,20 +109,16 @@ def test_a_runtime_that_cannot_run_here_is_refused_first(wide: Exported) -> None
             assert caught.value.found == missing.found
 
 
-def test_every_batch_and_number_of_threads_is_compared_with_what_else_was_asked_for(
-    wide: Exported, narrow: Exported
-) -> None:
-    settings = Bench(compare=BRIEF, clients=(2,), num_starts=1)
-    cells = list(settings.cells(wide.path, narrow.path, batch_sizes=(1, 2), num_threads=(1,)))
-    assert [(cell.comparison.batch_size, cell.comparison.num_threads) for cell in cells] == [(1, 1), (2, 1)]
+def test_every_batch_and_number_of_threads_is_compared(wide: Exported, narrow: Exported) -> None:
+    """The command line's test looks at clients and cold starts."""
+    cells = list(Bench(compare=BRIEF).cells(wide.path, narrow.path, batch_sizes=(1, 2), num_threads=(1, 2)))
+    assert [(cell.comparison.batch_size, cell.comparison.num_threads) for cell in cells] == [
+        (1, 1), (1, 2), (2, 1), (2, 2),
+    ]  # fmt: skip
     for cell in cells:
         check(cell.comparison)
-        assert cell.parity.keys() == cell.cold.keys() == cell.clients.keys() == {"baseline", "candidate"}
-        assert all(len(start.load_s) == 1 and min(start.first_s) > 0 and start.flushed for start in cell.cold.values())
-        (crowd,) = cell.clients["candidate"]
-        assert crowd.num_clients == 2
-        assert crowd.throughput_per_s > 0
-        assert crowd.latency.num_samples >= 4
+        assert cell.parity.keys() == {"baseline", "candidate"}
+        assert cell.cold == cell.clients == {}
     assert BenchCell.model_validate_json(cells[0].model_dump_json()) == cells[0]
 
 

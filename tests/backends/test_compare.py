@@ -41,6 +41,12 @@ def test_without_noise_the_speedup_is_exact_and_every_field_is_filled(side: Call
     assert not any("drift" in warning or "vary" in warning for warning in result.warnings)
 
 
+def test_a_comparison_without_its_machine_is_refused(side: Callable) -> None:
+    values = compare(side(), side()).model_dump()
+    with pytest.raises(ValueError, match="without which a latency means nothing"):
+        Comparison.model_validate({**values, "machine": {**values["machine"], "versions": {}}})
+
+
 def test_swapping_the_sides_inverts_the_speedup(side: Callable) -> None:
     forth = compare(side(call_s=0.03), side(call_s=0.02))
     back = compare(side(call_s=0.02), side(call_s=0.03))

@@ -11,7 +11,8 @@ from hypothesis.extra import numpy as hnp
 from secateur.backends.statistics import (
     LogInterval,
     block_length,
-    hierarchical_bootstrap,
+    cautious_bootstrap,
+    instance_bootstrap,
     nearest_rank,
     outcome,
     resolution,
@@ -57,24 +58,28 @@ ratios = hnp.arrays(
 )
 
 
-def bootstrap(log_ratios: np.ndarray, num_resamples: int = 400) -> LogInterval:
-    return hierarchical_bootstrap(log_ratios, num_resamples=num_resamples, confidence=0.95, seed=0)
+BOOTSTRAPS = {"instance": instance_bootstrap, "cautious": cautious_bootstrap}
+
+
+def bootstrap(log_ratios: np.ndarray, name: str = "instance") -> LogInterval:
+    return BOOTSTRAPS[name](log_ratios, num_resamples=400, confidence=0.95, seed=0)
 
 
 @settings(max_examples=50)
-@given(ratios, st.floats(-1, 1))
-def test_intervals_hold_their_value_and_move_with_the_ratios(log_ratios: np.ndarray, shift: float) -> None:
-    interval = bootstrap(log_ratios)
+@given(ratios, st.floats(-1, 1), st.sampled_from(sorted(BOOTSTRAPS)))
+def test_intervals_hold_their_value_and_move_with_the_ratios(log_ratios: np.ndarray, shift: float, name: str) -> None:
+    interval = bootstrap(log_ratios, name)
     assert interval.low <= interval.value <= interval.high
     assert log_ratios.min() - 1e-12 <= interval.low
     assert interval.high <= log_ratios.max() + 1e-12
-    moved = bootstrap(log_ratios + shift)
+    moved = bootstrap(log_ratios + shift, name)
     assert moved.value == pytest.approx(interval.value + shift, abs=1e-9)
     assert moved.half_width == pytest.approx(interval.half_width, abs=1e-3)
 
 
-def test_streams_without_noise_leave_no_doubt() -> None:
-    interval = bootstrap(np.full((5, 10), math.log(1.25)))
+@pytest.mark.parametrize("name", BOOTSTRAPS)
+def test_streams_without_noise_leave_no_doubt(name: str) -> None:
+    interval = bootstrap(np.full((5, 10), math.log(1.25)), name)
     assert interval.half_width == pytest.approx(0, abs=1e-12)
     assert interval.value == pytest.approx(math.log(1.25))
 
@@ -87,12 +92,12 @@ def autoregressive(generator: np.random.Generator, shape: tuple[int, int], rho: 
     return deviation * noise
 
 
-@pytest.mark.parametrize("effect", [0.0, math.log(1.03)])
+@pytest.mark.parametrize(("effect", "name"), [(0.0, "cautious"), (math.log(1.03), "instance")])
 @pytest.mark.parametrize(
     ("between", "within", "rho"),
     [(0.02, 0.005, 0.0), (0.02, 0.06, 0.0), (0.01, 0.03, 0.5), (0.0, 0.02, 0.7), (0.003, 0.003, 0.0)],
 )
-def test_intervals_cover_the_truth(effect: float, between: float, within: float, rho: float) -> None:
+def test_intervals_cover_the_truth(effect: float, name: str, between: float, within: float, rho: float) -> None:
     """Five instances with offsets of their own and correlated blocks: 95 % intervals cover at least 90 %."""
     generator = np.random.default_rng(0)
     num_trials, num_instances, num_blocks = 300, 5, 10
@@ -100,9 +105,26 @@ def test_intervals_cover_the_truth(effect: float, between: float, within: float,
     for _ in range(num_trials):
         offsets = between * generator.standard_normal((num_instances, 1))
         stream = effect + offsets + autoregressive(generator, (num_instances, num_blocks), rho, within)
-        interval = bootstrap(stream)
+        interval = bootstrap(stream, name)
         covered += interval.low <= effect <= interval.high
     assert covered >= 0.9 * num_trials
+
+
+@pytest.mark.parametrize(("between", "within"), [(0.0, 0.03), (0.01, 0.03), (0.02, 0.001)])
+def test_noise_of_blocks_counts_once_and_cautiously_twice(between: float, within: float) -> None:
+    """Squared widths are what t intervals of the instances' medians have, and more by the variance within."""
+    generator = np.random.default_rng(0)
+    num_instances, num_blocks = 20, 10
+    widths = {name: [] for name in BOOTSTRAPS}
+    for _ in range(40):
+        offsets = between * generator.standard_normal((num_instances, 1))
+        stream = offsets + within * generator.standard_normal((num_instances, num_blocks))
+        for name, found in widths.items():
+            found.append(bootstrap(stream, name).half_width)
+    of_median = within**2 * math.pi / 2 / num_blocks
+    for name, times in (("instance", 1), ("cautious", 2)):
+        wanted = 2.093 * math.sqrt((between**2 + times * of_median) / num_instances)
+        assert np.mean(widths[name]) == pytest.approx(wanted, rel=0.15)
 
 
 def test_more_instances_narrow_the_interval_and_more_blocks_alone_do_not() -> None:

@@ -1,6 +1,7 @@
 """Figures: every group is there, labels keep apart, colours follow the page, settings stay as they were."""
 
 import io
+import itertools
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -15,10 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from secateur.artifacts import Summary
+from secateur.artifacts import Interval, Summary
 from secateur.report.gates import network_intervals
 from secateur.report.plots.canvas import PALETTE, drawing, png, svg
 from secateur.report.plots.latency import latency_figure, promise_figure
+from secateur.report.plots.measured import measured_figures
+from secateur.report.plots.pareto import RunPoint, front, pareto_figure
 from secateur.report.plots.practice import roofline_figure, waterfall_figure
 from secateur.report.plots.quality import history_figure, quality_figure
 from secateur.report.plots.rounds import rounds_figure
@@ -41,7 +44,18 @@ FIGURES: dict[str, Callable[[Summary], Figure]] = {
     "roofline": lambda summary: roofline_figure(summary.practice),
     "waterfall": lambda summary: waterfall_figure(summary.practice),
     "rounds": lambda summary: rounds_figure(summary.prune),
+    "pareto": lambda summary: pareto_figure(POINTS, "auc", higher_is_better=True),
 }
+
+
+def point(name: str, latency_s: float, quality: float) -> RunPoint:
+    latency, reached = (
+        Interval(value=value, low=0.97 * value, high=1.02 * value) for value in (latency_s, quality)
+    )  # fmt: skip
+    return RunPoint(name=name, latency_s=latency, quality=reached)
+
+
+POINTS = [point(f"keep-{share}", 0.02 * share, share**0.1) for share in (0.9, 0.6, 0.35)]
 
 
 def visible_texts(figure: Figure) -> list[Text]:
@@ -93,7 +107,7 @@ def test_labels_of_many_groups_do_not_overlap(name: str, num_blocks: int, make_s
     assert overlap(FIGURES[name](make_summary(num_blocks=num_blocks))) == []
 
 
-@pytest.mark.parametrize("name", ["latency", "promise", "quality", "history", "rounds"])
+@pytest.mark.parametrize("name", ["latency", "promise", "quality", "history", "rounds", "pareto"])
 def test_labels_of_the_other_figures_do_not_overlap(name: str, summary: Summary) -> None:
     assert overlap(FIGURES[name](summary)) == []
 
@@ -135,6 +149,45 @@ def test_promises_of_every_outcome_fit(before_s: float, after_s: float, make_sum
     summary = make_summary(num_blocks=2, before_s=before_s, after_s=after_s)
     for name in ("promise", "latency"):
         assert overlap(FIGURES[name](summary)) == []
+
+
+@given(st.lists(st.tuples(st.floats(1e-6, 1), st.floats(0, 1)), min_size=1, max_size=20), st.booleans())
+def test_no_run_is_both_faster_and_better_than_one_of_the_front(
+    runs: list[tuple[float, float]], higher_is_better: bool
+) -> None:
+    points = [point(str(number), *run) for number, run in enumerate(runs)]
+    best, sign = front(points, higher_is_better=higher_is_better), 1 if higher_is_better else -1
+    beaten = {
+        one.name
+        for one in points
+        for other in points
+        if other.latency_s.value <= one.latency_s.value and sign * other.quality.value > sign * one.quality.value
+    }
+    assert best
+    assert not beaten & {one.name for one in best}
+    assert all(a.latency_s.value < b.latency_s.value for a, b in itertools.pairwise(best))
+
+
+def test_runs_stand_where_their_latency_and_quality_are() -> None:
+    figure = FIGURES["pareto"](None)
+    shown = [text.get_text() for text in visible_texts(figure)]
+    assert {one.name for one in POINTS} <= {*shown}
+    assert {"median latency, ms", "AUC"} <= {*shown}
+    dots = {(line.get_xdata()[0], line.get_ydata()[0]) for line in figure.axes[0].lines if line.get_marker() == "o"}
+    assert dots == {(1e3 * one.latency_s.value, one.quality.value) for one in POINTS}
+
+
+def test_layers_stand_at_their_multiply_adds_and_latency_and_axes_have_ticks(small: Summary) -> None:
+    drawn = measured_figures(small.comparison, small.practice)
+    assert list(drawn) == ["latency", "roofline", "waterfall"]
+    assert list(measured_figures(small.comparison, None)) == ["latency"]
+    roof, over = drawn["roofline"].axes
+    dots = {(line.get_xdata()[0], line.get_ydata()[0]) for line in over.lines if len(line.get_xdata())}
+    layers = [*small.practice.before.layers, *small.practice.after.layers]
+    assert dots == {(layer.macs / 1e6, layer.measured_s * 1e3) for layer in layers}
+    for axis in (roof.xaxis, roof.yaxis, over.xaxis, over.yaxis):
+        low, high = axis.get_view_interval()
+        assert sum(low <= tick <= high for tick in axis.get_majorticklocs()) >= 2
 
 
 @given(st.lists(st.floats(0, 1e3), max_size=30))

@@ -44,25 +44,25 @@ def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_is_logged_with_settings_figures_verdict_and_report(
-    summary: Summary, store: str, onnx_file: Path, tmp_path: Path
+    small: Summary, store: str, onnx_file: Path, tmp_path: Path
 ) -> None:
     from mlflow.tracking import MlflowClient
 
-    write_report(summary, tmp_path / "run", num_resamples=200)
+    write_report(small, tmp_path / "run", num_resamples=50)
     mlflow = Mlflow(experiment="cuts", tracking_uri=store)
-    number = mlflow.track(summary, tmp_path / "run", onnx_file)
+    number = mlflow.track(small, tmp_path / "run", onnx_file)
     client = MlflowClient(store)
     logged = client.get_run(number)
-    assert logged.data.metrics == pytest.approx(figures(summary))
-    assert logged.data.tags["verdict"] == summary.verdict.verdict
-    assert logged.data.params["name"] == summary.name
+    assert logged.data.metrics == pytest.approx(figures(small))
+    assert logged.data.tags["verdict"] == small.verdict.verdict
+    assert logged.data.params["name"] == small.name
     assert logged.info.status == "FINISHED"
     assert {entry.path for entry in client.list_artifacts(number)} == {
         "report.html", "report.md", "report.json", "plots",
     }  # fmt: skip
     plots = {Path(entry.path).stem for entry in client.list_artifacts(number, "plots")}
     assert plots == {"promise", "latency", "roofline", "waterfall"}
-    again = mlflow.track(summary, tmp_path / "run", onnx_file)
+    again = mlflow.track(small, tmp_path / "run", onnx_file)
     assert again != number
     assert client.get_run(again).info.experiment_id == logged.info.experiment_id
 

@@ -57,7 +57,10 @@ def roofline_figure(practice: Practice) -> Figure:
             for _, label, colour in sides:
                 axes.plot([], [], "o", color=colour, label=label, markersize=6)
             for axis in (axes.xaxis, axes.yaxis):
-                log_ticks(axis, (1.0, 2.0, 5.0), num_ticks=9)
+                low, high = axis.get_view_interval()
+                log_ticks(
+                    axis, (1.0, 2.0, 5.0) if high > 10 * low else (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0), num_ticks=9
+                )
             quiet(axes)
         roof.legend(loc="lower right")
         roof.set_xlabel("intensity: multiply-adds a byte")

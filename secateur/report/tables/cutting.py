@@ -16,7 +16,7 @@ def redundancy_table(redundancy: Redundancy) -> Table:
         for g in redundancy.groups
     )  # fmt: skip
     header = ("Group", "Block", "Channels", "Effective", "Superfluous", "Dead", "R")
-    return Table(title="Redundancy", header=header, rows=rows, right=frozenset({2, 3, 4, 5, 6}))
+    return Table(title="Redundancy", header=header, rows=rows, right=frozenset({2, 3, 4, 5, 6}), spare=(6, 5, 1))
 
 
 def compression_table(redundancy: Redundancy) -> Table:
@@ -49,7 +49,7 @@ def widths_table(prune: PruneResult) -> Table:
         for name, width in prune.widths_before.items()
     )  # fmt: skip
     header = ("Group", "Block", "Before", "After", "Floor", "Kept")
-    return Table(title="Widths", header=header, rows=rows, right=frozenset({2, 3, 4, 5}))
+    return Table(title="Widths", header=header, rows=rows, right=frozenset({2, 3, 4, 5}), spare=(1,))
 
 
 def rounds_table(prune: PruneResult) -> Table:
@@ -77,6 +77,7 @@ def rounds_table(prune: PruneResult) -> Table:
         ),
         rows=tuple(rows),
         right=frozenset({2, 3, 4, 5, 6, 7, 8}),
+        spare=(8, 4, 3),
     )  # fmt: skip
 
 
@@ -84,4 +85,4 @@ def pinned_table(pinned: Sequence[Pinned]) -> Table:
     """List the channels that were never cut, and why."""
     rows = tuple((p.tensor, str(p.num_channels), p.reason, p.operator, p.module) for p in pinned)
     header = ("Tensor", "Channels", "Reason", "Operator", "Module")
-    return Table(title="Channels never cut", header=header, rows=rows, right=frozenset({1}))
+    return Table(title="Channels never cut", header=header, rows=rows, right=frozenset({1}), spare=(4, 3))

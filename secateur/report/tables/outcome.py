@@ -23,6 +23,7 @@ def gates_table(verdict: Verdict) -> Table:
             )
             for gate in verdict.gates
         ),
+        spare=(4,),
     )
 
 

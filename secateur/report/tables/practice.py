@@ -39,7 +39,8 @@ def layers_table(practice: Practice) -> Table:
     header = (
         "Layer", "Channels", "Multiply-adds", "a byte", "Bound by", "Predicted", "Measured", "Faster", "Realised",
     )  # fmt: skip
-    return Table(title="Layers", header=header, rows=rows, right=frozenset({1, 2, 3, 5, 6, 7, 8}))
+    right = frozenset({1, 2, 3, 5, 6, 7, 8})
+    return Table(title="Layers", header=header, rows=rows, right=right, spare=(3, 5, 4, 2, 8))
 
 
 def findings_table(practice: Practice) -> Table:
@@ -60,7 +61,8 @@ def cells_table(cells: Sequence[BenchCell]) -> Table:
             "" if c.resolution is None else percent(c.resolution), significant(c.candidate.throughput_per_s),
         ))  # fmt: skip
     header = ("Batch", "Threads", "Before", "After", "Speed-up", "Outcome", "Resolution", "Samples a second")
-    return Table(title="Comparisons", header=header, rows=tuple(rows), right=frozenset({0, 1, 2, 3, 6, 7}))
+    right = frozenset({0, 1, 2, 3, 6, 7})
+    return Table(title="Comparisons", header=header, rows=tuple(rows), right=right, spare=(7, 6))
 
 
 def clients_table(cells: Sequence[BenchCell]) -> Table:

@@ -15,7 +15,7 @@ def exports_table(exports: Mapping[str, ExportResult]) -> Table:
         for name, e in exports.items()
     )  # fmt: skip
     header = ("Network", "File", "Size", "Opset", "Any batch", "Differs by (tolerance)", "SHA-256")
-    return Table(title="Exports", header=header, rows=rows, right=frozenset({2, 3}))
+    return Table(title="Exports", header=header, rows=rows, right=frozenset({2, 3}), spare=(6, 4, 3))
 
 
 def engines_table(engines: Mapping[str, Sequence[EngineResult]]) -> Table:
@@ -32,7 +32,7 @@ def engines_table(engines: Mapping[str, Sequence[EngineResult]]) -> Table:
                 seconds(engine.build_s) if engine.build_s is not None else "", _parity(engine.parity), note,
             ))  # fmt: skip
     header = ("Network", "Backend", "Status", "Device", "Size", "Build", "Differs by (tolerance)", "Notes")
-    return Table(title="Engines", header=header, rows=tuple(rows), right=frozenset({4, 5}))
+    return Table(title="Engines", header=header, rows=tuple(rows), right=frozenset({4, 5}), spare=(3, 5, 7))
 
 
 def latency_table(comparison: Comparison) -> Table:

@@ -24,10 +24,11 @@ STILL_RATE = 5
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Frames:
-    """Frames one by one, RGB, with a name each, and how many a second there are to be."""
+    """Frames one by one, RGB, with a name each, how many a second there are to be, and how many in all, if known."""
 
     each: Iterator[tuple[str, Frame]]
     rate: Fraction
+    number: int | None = None
 
 
 @contextmanager
@@ -47,7 +48,8 @@ def open_frames(source: str) -> Iterator[Frames]:
         )
         if not files:
             raise DataError(source, "no pictures", f"files that end in {', '.join(PICTURES)}", "Name another folder.")
-        yield Frames(each=((file.name, _picture(file)) for file in files), rate=Fraction(STILL_RATE))
+        each = ((file.name, _picture(file)) for file in files)
+        yield Frames(each=each, rate=Fraction(STILL_RATE), number=len(files))
     elif path.is_file():
         with _open_film(source) as film:
             yield film
@@ -100,7 +102,8 @@ def _open_film(name: str, **how: str) -> Iterator[Frames]:
         if not container.streams.video:
             raise _unreadable(name, "no pictures in it")
         stream = container.streams.video[0]
-        yield Frames(each=_decoded(av, container, name), rate=Fraction(stream.average_rate or STILL_RATE))
+        rate = Fraction(stream.average_rate or STILL_RATE)
+        yield Frames(each=_decoded(av, container, name), rate=rate, number=stream.frames or None)
 
 
 def _decoded(av: types.ModuleType, container: Any, name: str) -> Iterator[tuple[str, Frame]]:

@@ -14,7 +14,7 @@ from PIL import Image
 from secateur.artifacts import Record
 from secateur.backends import BACKENDS
 from secateur.backends.onnx_file import read_inputs
-from secateur.backends.protocol import BuildOptions, Engine, require
+from secateur.backends.protocol import BuildOptions, Engine, Progress, require, unheard
 from secateur.errors import BackendError, DataError, LoadError
 from secateur.workloads.gaze.drawing import draw_gaze
 from secateur.workloads.gaze.frames import Frame, open_frames, open_sink
@@ -47,8 +47,10 @@ class Stream:
     scan_path: ScanPath = field(default_factory=ScanPath)
     max_frames: int | None = None
 
-    def __call__(self, source: str, engine: Path, out: Path | None = None) -> Pace:
+    def __call__(self, source: str, engine: Path, out: Path | None = None, *, progress: Progress = unheard) -> Pace:
         """Stream ``source`` (a film, pictures, a camera's number) and write the drawn frames to ``out``, if any.
+
+        ``progress`` hears of every frame, outside of what is timed.
 
         Raises:
             BackendError: the backend is absent or refuses the network.
@@ -58,6 +60,7 @@ class Stream:
         """
         times = []
         with self._loaded(engine) as predict, open_frames(source) as frames, open_sink(out, frames.rate) as write:
+            known = [number for number in (frames.number, self.max_frames) if number is not None]
             marks = [time.perf_counter()]
             for name, frame in frames.each:
                 marks.append(time.perf_counter())
@@ -68,6 +71,7 @@ class Stream:
                 write(name, drawn)
                 marks.append(time.perf_counter())
                 times.append(np.diff(marks))
+                progress("frames", len(times), min(known, default=0))
                 if len(times) == self.max_frames:
                     break
                 marks = [time.perf_counter()]
