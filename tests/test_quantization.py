@@ -286,8 +286,11 @@ def test_requests_that_cannot_be_met_are_refused(tmp_path: Path) -> None:
         secateur.quantize(exported, [])
     with pytest.raises(secateur.SecateurError, match="finite values"):
         secateur.quantize(exported, [torch.full((2, 4), torch.nan)])
+    with pytest.raises(secateur.SecateurError, match="a single sample; wanted at least 2; some hundreds are usual"):
+        secateur.quantize(exported, [torch.randn(1, 4)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["linear.onnx"], "a refusal leaves no file"
     found = secateur.quantize(exported, samples)
     with pytest.raises(ExportError, match="DequantizeLinear, QuantizeLinear in it"):
         secateur.quantize(replace(found.exported), samples)
-    silent = secateur.quantize(exported, [torch.zeros(1, 4)])
+    silent = secateur.quantize(exported, [torch.zeros(2, 4)])
     assert all(entry.scale > 0 for entry in silent.result.activations.values())
