@@ -1,12 +1,13 @@
 """How small pruned and quantised networks get on disk, and what products on the coded form cost.
 
 The networks of `pruned`, whole and pruned: as they are exported, with weights of each layer shared, and quantised with
-eight-bit and four-bit weights. Every file is packed and measured against zstd (level 19) of the whole file and of its
-tensors' bytes alone, and against the entropy of the values. Accuracy is that of the unpacked file in ONNX Runtime,
-without training after sharing, on the first ``--test`` test samples. ``ratio_of_weights`` is comparable with what
-Marinò et al. (2021, arXiv 2108.12704) report: the room that matrices and kernels take over that of the uncut network's
-in float32. Products: one matrix at several shares of zeros, dense in numpy, sparse in scipy, and on the coded form by
-blocks, called in turns. Writes results/packing.json; ``--products`` measures products alone.
+eight-bit and four-bit weights, as `quantisation` does it: files that it left in ``--files`` are taken. Every file is
+packed and measured against zstd (level 19) of the whole file and of its tensors' bytes alone, and against the entropy
+of the values. Accuracy is that of the unpacked file in ONNX Runtime, without training after sharing, on the first
+``--test`` test samples. ``ratio_of_weights`` is comparable with what Marinò et al. (2021, arXiv 2108.12704) report: the
+room that matrices and kernels take over that of the uncut network's in float32. Products: one matrix at several shares
+of zeros, dense in numpy, sparse in scipy, and on the coded form by blocks, called in turns; ``--products`` measures
+these only. Writes results/packing.json.
 
     python benchmarks/packing.py --files /tmp/quantised --weights cifar10_resnet_akamaster --data cifar10
 """
@@ -21,11 +22,11 @@ from typing import Any
 import numpy as np
 import zstandard
 from pruned import SUBJECTS, pruned
-from quantisation import Engine
+from quantisation import FLOAT, OURS, WAYS, Engine, file_of, ours
 from scipy.sparse import csr_array
 from torch.utils.data import Subset
 
-from secateur import Pack, Quantize, pack, unpack
+from secateur import Pack, pack, unpack
 from secateur.artifacts import PackResult
 from secateur.backends.machine import machine_facts
 from secateur.calibration.batches import evaluate
@@ -43,10 +44,7 @@ SHARED = {
     "uniform, 32 levels": Pack(sharing="uniform", levels=32),
     "entropy, 32 levels": Pack(sharing="entropy", levels=32),
 }
-QUANTISED = {
-    "int8": Quantize(target="cpu", corrections=("bias",)),
-    "four-bit weights": Quantize(target="cpu", corrections=("adaround", "bias"), weight_bits=4),
-}
+QUANTISED = {"int8": OURS, "four-bit weights": "secateur, four bits"}
 PUBLISHED = {
     "whole network, least": 0.0544, "fully connected layers, least": 0.006,
     "source": "Marino et al. 2021, arXiv 2108.12704, abstract; their networks, with training after sharing",
@@ -69,7 +67,7 @@ def zstd_bytes(path: Path) -> dict[str, int]:
 
 def packed(source: Path, settings: Pack, quality: Callable[[Path], float]) -> dict[str, Any]:
     """Pack and unpack a file; return the sizes and what the unpacked file is worth."""
-    archive, again = source.with_suffix(".pack"), source.with_name(f"{source.stem}-unpacked.onnx")
+    archive, again = source.with_name(f"{source.stem}-stored.pack"), source.with_name(f"{source.stem}-unpacked.onnx")
     start = time.perf_counter()
     found = pack(source, archive, settings)
     middle = time.perf_counter()
@@ -104,12 +102,17 @@ def measure(name: str, arguments: argparse.Namespace) -> Iterator[dict[str, Any]
         "pruned": pruned(name, arguments.weights, data, arguments.files, arguments.steps),
     }
     for state, model in states.items():
-        source = export(model, arguments.files, name=f"{name}-{state}-stored", tolerance=1e-3).path
+        stem = f"{name}-{state}"
+        source = arguments.files / f"{stem}-{FLOAT}.onnx"
+        if not source.exists():
+            export(model, arguments.files, name=source.stem, tolerance=1e-3)
         uncut = uncut or weight_bytes(pack(source))[0]
         files = [(way, source, settings) for way, settings in SHARED.items()]
-        for way, quantize in QUANTISED.items():
-            stem = f"{source.stem}-{way.replace(' ', '-')}"
-            files.append((way, quantize(source, samples, arguments.files, name=stem).exported.path, Pack()))
+        for way, by in QUANTISED.items():
+            path = arguments.files / f"{file_of(stem, by)}.onnx"
+            if not path.exists():
+                ours(WAYS[by], source, samples, model, subject, data, path.stem, arguments)
+            files.append((way, path, Pack()))
         for way, path, settings in files:
             row = packed(path, settings, quality)
             yield {
