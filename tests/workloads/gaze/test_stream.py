@@ -162,7 +162,7 @@ def test_open_sizes_are_those_asked_for_or_told_or_the_frames(engine, open_engin
 
 
 def test_open_sizes_without_bounds_are_the_films(film, tmp_path):
-    axes = {2: torch.export.Dim("rows"), 3: torch.export.Dim("columns")}
+    axes = {axis: torch.export.Dim(name, min=8, max=512) for axis, name in ((2, "rows"), (3, "columns"))}
     path = write_onnx(tmp_path / "any.onnx", Brightness(), dynamic_shapes=(axes,))
     assert cells(Stream(), path).shape == (HEIGHT // 4, WIDTH // 4)
     assert Stream()(str(film), path, tmp_path / "seen.mp4").num_frames == len(read(tmp_path / "seen.mp4")) == NUM_FRAMES
