@@ -57,7 +57,7 @@ class QuantizeSettings(Section):
     """Quantisation of the compressed network: one more file that is evaluated, built and timed."""
 
     precision: Literal["int8", "float16"] = "int8"
-    """Eight-bit integers for weights and activations, or half precision, of which skip, tolerance and samples count."""
+    """Eight bits for weights and activations, or half precision, of which skip, tolerance and samples count."""
     target: Literal["auto", "tensorrt", "tensorrt_float8", "cpu"] = "auto"
     """The runtimes whose fusions tensors are rounded for; auto is that of measure.backend. What is rounded for
     tensorrt runs everywhere, what is rounded for cpu in ONNX Runtime and OpenVINO only; tensorrt_float8 has floats of
