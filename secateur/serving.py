@@ -71,7 +71,10 @@ class Handler(BaseHTTPRequestHandler):
                 )
             body = self.rfile.read(size)
             length = int(self.headers.get(JSON_LENGTH, size))
-            self._send(200, *infer(self.network, json.loads(body[:length]), body[length:]))
+            request = json.loads(body[:length])
+            if not isinstance(request, dict):
+                raise BackendError("request", f"JSON of {type(request).__name__}", "an object", 'Send {"inputs": ...}.')
+            self._send(200, *infer(self.network, request, body[length:]))
         except (SecateurError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             self._send(400, {"error": first_line(error)})
 

@@ -43,9 +43,16 @@ sys.modules["torch"] = sys.modules["torchvision"] = None
 import numpy as np
 
 from secateur.deploy import load
+from secateur.errors import BackendError
 
 with load(sys.argv[1]) as network:
     np.save(sys.argv[3], network.predict(np.load(sys.argv[2])))
+    try:
+        network.run([[1.0]])
+    except BackendError as error:
+        assert "['list'] (" in str(error) and "is no numpy array" in str(error), error
+    else:
+        raise AssertionError("a list was taken")
 assert not any(name.split(".")[0] == "torch" and module for name, module in sys.modules.items())
 """
 
@@ -175,7 +182,7 @@ def test_a_network_is_served(served: str, deployed: Path) -> None:
             "the outputs ['none']",
         ),
         ({"inputs": [{**entry, "data": drawn.ravel().tolist()}], "parameters": [1]}, "attribute"),
-        ([], "indices"),
+        ([], "JSON of list; wanted an object"),
     ]:
         status, answer = asked(f"{model}/infer", body)
         assert status == 400

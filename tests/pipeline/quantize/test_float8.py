@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from rounding import Case, Residual
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
+from secateur.artifacts import Data, Model
 from secateur.backends import BACKENDS
 from secateur.backends.protocol import BuildOptions
 from secateur.errors import BackendError, ExportError
@@ -22,6 +24,7 @@ from secateur.pipeline.quantize.grid import FLOAT8, Steps
 from secateur.pipeline.quantize.running import Running
 from secateur.pipeline.quantize.weights import quantize_weights
 from secateur.recipe_quantization import QuantizeSettings
+from secateur.workloads.classification import task
 
 FLOAT8_TARGET = "tensorrt_float8"
 
@@ -104,9 +107,11 @@ def test_what_is_of_integers_is_refused(case: Callable[[str], Case], tmp_path: P
     for settings_ in ({"corrections": ("adaround",)}, {"layer_bits": {"first": 4}}):
         with pytest.raises(ExportError, match="which are of integers; wanted floats of eight bits everywhere"):
             Quantize(target=FLOAT8_TARGET, **settings_)
+    teacher = Model(module=made.module, example_inputs=(made.batches[0],))
+    items = TensorDataset(made.batches[0], torch.zeros(8, dtype=torch.int64))
     calibrated = Quantize(target=FLOAT8_TARGET).calibrate(made.exported, made.batches)
     with pytest.raises(ExportError, match="floats of eight bits; wanted integers"):
-        Qat()(calibrated, None, None, None, made.batches)
+        Qat()(calibrated, teacher, task(5), Data(train=items, test=items), made.batches)
     with pytest.raises(ValidationError, match="are of integers"):
         QuantizeSettings.model_validate({"target": FLOAT8_TARGET, "mixed": {"bytes": 0.5}})
     older = onnx.load(made.exported.path)
