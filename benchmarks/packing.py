@@ -40,7 +40,6 @@ RESULTS = Path(__file__).parent / "results" / "packing.json"
 SHARED = {
     "exact": Pack(),
     "k-means, 32 levels": Pack(sharing="k-means", levels=32),
-    "k-means, 16 levels": Pack(sharing="k-means", levels=16),
     "uniform, 32 levels": Pack(sharing="uniform", levels=32),
     "entropy, 32 levels": Pack(sharing="entropy", levels=32),
 }
