@@ -233,8 +233,8 @@ def engine_leaks(found: dict[str, Any]) -> list[str]:
         "",
         "| runtime | a call | an engine |",
         "|---|---|---|",
-        *(f"| {names.get(name, name)} {told['version'].split('-')[0]} | {slope(told['calls'])} | {slope(told['loads'])} |"
-          for name, told in ran.items()),
+        *(f"| {names.get(name, name)} {told['version'].split('-')[0]} "
+          f"| {slope(told['calls'])} | {slope(told['loads'])} |" for name, told in ran.items()),
     ]  # fmt: skip
 
 
