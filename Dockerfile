@@ -1,6 +1,7 @@
 # Two images.
 #   build   runs `secateur` on the CPU, and on NVIDIA GPUs with `docker run --gpus all`
-#           (--build-arg EXTRAS=gpu,openvino for ONNX Runtime's CUDA provider):
+#           (--build-arg EXTRAS=gpu,openvino,rtx,mlflow,slim,release,video for ONNX Runtime's CUDA provider,
+#           and tensorrt in it for TensorRT, which comes from NVIDIA's own index):
 #             docker build --target build -t secateur .
 #   serve   runs one deployed engine and nothing else; no torch in it:
 #             docker build --target serve -t secateur-serve .
@@ -26,7 +27,7 @@ HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
 ENTRYPOINT ["python", "-m", "secateur.serving", "/engine", "--host", "0.0.0.0"]
 
 FROM base AS build
-ARG EXTRAS=cpu,openvino
+ARG EXTRAS=cpu,openvino,rtx,mlflow,slim,release,video
 RUN pip install -c constraints.txt torch torchvision
 COPY pyproject.toml README.md LICENSE ./
 COPY secateur ./secateur

@@ -125,8 +125,8 @@ def precision() -> list[str]:
 
 
 def deployment() -> list[str]:
-    """Return the tables of cleaned-up files and of the image that serves, as far as they were measured."""
-    return measured({"onnx_cleanup": onnx_cleanup, "serve_size": serve_size})
+    """Return the tables of files, of the image that serves and of what engines leave behind, as far as measured."""
+    return measured({"onnx_cleanup": onnx_cleanup, "serve_size": serve_size, "engine_leaks": engine_leaks})
 
 
 def measured(tables: dict[str, Callable[[dict[str, Any]], list[str]]]) -> list[str]:
@@ -166,6 +166,26 @@ def serve_size(found: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
+def engine_leaks(found: dict[str, Any]) -> list[str]:
+    """Return the table of the memory that engines leave behind."""
+    ran = {name: told for name, told in found["backends"].items() if "skipped" not in told}
+    one, names = next(iter(ran.values())), {**RUNTIMES, "torch": "PyTorch"}
+
+    def slope(told: dict[str, Any]) -> str:
+        return "{bytes_each:,.1f} ({low:,.1f} to {high:,.1f})".format(**told)
+
+    return [
+        f"Bytes that a call leaves in the process's memory, of {one['calls']['times']:,}, and an engine that is built,"
+        f" loaded and closed, of {one['loads']['times']:,} (`benchmarks/engine_leaks.py`): the slope over the second"
+        " half, with its 95 % interval (Theil and Sen).",
+        "",
+        "| runtime | a call | an engine |",
+        "|---|---|---|",
+        *(f"| {names.get(name, name)} {told['version'].split('-')[0]} "
+          f"| {slope(told['calls'])} | {slope(told['loads'])} |" for name, told in ran.items()),
+    ]  # fmt: skip
+
+
 def quantisation(found: dict[str, Any]) -> list[str]:
     """Return the table of pruning alone, quantisation alone and both; speed-ups are there where they were timed."""
     timed = {(row["file"], row["backend"]): row for row in found["latency"]}
@@ -200,7 +220,8 @@ def packing(found: dict[str, Any]) -> list[str]:
     """Return the tables of sizes, and of products on the coded form."""
     lines = [
         "Packed files (`benchmarks/packing.py`): kilobytes, what zstd makes of the same file, what no code of single"
-        " values can do without for its tensors, and the metric of the unpacked file in per cent, without training.",
+        " values can do without for its tensors, and the metric of the unpacked file in per cent, without training, on"
+        f" up to {found['num_test']:,} test samples.",
         "",
         "| network | weights | archive | zstd -19 | entropy | of the uncut weights | metric |",
         "|---|---|---|---|---|---|---|",
@@ -212,7 +233,11 @@ def packing(found: dict[str, Any]) -> list[str]:
         for row in found["rows"]
     ]
     shape = " x ".join(str(length) for length in found["product_shape"])
+    whole, connected = (found["published"][f"{part}, least"] for part in ("whole network", "fully connected layers"))
     lines += [
+        "",
+        f"Of networks of their own, trained after sharing, Marinò et al. (2021, arXiv 2108.12704) keep {whole:.1%} of"
+        f" the weights at best, {connected:.1%} of those of fully connected layers.",
         "",
         f"A product of a {shape} matrix of 33 values with a vector, in milliseconds, and what the matrix takes:",
         "",

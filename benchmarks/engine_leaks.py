@@ -1,6 +1,6 @@
-"""Load and close engines, and call them, many times over; write results/engine_leaks.json with the memory they leave.
+"""Build, load and close engines, and call them, many times over; write results/engine_leaks.json with what they leave.
 
-Every backend that runs here is loaded and closed ``--loads`` times and called ``--calls`` times on a small
+Every backend that runs here is built, loaded and closed ``--loads`` times and called ``--calls`` times on a small
 convolutional network. Resident memory is read after each hundredth part; what counts is the slope over the second half
 (Theil and Sen's), when caches and pools are full.
 
@@ -24,7 +24,7 @@ from torch import nn
 from secateur.artifacts import Model
 from secateur.backends import BACKENDS
 from secateur.backends.machine import machine_facts
-from secateur.backends.protocol import BuildOptions
+from secateur.backends.protocol import Backend, BuildOptions, Engine
 from secateur.pipeline.export import export
 
 RESULTS = Path(__file__).parent / "results" / "engine_leaks.json"
@@ -35,6 +35,9 @@ def growth(work: Callable[[], object], times: int) -> dict[str, float]:
     """Repeat work; return the bytes that each time leaves behind, and memory before and after."""
     process, step = psutil.Process(), max(1, times // PARTS)
     seen = []
+    work()
+    gc.collect()
+    gc.freeze()  # what modules hold; looking through it a hundred times would take longer than the work
     for index in range(times):
         work()
         if index % step == 0:
@@ -42,6 +45,7 @@ def growth(work: Callable[[], object], times: int) -> dict[str, float]:
             seen.append((index, process.memory_info().rss))
     late = np.array(seen[len(seen) // 2 :], dtype=float)
     slope, _, low, high = theilslopes(late[:, 1], late[:, 0])
+    gc.unfreeze()
     return {"times": times, "bytes_each": slope, "low": low, "high": high, "first": seen[0][1], "last": seen[-1][1]}
 
 
@@ -66,12 +70,17 @@ def main() -> None:
             if (missing := backend.unable_to_run()) is not None:
                 found["backends"][name] = {"skipped": str(missing)}
                 continue
-            result = backend.build(exported.path, folder / name, BuildOptions())
-            with backend.load(result, folder / name) as engine:
+
+            def made(backend: Backend = backend, name: str = name) -> Engine:
+                return backend.load(backend.build(exported.path, folder / name, BuildOptions()), folder / name)
+
+            with made() as engine:
                 calls = growth(lambda e=engine: e.run(inputs), arguments.calls)
-            loads = growth(lambda b=backend, r=result, n=name: b.load(r, folder / n).close(), arguments.loads)
+            loads = growth(lambda m=made: m().close(), arguments.loads)
             found["backends"][name] = {"version": backend.version(), "calls": calls, "loads": loads}
-            print(name, f"{calls['bytes_each']:.1f} bytes a call, {loads['bytes_each']:.0f} bytes a load", flush=True)
+            print(
+                name, f"{calls['bytes_each']:.1f} bytes a call, {loads['bytes_each']:.0f} bytes an engine", flush=True
+            )
             arguments.results.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -113,6 +113,11 @@ class Engine(nn.Module):
         return torch.from_numpy(np.array(self._run(inputs.numpy())))
 
 
+def file_of(stem: str, way: str) -> str:
+    """Return the name of a file by one of our ways, without its ending."""
+    return f"{stem}-{way.replace(', ', '-').replace(' ', '-')}"
+
+
 def ours(
     way: Way, source: Path, samples: CalibrationSamples, model: Model, subject: Subject, data: Data, file: str,
     arguments: argparse.Namespace,
@@ -140,7 +145,7 @@ def quantised(
     """Write a file by every way; yield what it is called, by which version, and where it is."""
     folder, bits = arguments.files, 7 if sums_products_in_16_bits() else 8
     for name in arguments.ways:
-        file = f"{stem}-{name.replace(', ', '-').replace(' ', '-')}"
+        file = file_of(stem, name)
         yield name, version("secateur"), ours(WAYS[name], source, samples, model, subject, data, file, arguments)
     prepared, target = folder / f"{stem}-prepared.onnx", folder / f"{stem}-onnxruntime.onnx"
     quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)  # ONNX infers what its own tool gives up on

@@ -80,8 +80,10 @@ class Deployment:
         """Refuse, before anything is computed, a run whose engines could not be timed here."""
         name = self.recipe.measure.backend
         missing = self._backend(name).unable_to_run()
-        if missing is None and self.recipe.quantize is not None:
-            missing = unreadable(name, TARGET_OF_ALL)  # what no choice of a target helps against
+        settings = self.recipe.quantize
+        if missing is None and settings is not None:
+            chosen = settings.precision == "int8" and settings.target != "auto"
+            missing = unreadable(self._backend(name), settings.target if chosen else TARGET_OF_ALL)
         if missing is not None:
             raise BackendError(
                 f"measure.backend: {name}", missing.found, "a runtime that runs here",
@@ -98,7 +100,7 @@ class Deployment:
         if quantized is not None and self.recipe.quantize is not None:
             found = read_result(quantized)
             target = found.target if isinstance(found, QuantizeResult) else TARGET_OF_ALL
-            refused = {backend.name: unreadable(backend.name, target) for backend in self._backends()}
+            refused = {backend.name: unreadable(backend, target) for backend in self._backends()}
             looser = replace(options, tolerance=self.recipe.quantize.tolerance)
             self._build_all(QUANTIZED, quantized / f"{QUANTIZED}.onnx", folder, looser, refused)
 

@@ -10,8 +10,9 @@ import onnx
 from pydantic import TypeAdapter
 
 from secateur.artifacts import QUANTIZED, Exported, FinetuneResult, HalveResult, Model, QuantizeResult
-from secateur.backends import BACKENDS
+from secateur.backends import Backend
 from secateur.backends.machine import sums_products_in_16_bits
+from secateur.backends.onnxruntime import OnnxRuntime
 from secateur.backends.protocol import Missing
 from secateur.backends.torch import Torch
 from secateur.calibration.batches import evaluate
@@ -34,6 +35,8 @@ PROCESSOR_BACKENDS = frozenset({"onnxruntime", "openvino"})
 """The runtimes that read activations with a zero point."""
 EVALUATION, RESULT = "evaluation", "quantization"
 """The names of the step's results beside that of its export."""
+UNFUSED = ("none", "basic")
+"""ONNX Runtime's optimisations that leave Q/DQ nodes as they are."""
 TARGET_OF_ALL = "tensorrt"
 """The target that every runtime of ONNX files reads."""
 CHECKPOINT = "checkpoint"
@@ -170,14 +173,19 @@ def read_result(folder: Path) -> QuantizeResult | HalveResult:
     return TypeAdapter(QuantizeResult | HalveResult).validate_json(content)
 
 
-def unreadable(backend: str, target: str) -> Missing | None:
+def unreadable(backend: Backend, target: str) -> Missing | None:
     """Say why a runtime cannot read a file that is quantised for a target, or None."""
-    if isinstance(BACKENDS[backend], Torch):
+    if isinstance(backend, Torch):
         return Missing(
             found="a quantised network, which is an ONNX file alone",
             remedy="Use another runtime for it: onnxruntime, openvino, tensorrt or tensorrt_rtx.",
         )
-    if target != "cpu" or backend in PROCESSOR_BACKENDS:
+    if target == "tensorrt_float8" and isinstance(backend, OnnxRuntime) and backend.optimisation not in UNFUSED:
+        return Missing(
+            found="floats of eight bits, which the runtime's optimiser fuses into operators that take none",
+            remedy=f"Set build.options.{backend.name}.optimisation to basic.",
+        )
+    if target != "cpu" or backend.name in PROCESSOR_BACKENDS:
         return None
     return Missing(
         found="activations rounded to uint8 with a zero point, which the runtime does not read",

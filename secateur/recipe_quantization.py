@@ -57,17 +57,18 @@ class QuantizeSettings(Section):
     """Quantisation of the compressed network: one more file that is evaluated, built and timed."""
 
     precision: Literal["int8", "float16"] = "int8"
-    """Eight-bit integers for weights and activations, or half precision, of which skip, tolerance and samples count."""
-    target: Literal["auto", "tensorrt", "cpu"] = "auto"
+    """Eight bits for weights and activations, or half precision, of which skip, tolerance and samples count."""
+    target: Literal["auto", "tensorrt", "tensorrt_float8", "cpu"] = "auto"
     """The runtimes whose fusions tensors are rounded for; auto is that of measure.backend. What is rounded for
-    tensorrt runs everywhere, what is rounded for cpu in ONNX Runtime and OpenVINO only."""
+    tensorrt runs everywhere, what is rounded for cpu in ONNX Runtime and OpenVINO only; tensorrt_float8 has floats of
+    eight bits (E4M3) in place of integers, which ONNX Runtime opens at its optimisation basic."""
     calibrator: Literal["min-max", "moving-average", "percentile", "mse", "entropy"] = "mse"
     """How much of an activation's range is kept: all of it, the batches' average, all but the largest 0.01 %, what has
     the least mean square error, what has the least Kullback-Leibler divergence."""
     corrections: list[Literal["equalisation", "adaround", "bias"]] = ["bias"]
     """What is done for the weights, in this order: channels of adjacent layers take scales that suit both; weights are
     rounded up or down as suits their layer's output; biases take back what rounding shifts the mean by."""
-    samples: Annotated[int, Field(ge=1)] = 256
+    samples: Annotated[int, Field(ge=2)] = 256
     """Calibration samples, none of which the test set has."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Samples a call of the calibration; a file without an open batch size takes its own."""
@@ -88,6 +89,8 @@ class QuantizeSettings(Section):
 
     @model_validator(mode="after")
     def _one_precision(self) -> "QuantizeSettings":
+        if self.target == "tensorrt_float8" and (self.mixed or self.qat or "adaround" in self.corrections):
+            raise ValueError("mixed, qat and adaround are of integers: take them or target tensorrt_float8 out")
         if self.precision == "float16" and (self.mixed is not None or self.qat is not None):
             raise ValueError("mixed and qat are of eight bits: take them or precision float16 out")
         return self

@@ -1,5 +1,6 @@
 """Deployed engines: numpy in and out, without torch, by the description beside them."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from google.protobuf import text_format
 from PIL import Image
 from tiny import run_tiny
 from torch import nn
@@ -41,9 +43,16 @@ sys.modules["torch"] = sys.modules["torchvision"] = None
 import numpy as np
 
 from secateur.deploy import load
+from secateur.errors import BackendError
 
 with load(sys.argv[1]) as network:
     np.save(sys.argv[3], network.predict(np.load(sys.argv[2])))
+    try:
+        network.run([[1.0]])
+    except BackendError as error:
+        assert "['list'] (" in str(error) and "is no numpy array" in str(error), error
+    else:
+        raise AssertionError("a list was taken")
 assert not any(name.split(".")[0] == "torch" and module for name, module in sys.modules.items())
 """
 
@@ -166,25 +175,58 @@ def test_a_network_is_served(served: str, deployed: Path) -> None:
         ({"inputs": []}, "found the inputs []"),
         ({"inputs": [{**entry, "shape": [6, 1, 16, 12], "data": drawn.ravel().tolist()}]}, "axis 1"),
         ({}, "inputs"),
+        ({"inputs": [{**entry, "data": [1.0]}], "parameters": []}, "cannot reshape"),
+        ({"inputs": [{**entry, "parameters": {"binary_data_size": 4608}}]}, "0 bytes for 4608 of FP32"),
+        (
+            {"inputs": [{**entry, "data": drawn.ravel().tolist()}], "outputs": [{"name": "none"}]},
+            "the outputs ['none']",
+        ),
+        ({"inputs": [{**entry, "data": drawn.ravel().tolist()}], "parameters": [1]}, "attribute"),
+        ([], "JSON of list; wanted an object"),
     ]:
         status, answer = asked(f"{model}/infer", body)
         assert status == 400
         assert wanted in answer["error"]
 
 
-def test_a_client_of_the_triton_server_is_understood(served: str, deployed: Path) -> None:
+def test_the_process_says_where_it_listens_and_ends_when_it_is_told_to(deployed: Path) -> None:
+    called = [sys.executable, "-m", "secateur.serving", str(deployed), "--port"]
+    serving = subprocess.Popen([*called, "0"], stderr=subprocess.PIPE, text=True)
+    try:
+        address = serving.stderr.readline().split("http://")[1].split("/")[0]
+        assert asked(f"{address}/v2/health/ready") == (200, {"ready": True})
+        again = subprocess.run([*called, address.split(":")[1]], capture_output=True, text=True, check=False)
+        assert (again.returncode, f"the address {address}, which cannot be listened on" in again.stderr) == (2, True)
+        serving.terminate()
+        assert serving.wait(30) == 0
+    finally:
+        serving.kill()
+        serving.stderr.close()
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_client_of_the_triton_server_is_understood(served: str, deployed: Path, binary: bool) -> None:
     client = pytest.importorskip("tritonclient.http", reason="pip install tritonclient[http]")
     with load(deployed) as network, client.InferenceServerClient(served) as caller:
-        name = network.description.inputs[0].name
+        name, out = network.description.inputs[0].name, network.description.outputs[0].name
+        assert caller.is_server_live()
         assert caller.is_server_ready()
+        assert caller.is_model_ready("small net")
+        assert caller.get_server_metadata()["extensions"] == ["binary_tensor_data"]
         assert caller.get_model_metadata("small net")["inputs"][0]["name"] == name
         drawn = np.random.default_rng(0).random((2, 3, 16, 12), dtype=np.float32)
         entry = client.InferInput(name, list(drawn.shape), "FP32")
-        entry.set_data_from_numpy(drawn, binary_data=False)
-        out = network.description.outputs[0].name
-        wanted = [client.InferRequestedOutput(out, binary_data=False)]
-        found = caller.infer("small net", [entry], outputs=wanted).as_numpy(out)
-        np.testing.assert_allclose(found, network.run(drawn)[0], rtol=1e-5)
+        entry.set_data_from_numpy(drawn, binary_data=binary)
+        wanted = [client.InferRequestedOutput(out, binary_data=binary)]
+        for outputs in (wanted, None):  # without, the client asks for all outputs as bytes
+            found = caller.infer("small net", [entry], outputs=outputs, request_id="7")
+            assert found.get_response()["id"] == "7"
+            np.testing.assert_allclose(found.as_numpy(out), network.run(drawn)[0], rtol=1e-5)
+        short = client.InferInput(name, [3, 3, 16, 12], "FP32")
+        short.set_data_from_numpy(np.repeat(drawn, 2, axis=0)[:3], binary_data=binary)
+        short.set_shape([4, 3, 16, 12])
+        with pytest.raises(client.InferenceServerException, match="for 6912 of FP32" if binary else "cannot reshape"):
+            caller.infer("small net", [short])
 
 
 @pytest.mark.parametrize("fault", ["absent", "text", "format", "outside", "damaged", "unknown"])
@@ -221,12 +263,25 @@ def test_a_model_of_the_triton_server(deployed: Path, tmp_path: Path) -> None:
     assert f'backend: "{told["engine"]["backend"]}"' in text
     assert "max_batch_size: 16" in text
     assert "dims: [ 3, 16, 12 ]" in text
-    schema = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="pip install tritonclient[grpc]")
-    from google.protobuf import text_format
-
+    schema = triton_schema()
     found = text_format.Parse(text, schema.ModelConfig())
     assert [(t.name, list(t.dims)) for t in found.output] == [(told["outputs"][0]["name"], [3])]
     assert found.input[0].data_type == schema.TYPE_FP32
+    (group,) = found.instance_group
+    assert (group.count, group.kind) == (1, schema.ModelInstanceGroup.KIND_CPU)
+    assert found.HasField("dynamic_batching")
+
+
+def triton_schema() -> Any:
+    """Return the server's own schema of configurations, which its client brings along, without the client's gRPC."""
+    client = importlib.util.find_spec("tritonclient")
+    if client is None:
+        pytest.skip("pip install tritonclient[http]")
+    file = Path(client.submodule_search_locations[0]) / "grpc" / "model_config_pb2.py"
+    spec = importlib.util.spec_from_file_location("model_config_pb2", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_what_a_run_deploys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

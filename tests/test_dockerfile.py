@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -50,13 +51,21 @@ def test_targets_run_as_nobody_special_and_say_how_they_are(target: str) -> None
     assert isinstance(json.loads(dict(told)["ENTRYPOINT"]), list), "signals reach the process itself"
 
 
-def test_what_is_copied_is_there_and_not_ignored() -> None:
-    ignored = set((ROOT / ".dockerignore").read_text().split())
+def test_what_is_copied_is_there_and_all_that_the_context_holds() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().split()
     copied = {name for instruction, rest in INSTRUCTIONS if instruction == "COPY" for name in rest.split()[:-1]}
     assert {"secateur", "constraints.txt", "pyproject.toml"} <= copied
-    assert not copied & ignored
+    assert ignored[0] == "*", "nothing else is sent to the builder: no runs, no data, no credentials"
+    assert {name.removeprefix("!") for name in ignored if name.startswith("!")} == copied
     assert [name for name in copied if not (ROOT / name).exists()] == []
-    assert {".git", "tests", "runs", ".venv"} <= ignored
+
+
+def test_every_extra_of_the_image_is_one_and_pinned() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    pins = {canonicalize_name(line.split("==")[0]) for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    (given,) = (rest.removeprefix("EXTRAS=").split(",") for name, rest in stages()["build"] if name == "ARG")
+    assert set(given) <= set(extras)
+    assert [w for extra in given for w in extras[extra] if canonicalize_name(Requirement(w).name) not in pins] == []
 
 
 def needs_of(names: set[str]) -> set[str]:

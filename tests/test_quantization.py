@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 import secateur
 from secateur.artifacts import QUANTIZED, Evaluation, ExportResult, HalveResult, Model, QuantizeResult, Summary
+from secateur.backends import BACKENDS
 from secateur.deploying import deploy_run
 from secateur.errors import ExportError, RecipeError
 from secateur.judging import judge_run
@@ -219,11 +220,16 @@ def test_training_wants_an_open_batch_size(run: tuple[Summary, Path]) -> None:
 
 
 def test_what_cannot_be_read_is_said() -> None:
-    missing = unreadable("tensorrt", "cpu")
+    missing = unreadable(BACKENDS["tensorrt"], "cpu")
     assert missing is not None
     assert "uint8 with a zero point" in missing.found
-    assert unreadable("tensorrt", "tensorrt") is None
-    assert unreadable("openvino", "cpu") is None
+    assert unreadable(BACKENDS["tensorrt"], "tensorrt") is None
+    assert unreadable(BACKENDS["openvino"], "cpu") is None
+    missing = unreadable(BACKENDS["onnxruntime"], "tensorrt_float8")
+    assert missing is not None
+    assert missing.remedy == "Set build.options.onnxruntime.optimisation to basic."
+    for reading in (replace(BACKENDS["onnxruntime"], optimisation="basic"), BACKENDS["openvino"], BACKENDS["tensorrt"]):
+        assert unreadable(reading, "tensorrt_float8") is None
 
 
 @pytest.mark.parametrize(
@@ -284,8 +290,11 @@ def test_requests_that_cannot_be_met_are_refused(tmp_path: Path) -> None:
         secateur.quantize(exported, [])
     with pytest.raises(secateur.SecateurError, match="finite values"):
         secateur.quantize(exported, [torch.full((2, 4), torch.nan)])
+    with pytest.raises(secateur.SecateurError, match="a single sample; wanted at least 2; some hundreds are usual"):
+        secateur.quantize(exported, [torch.randn(1, 4)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["linear.onnx"], "a refusal leaves no file"
     found = secateur.quantize(exported, samples)
     with pytest.raises(ExportError, match="DequantizeLinear, QuantizeLinear in it"):
         secateur.quantize(replace(found.exported), samples)
-    silent = secateur.quantize(exported, [torch.zeros(1, 4)])
+    silent = secateur.quantize(exported, [torch.zeros(2, 4)])
     assert all(entry.scale > 0 for entry in silent.result.activations.values())

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from external import weights_beside
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -99,18 +100,6 @@ def test_plans_of_impossible_size_are_refused(tmp_path: Path) -> None:
         Plan.load(path)
     with pytest.raises(StorageError, match="134,217,728 bytes"):
         read(path, 1000)
-
-
-def weights_beside(folder: Path, location: str) -> Path:
-    value = onnx.helper.make_tensor_value_info
-    tensor = onnx.TensorProto(name="w", data_type=1, dims=[4], data_location=onnx.TensorProto.EXTERNAL)
-    tensor.external_data.add(key="location", value=location)
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Add", ["x", "w"], ["y"])], "g", [value("x", 1, [4])], [value("y", 1, [4])], [tensor]
-    )
-    path = folder / "net.onnx"
-    path.write_bytes(onnx.helper.make_model(graph, ir_version=10).SerializeToString())
-    return path
 
 
 def test_weights_come_from_the_files_own_folder_only(tmp_path: Path) -> None:

@@ -25,6 +25,10 @@ class OpenSize(Record):
     multiple: int = 1
     inputs: tuple[int, ...] = (0,)
 
+    def nearest(self, size: int) -> int:
+        """Return the size within the bounds and in their steps that is nearest to another."""
+        return min(max(round(size / self.multiple) * self.multiple, self.least), self.most)
+
 
 class Pictures(Record):
     """How pictures become the network's input: resized to rows and columns, (value * scale - mean) / std.

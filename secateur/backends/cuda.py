@@ -97,30 +97,49 @@ def checked(result: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(values)
 
 
-class DeviceArray:
-    """Bytes on the device that grow when asked for more. Owned: freed by `close`."""
+def _allocated(size_bytes: int) -> int:
+    from cuda.bindings import runtime
 
-    def __init__(self) -> None:
-        self.pointer = 0
+    (pointer,) = checked(runtime.cudaMalloc(size_bytes))
+    return int(pointer)
+
+
+def _freed(pointer: int) -> None:
+    from cuda.bindings import runtime
+
+    checked(runtime.cudaFree(pointer))
+
+
+class DeviceArray:
+    """Bytes on the device that grow when asked for more. Owned: freed by `close`.
+
+    ``allocate`` and ``free`` are a driver's; what the first returns is the address, or has it as its integer.
+    """
+
+    def __init__(
+        self, allocate: Callable[[int], Any] = _allocated, free: Callable[[Any], object] = _freed
+    ) -> None:  # fmt: skip
+        self._allocate, self._free = allocate, free
+        self._held: Any = None
         self.size_bytes = 0
+
+    @property
+    def pointer(self) -> int:
+        """The address, 0 where nothing is held."""
+        return 0 if self._held is None else int(self._held)
 
     def reserve(self, size_bytes: int) -> int:
         """Make room for so many bytes and return the address; what was there is lost when it grows."""
-        from cuda.bindings import runtime
-
-        if size_bytes > self.size_bytes or not self.pointer:
+        if self._held is None or size_bytes > self.size_bytes:
             self.close()
-            (pointer,) = checked(runtime.cudaMalloc(max(size_bytes, 1)))
-            self.pointer, self.size_bytes = int(pointer), size_bytes
+            self._held, self.size_bytes = self._allocate(max(size_bytes, 1)), size_bytes
         return self.pointer
 
     def close(self) -> None:
         """Free the memory."""
-        from cuda.bindings import runtime
-
-        if self.pointer:
-            checked(runtime.cudaFree(self.pointer))
-        self.pointer = self.size_bytes = 0
+        if self._held is not None:
+            self._free(self._held)
+        self._held, self.size_bytes = None, 0
 
 
 class Stream:

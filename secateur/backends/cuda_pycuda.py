@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from secateur.backends.cuda import described
+from secateur.backends.cuda import DeviceArray, described
 from secateur.backends.protocol import Missing, first_line
 from secateur.errors import BackendError
 
@@ -77,9 +77,9 @@ class PyCuda:
         found = [driver.Device(index) for index in range(driver.Device.count())]
         return tuple(described(device.name(), *device.compute_capability()) for device in found)
 
-    def memory(self) -> "PyCudaMemory":
+    def memory(self) -> DeviceArray:
         """Return device memory."""
-        return PyCudaMemory()
+        return DeviceArray(_allocated, _freed)
 
     def pinned(self, shape: tuple[int, ...], dtype: np.dtype) -> "PyCudaPinned":
         """Return pinned host memory."""
@@ -101,30 +101,14 @@ class PyCuda:
         )  # fmt: skip
 
 
-class PyCudaMemory:
-    """Bytes on the device that grow when asked for more. Owned: freed by `close`."""
+def _allocated(size_bytes: int) -> Any:
+    with _current() as driver:
+        return driver.mem_alloc(size_bytes)
 
-    def __init__(self) -> None:
-        self.pointer = 0
-        self.size_bytes = 0
-        self._held: Any = None
 
-    def reserve(self, size_bytes: int) -> int:
-        """Make room for so many bytes and return the address; what was there is lost when it grows."""
-        if size_bytes > self.size_bytes or self._held is None:
-            self.close()
-            with _current() as driver:
-                self._held = driver.mem_alloc(max(size_bytes, 1))
-            self.pointer, self.size_bytes = int(self._held), size_bytes
-        return self.pointer
-
-    def close(self) -> None:
-        """Free the memory."""
-        if self._held is not None:
-            with _current():
-                self._held.free()
-        self._held = None
-        self.pointer = self.size_bytes = 0
+def _freed(held: Any) -> None:
+    with _current():
+        held.free()
 
 
 class PyCudaPinned:

@@ -24,7 +24,7 @@ class ExpectedInputs:
 
     def refusal(self, arrays: tuple[Any, ...], reason: str) -> BackendError:
         """Make the error that shows what was given and what is wanted."""
-        given = [f"{array.dtype} {list(array.shape)}" for array in arrays]
+        given = [_described(array) for array in arrays]
         wanted = [f"{entry.name}: {entry.dtype} {list(entry.shape)}" for entry in self.inputs]
         return BackendError(
             self.engine, f"a refusal of the inputs {given} ({reason})", f"{wanted}",
@@ -36,6 +36,8 @@ class ExpectedInputs:
             return f"{len(arrays)} inputs in place of {len(self.inputs)}"
         sizes: dict[str, int] = {}
         for array, entry in zip(arrays, self.inputs, strict=True):
+            if not isinstance(array, np.ndarray):
+                return f"{entry.name!r} is no numpy array"
             if array.dtype != entry.dtype:
                 return f"the type of {entry.name!r}"
             if array.ndim != len(entry.shape):
@@ -45,3 +47,11 @@ class ExpectedInputs:
                 if wanted != found:
                     return f"axis {axis} of {entry.name!r} is {found}, not {wanted}"
         return ""
+
+
+def _described(array: Any) -> str:
+    """Tell type, shape and, where that is another than the host, device of an array or tensor."""
+    if not hasattr(array, "dtype"):
+        return type(array).__name__
+    device = str(getattr(array, "device", "cpu"))
+    return f"{array.dtype} {list(array.shape)}" + ("" if device == "cpu" else f" on {device}")

@@ -13,7 +13,16 @@ from secateur.backends.engine_parity import WEIGHTS_FOLDER, engine_parity
 from secateur.backends.machine import processor
 from secateur.backends.onnx_file import OnnxInput, Whole, random_inputs, read_inputs, read_whole
 from secateur.backends.onnxruntime_engine import BoundOnnxRuntimeEngine, OnnxRuntimeEngine, places_of
-from secateur.backends.protocol import BuildOptions, Engine, Missing, engine_file, first_line, require, write_engine
+from secateur.backends.protocol import (
+    BuildOptions,
+    Engine,
+    Missing,
+    engine_file,
+    first_line,
+    require,
+    require_device,
+    write_engine,
+)
 from secateur.errors import BackendError
 from secateur.storage import read
 
@@ -122,6 +131,8 @@ class OnnxRuntime:
         """Open a session of its own on the engine's file."""
         require(self.name, self._unable(), f"ONNX Runtime with {self.provider}")
         content = engine_file(self, result, folder)
+        if self.keep_optimised:
+            require_device(self, result, folder)
         path = folder / str(result.path)
         whole = Whole(path=path, content=content, weights=tuple(folder / name for name in result.weights))
         return self._engine(whole, read_inputs(path), num_threads)

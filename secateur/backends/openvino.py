@@ -23,6 +23,7 @@ from secateur.backends.protocol import (
     engine_file,
     first_line,
     require,
+    require_device,
     write_engine,
 )
 from secateur.errors import BackendError
@@ -124,6 +125,7 @@ class OpenVino:
         content = engine_file(self, result, folder)
         path = folder / str(result.path)
         if path.suffix == ".blob":
+            require_device(self, result, folder)
             network = self._imported(content, str(path), num_threads)
             inputs = tuple(_declared(entry) for entry in network.inputs)
             return self._engine(network, inputs, lambda: self._imported(content, str(path), num_threads, counted=True))

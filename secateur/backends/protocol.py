@@ -215,6 +215,16 @@ def engine_file(backend: Backend, result: EngineResult, folder: Path) -> bytes:
     return content
 
 
+def require_device(backend: Backend, result: EngineResult, folder: Path) -> None:
+    """Refuse an engine that belongs to the processor that it was built on where the backend finds another."""
+    here = ", ".join(backend.devices())
+    if result.device != here:
+        raise BackendError(
+            str(folder / str(result.path)), f"an engine for {result.device}", f"one for {here}",
+            "Build the engine again on this machine.",
+        )  # fmt: skip
+
+
 def first_line(error: BaseException) -> str:
     """Shorten a runtime's message to its first line that is not empty."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -155,7 +155,7 @@ def _input_shapes(program: torch.export.ExportedProgram) -> list[torch.Size]:
 
 
 def _admits(size: OpenSize, found: int) -> bool:
-    return size.least <= found <= size.most and found % size.multiple == 0
+    return size.nearest(found) == found
 
 
 def _dim(name: str, size: OpenSize) -> Any:

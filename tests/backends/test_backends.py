@@ -16,10 +16,13 @@ import onnx
 import onnxruntime
 import psutil
 import pytest
+import torch
+from external import weights_beside
 
 from secateur.artifacts import EngineResult, Exported
 from secateur.backends import BACKENDS
-from secateur.backends.onnx_file import read_whole
+from secateur.backends.engine_inputs import ExpectedInputs
+from secateur.backends.onnx_file import OnnxInput, read_whole
 from secateur.backends.protocol import Backend, BuildOptions, skipped
 from secateur.errors import BackendError, EqualityError, StorageError
 from secateur.storage import sha256
@@ -190,20 +193,32 @@ def test_memory_stays_where_it_was(backend: Backend, built: Built) -> None:
 
 
 @backends
-@pytest.mark.parametrize("fault", ["channels", "type", "rank", "number"])
-def test_wrong_inputs_are_refused(backend: Backend, built: Built, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("inputs", "given"),
+    [
+        ((image(1)[:, :2],), "'float32 [1, 2, 24, 24]'"),
+        ((image(1).astype(np.float64),), "'float64 [1, 3, 24, 24]'"),
+        ((image(1)[0],), "'float32 [3, 24, 24]'"),
+        ((image(1), image(1)), "'float32 [1, 3, 24, 24]', 'float32 [1, 3, 24, 24]'"),
+    ],
+    ids=["channels", "type", "rank", "number"],
+)
+def test_wrong_inputs_are_refused(backend: Backend, built: Built, inputs: tuple[np.ndarray, ...], given: str) -> None:
     result, folder = built(backend)
-    inputs = {
-        "channels": (image(1)[:, :2],),
-        "type": (image(1).astype(np.float64),),
-        "rank": (image(1)[0],),
-        "number": (image(1), image(1)),
-    }[fault]
-    given = re.escape(str([f"{array.dtype} {list(array.shape)}" for array in inputs]))
     with backend.load(result, folder) as engine:
-        with pytest.raises(BackendError, match=rf"inputs {given}.*wanted .*float32 \["):
+        with pytest.raises(BackendError, match=rf"inputs {re.escape(f'[{given}]')}.*wanted .*float32 \["):
             engine.run(inputs)
         assert engine.run((image(1),))[0].shape == (1, 5), "the engine goes on"
+
+
+def test_a_refusal_says_on_which_device_tensors_are() -> None:
+    expected = ExpectedInputs(
+        engine="engine", inputs=(OnnxInput(name="x", dtype=np.dtype(np.float32), shape=("n", 3)),)
+    )
+    refused = expected.refusal((torch.empty(1, 3, device="meta"), image(1), [1.0]), "elsewhere")
+    given = "['torch.float32 [1, 3] on meta', 'float32 [1, 3, 24, 24]', 'list'] (elsewhere)"
+    assert refused.found == f"a refusal of the inputs {given}"
+    assert refused.wanted == "[\"x: float32 ['n', 3]\"]"
 
 
 @backends
@@ -242,6 +257,39 @@ def test_an_operator_set_that_is_not_known(backend: Backend, tmp_path: Path) -> 
     (tmp_path / "new.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(BackendError, match=r"new\.onnx: found operators of opset 99; wanted at most \d+"):
         backend.build(tmp_path / "new.onnx", tmp_path / "built", BuildOptions(batch_size=2))
+    assert not (tmp_path / "built").exists()
+
+
+def foreign_operator(folder: Path) -> Path:
+    value = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node("Frobnicate", ["x"], ["y"], name="the_culprit", domain="com.acme")
+    graph = onnx.helper.make_graph([node], "g", [value("x", 1, [2, 4])], [value("y", 1, [2, 4])])
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("com.acme", 1)]
+    path = folder / "foreign.onnx"
+    path.write_bytes(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
+    return path
+
+
+def weights_of_others(folder: Path) -> Path:
+    (folder / "secret.bin").write_bytes(np.ones(4, np.float32).tobytes())
+    (folder / "own").mkdir()
+    return weights_beside(folder / "own", "../secret.bin")
+
+
+@backends
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [(foreign_operator, r"foreign\.onnx.*Frobnicate"), (weights_of_others, r"net\.onnx: found weights that cannot be")],
+    ids=["operator", "weights"],
+)
+def test_files_that_no_runtime_may_take(
+    backend: Backend, tmp_path: Path, write: Callable[[Path], Path], told: str
+) -> None:
+    able_to_build(backend)
+    if backend.name.startswith("torch"):
+        pytest.skip("torch runs the exported program and reads operators and weights of no ONNX file")
+    with pytest.raises(BackendError, match=told):
+        backend.build(write(tmp_path), tmp_path / "built", BuildOptions(batch_size=2))
     assert not (tmp_path / "built").exists()
 
 
@@ -294,6 +342,17 @@ def test_settings_change_how_and_not_what(backend: Backend, narrow: Exported, tm
         assert engine.profile((image(1),), num_calls=1)
         with pytest.raises(BackendError, match="wanted"):
             engine.run((image(1)[:, :2],))
+
+
+@pytest.mark.parametrize("backend", [VARIANTS[0], VARIANTS[2]], ids=lambda backend: backend.name)
+def test_what_was_made_for_one_processor_is_refused_on_another(
+    backend: Backend, narrow: Exported, tmp_path: Path
+) -> None:
+    able_to_run(backend)
+    result = backend.build(narrow.path, tmp_path, BuildOptions())
+    told = f"{result.path}: found an engine for Abacus; wanted one for {', '.join(backend.devices())}"
+    with pytest.raises(BackendError, match=re.escape(told)):
+        backend.load(result.model_copy(update={"device": "Abacus"}), tmp_path)
 
 
 def test_a_kept_graph_is_fused_and_not_rewritten_again(narrow: Exported, tmp_path: Path) -> None:

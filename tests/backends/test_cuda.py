@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from secateur.backends.cuda import DeviceArray
 from secateur.backends.cuda_driver import DRIVERS, Driver, Event, Memory, Pinned, Stream
 from secateur.backends.tensorrt import TensorRt
 from secateur.errors import BackendError
@@ -39,6 +40,27 @@ def test_what_is_missing_is_said_with_a_remedy(driver: Driver) -> None:
 def test_graphs_that_cannot_be_recorded_are_refused() -> None:
     with pytest.raises(BackendError, match=r"pycuda, which does not record them; wanted cuda\.bindings"):
         DRIVERS["pycuda"].graph(None, lambda: None)
+
+
+def test_memory_grows_when_it_must_and_all_of_it_is_given_back() -> None:
+    """By a driver that only counts; those of the table are held to it on a device below."""
+    given: list[int] = []
+    freed: list[int] = []
+
+    def allocate(size_bytes: int) -> int:
+        given.append(size_bytes)
+        return 1000 * len(given)
+
+    memory = DeviceArray(allocate, freed.append)
+    assert (memory.pointer, memory.size_bytes) == (0, 0)
+    places = [memory.reserve(size) for size in (0, 0, 10, 4, 10, 11)]
+    assert places == [1000, 1000, 2000, 2000, 2000, 3000]
+    assert (given, freed) == ([1, 10, 11], [1000, 2000])
+    memory.close()
+    memory.close()
+    assert freed == [1000, 2000, 3000]
+    assert memory.pointer == memory.size_bytes == 0
+    assert memory.reserve(5) == 4000
 
 
 @pytest.mark.gpu

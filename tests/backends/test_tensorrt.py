@@ -15,13 +15,15 @@ from secateur.backends import BACKENDS
 from secateur.backends.cuda import missing_cuda
 from secateur.backends.cuda_driver import DRIVERS, DriverName
 from secateur.backends.onnx_file import OnnxInput, read_inputs
-from secateur.backends.protocol import BuildOptions
+from secateur.backends.protocol import BuildOptions, engine_file
+from secateur.backends.ready_made import ready_made
 from secateur.backends.tensorrt import TensorRt, profile_shapes
 from secateur.backends.tensorrt_engine import TensorRtEngine
+from secateur.backends.tensorrt_layers import NO_WORK
 from secateur.backends.tensorrt_log import log_of
-from secateur.errors import BackendError
+from secateur.errors import BackendError, StorageError
 from secateur.pipeline.export import export
-from secateur.pipeline.quantize.quantize import Quantize, quantize
+from secateur.pipeline.quantize.quantize import Quantize
 from secateur.pipeline.structure import cut, trace
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: pip install 'secateur[rtx]'")
@@ -65,18 +67,27 @@ def test_a_pruned_torchvision_network_compiles(tmp_path: Path) -> None:
     assert 0 < int(result.options["num_layers"]) < num_nodes, "convolutions, sums and activations are fused"
 
 
-CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0")
 WIDTH = 21
+CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0")
+FROM_AMPERE = CAPABILITIES[1:]
+COMPILED: dict[str, dict[str, tuple[str, int, int]]] = {
+    "Float": {"7.5": ("Float", 24, 5), **dict.fromkeys(FROM_AMPERE, ("Float", WIDTH, 5))},
+    "Half": {"7.5": ("Half", 24, 5), **dict.fromkeys(FROM_AMPERE, ("Half", 22, 7))},
+    "Int8": {"7.5": ("Float", 24, 10), **dict.fromkeys(FROM_AMPERE, ("Int8", 24, 7))},
+    "FP8": dict.fromkeys(("8.9", "12.0"), ("FP8", 24, 7)),
+}
+"""By precision and GPU: in what type convolutions read, how many channels a width of 21 takes there, and the layers in
+all. Odd widths cost layers that only copy; for Turing the release has no convolutions of integers."""
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A network that was really pruned, to an odd width, in three precisions, its batch size open."""
+    """A network of convolutions that was really pruned, to an odd width, by precision, its batch size open."""
     torch.manual_seed(0)
     network = torch.nn.Sequential(
         torch.nn.Conv2d(3, 32, 3, padding=1), torch.nn.BatchNorm2d(32), torch.nn.ReLU(),
-        torch.nn.Conv2d(32, 32, 3, padding=1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
-        torch.nn.Linear(32, 5),
+        torch.nn.Conv2d(32, 32, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(32, 5, 1),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
     ).eval()  # fmt: skip
     inputs = (torch.randn(2, 3, 16, 16),)
     structure = trace(network, inputs)
@@ -84,29 +95,37 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("precisions")
     exported = export(Model(module=small, example_inputs=inputs), folder, name="fp32")
     half = Model(module=copy.deepcopy(small).half(), example_inputs=(inputs[0].half(),))
-    return {
-        "Float": exported.path,
-        "Half": export(half, folder, name="fp16", tolerance=0.05).path,
-        "Int8": quantize(exported, [torch.randn(8, 3, 16, 16)], Quantize(corrections=())).exported.path,
-    }
+    found = {"Float": exported.path, "Half": export(half, folder, name="fp16", tolerance=0.05).path}
+    for precision, target in (("Int8", "tensorrt"), ("FP8", "tensorrt_float8")):
+        quantize = Quantize(target=target, corrections=())
+        found[precision] = quantize(exported, [torch.randn(8, 3, 16, 16)], folder, name=target).exported.path
+    return found
 
 
-@pytest.mark.parametrize("precision", ["Float", "Half", "Int8"])
+@pytest.mark.parametrize("precision", COMPILED)
 def test_pruned_networks_compile_for_every_gpu(files: dict[str, Path], tmp_path: Path, precision: str) -> None:
-    # For Turing the release has no products of matrices in single precision.
-    named = CAPABILITIES if precision == "Half" else CAPABILITIES[1:]
-    compiler = TensorRt(package="tensorrt_rtx", compute_capabilities=named)
-    result = compiler.build(files[precision], tmp_path, BuildOptions(batch_size=2, max_batch_size=8))
-    layers = log_of("tensorrt_rtx").layers()
-    assert layers is not None
-    convolutions = [layer for layer in layers if any("onv" in node for node in layer.nodes) and layer.tactic]
-    assert convolutions
-    assert result.options["compute_capabilities"] == " ".join(named)
-    assert precision in {layer.precision for layer in convolutions}, result.options["layers"]
-    widths = {layer.channels for layer in convolutions if layer.channels is not None and layer.channels >= WIDTH}
-    # Single precision takes the odd width as it is; tensor cores' kernels read channels in eights.
-    assert max(widths) == (WIDTH if precision == "Float" else 24), widths
-    assert len(layers) <= 14, result.options["layers"]
+    options = BuildOptions(batch_size=2, max_batch_size=8)
+    for capability, (read, width, num_layers) in COMPILED[precision].items():
+        one = TensorRt(package="tensorrt_rtx", compute_capabilities=(capability,))
+        told = one.build(files[precision], tmp_path / capability, options).options["layers"]
+        layers = [layer for layer in log_of("tensorrt_rtx").layers() or () if layer.kind not in NO_WORK]
+        convolutions = [layer for layer in layers if layer.kind == "correlation"]
+        assert [layer.reads for layer in convolutions] == [read] * 3, (capability, told)
+        assert [layer.read_channels for layer in convolutions][1:] == [width] * 2, (capability, told)
+        assert all(layer.tactic and layer.nodes for layer in convolutions)
+        assert len(layers) <= num_layers, (capability, told)
+        assert f"3 correlation {read}" in told
+    several = TensorRt(package="tensorrt_rtx", compute_capabilities=tuple(COMPILED[precision]))
+    result = several.build(files[precision], tmp_path / "all", options)
+    assert result.options["compute_capabilities"] == " ".join(COMPILED[precision])
+    assert result.options["batch_sizes"] == "1 to 8, tuned for 2"
+
+
+def test_floats_of_eight_bits_are_refused_for_gpus_that_have_none(files: dict[str, Path], tmp_path: Path) -> None:
+    older = TensorRt(package="tensorrt_rtx", compute_capabilities=("8.6", "8.9"))
+    with pytest.raises(BackendError, match=r"a failed build .*sm86.*fp8"):
+        older.build(files["FP8"], tmp_path, BuildOptions())
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("field", ["timing_cache", "hardware_compatible"])
@@ -139,6 +158,26 @@ def test_an_engine_of_another_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     rtx._require_gpu(made.model_copy(update={"options": {"compute_capabilities": "8.0 8.9"}}), "e")
     with pytest.raises(BackendError, match=r"wanted one it was compiled for: the compute capabilities 8\.6 8\.9"):
         rtx._require_gpu(made.model_copy(update={"options": {"compute_capabilities": "8.6 8.9"}}), "e")
+
+
+def test_an_engine_that_is_there_already_is_what_its_description_says(narrow: Exported, tmp_path: Path) -> None:
+    result = RTX.build(narrow.path, tmp_path, BuildOptions())
+    path = tmp_path / str(result.path)
+    beside = path.with_name(f"{path.name}.json")
+    assert ready_made(path, RTX).result == result
+    for change, refusal in [
+        ({"backend_version": "1.0"}, r"an engine of tensorrt_rtx 1\.0; wanted one of tensorrt_rtx "),
+        ({"backend": "tensorrt"}, r"an engine of tensorrt .*; wanted one of tensorrt_rtx "),
+        ({"sha256": "0" * 64}, "changed after it was built"),
+    ]:
+        beside.write_text(result.model_copy(update=change).model_dump_json())
+        with pytest.raises((BackendError, StorageError), match=refusal):
+            engine_file(RTX, ready_made(path, RTX).result, tmp_path)
+    beside.write_text("{")
+    with pytest.raises(StorageError, match=r"engine\.json: found .*; wanted the description"):
+        ready_made(path, RTX)
+    beside.unlink()
+    assert ready_made(path, RTX).result.sha256 == result.sha256
 
 
 def test_operators_that_the_parser_does_not_know_are_named(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Grids of eight bits: which integers stand for a range of real numbers."""
+"""Grids of eight bits: which integers, or floats of eight bits, stand for a range of real numbers."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
+import ml_dtypes
 import numpy as np
 
 LEAST_SCALE = 1e-12
@@ -21,7 +22,7 @@ class Range:
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """The affine map of a grid: real = scale * (integer - zero_point)."""
+    """The affine map of a grid: real = scale * (number - zero_point)."""
 
     scale: float
     zero_point: int
@@ -29,24 +30,31 @@ class Steps:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The integers from ``low`` to ``high``; a symmetric grid has zero in its middle, zero point 0.
+    """The numbers of a type from ``low`` to ``high``; a symmetric grid has zero in its middle, zero point 0.
 
     The symmetric scale is max(|low|, |high|) / 127; the other is (high - low) / 255 with the zero point rounded to an
-    integer, so that zero is represented exactly (Jacob et al. 2018, arXiv 1712.05877, equation 1).
+    integer, so that zero is represented exactly (Jacob et al. 2018, arXiv 1712.05877, equation 1). Floats of
+    four exponent and three mantissa bits (E4M3) reach to 448 and saturate there (Micikevicius et al. 2022, arXiv
+    2209.05433).
     """
 
     dtype: np.dtype
     symmetric: bool
 
     @cached_property
+    def integral(self) -> bool:
+        """Whether its numbers are integers."""
+        return bool(np.issubdtype(self.dtype, np.integer))
+
+    @cached_property
     def low(self) -> int:
-        """The least integer."""
-        return int(np.iinfo(self.dtype).min)
+        """The least number."""
+        return int((np.iinfo if self.integral else ml_dtypes.finfo)(self.dtype).min)
 
     @cached_property
     def high(self) -> int:
-        """The greatest integer."""
-        return int(np.iinfo(self.dtype).max)
+        """The greatest number."""
+        return int((np.iinfo if self.integral else ml_dtypes.finfo)(self.dtype).max)
 
     def steps(self, wanted: Range) -> Steps:
         """Return scale and zero point for a range; the scale is positive, finite and a float32."""
@@ -58,10 +66,17 @@ class Grid:
         return Steps(scale=scale, zero_point=int(np.clip(round(self.low - low / scale), self.low, self.high)))
 
     def rounded(self, values: np.ndarray, steps: Steps) -> np.ndarray:
-        """Return what the grid makes of real numbers, in float64; ties go to the even integer, as in ONNX."""
+        """Return what the grid makes of real numbers, in float64; ties go to the even number, as in ONNX."""
+        if not self.integral:
+            return self.floats(values / steps.scale).astype(np.float64) * steps.scale
         integers = np.rint(values / steps.scale) + steps.zero_point
         return (integers.clip(self.low, self.high) - steps.zero_point) * steps.scale
+
+    def floats(self, scaled: np.ndarray) -> np.ndarray:
+        """Return the nearest of a type's floats, those beyond it its last."""
+        return scaled.clip(self.low, self.high).astype(self.dtype)
 
 
 INT8 = Grid(dtype=np.dtype(np.int8), symmetric=True)
 UINT8 = Grid(dtype=np.dtype(np.uint8), symmetric=False)
+FLOAT8 = Grid(dtype=np.dtype(ml_dtypes.float8_e4m3fn), symmetric=True)

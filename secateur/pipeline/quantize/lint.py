@@ -10,7 +10,7 @@ import onnx
 from secateur.artifacts import Unfused
 from secateur.errors import ExportError
 from secateur.pipeline.quantize.graph import QUANTIZED_OPERATORS, Graph, channel_axis
-from secateur.pipeline.quantize.placement import CARRIERS, CLAMPS, TARGETS
+from secateur.pipeline.quantize.placement import CARRIERS, CLAMPS, TARGETS, Target
 
 COMPUTED_AS_ONE = 1e-6
 """How far two float32 scales may be apart, relatively, that were meant to be the same."""
@@ -29,7 +29,7 @@ def lint(quantized: Path | onnx.ModelProto, target: str) -> tuple[Unfused, ...]:
     proto = quantized if isinstance(quantized, onnx.ModelProto) else onnx.load(quantized)
     if target not in TARGETS:
         raise ExportError("lint", f"the target {target!r}", f"one of {sorted(TARGETS)}", "Choose one of these.")
-    linter = _Linter(graph=Graph(proto=proto), target=target)
+    linter = _Linter(graph=Graph(proto=proto), target=TARGETS[target])
     return tuple(
         Unfused(node=node.name or node.output[0], operator=node.op_type, reason=reason)
         for node in proto.graph.node
@@ -40,7 +40,7 @@ def lint(quantized: Path | onnx.ModelProto, target: str) -> tuple[Unfused, ...]:
 @dataclass(frozen=True, kw_only=True)
 class _Linter:
     graph: Graph
-    target: str
+    target: Target
 
     def reasons(self, node: onnx.NodeProto) -> Iterator[str]:
         """Yield what is wrong with a node, the gravest first."""
@@ -62,9 +62,10 @@ class _Linter:
             yield "its scale is not positive and finite everywhere"
         zero_point = self.graph.array(node.input[2]) if len(node.input) > 2 else np.zeros((), dtype=np.uint8)
         activation = node.op_type == "QuantizeLinear"
-        if self.target == "tensorrt" and (zero_point.any() or zero_point.dtype != np.int8):
+        grid = self.target.grid
+        if grid.symmetric and (zero_point.any() or zero_point.dtype != grid.dtype):
             kind = "an int32 bias" if zero_point.dtype == np.int32 else f"{zero_point.dtype} with a zero point"
-            yield f"TensorRT rounds to int8 around zero only, and this is {kind}"
+            yield f"TensorRT is to round to {grid.dtype} around zero only, and this is {kind}"
         if activation and node.output[0] not in self.graph.outputs:
             others = [r for r in self.graph.readers[node.output[0]] if r.op_type == "DequantizeLinear"]
             if any(self._steps(other) != self._steps(node) for other in others):
@@ -95,7 +96,7 @@ class _Linter:
             yield f"the scales of its weights lie on axis {axis}, not on that of its output channels"
 
     def _bias(self, node: onnx.NodeProto, data: onnx.NodeProto | None, weights: onnx.NodeProto) -> Iterator[str]:
-        if self.target == "tensorrt" or data is None or len(node.input) < 3 or not node.input[2]:
+        if not self.target.int_bias or data is None or len(node.input) < 3 or not node.input[2]:
             return
         bias = self._dequantizer(node.input[2])
         if bias is None:
@@ -111,7 +112,7 @@ class _Linter:
         """Look at what reads a convolution: its result must be rounded at once, or be added to a shortcut at once."""
         name = node.output[0]
         reader = self.graph.only_reader(name)
-        if self.target == "tensorrt":
+        if not self.target.layer_outputs:
             if reader is not None and reader.op_type == "QuantizeLinear":
                 behind = self._read_through(reader)
                 if any(other.op_type in CLAMPS for other in behind):
@@ -144,9 +145,9 @@ class _Linter:
     def _sum(self, node: onnx.NodeProto) -> Iterator[str]:
         rounded = [name for name in node.input if self._dequantizer(name) is not None]
         layers = [name for name in node.input if self._layer_behind(name) is not None]
-        if not rounded or not (layers or self.target == "cpu"):
+        if not rounded or not (layers or self.target.whole_sums):
             return
-        if self.target == "tensorrt":
+        if not self.target.whole_sums:
             direct = [name for name in layers if name not in rounded]
             if not direct:
                 yield "all that it adds is rounded before: only the shortcut must be, for the layer to add it"
@@ -174,7 +175,7 @@ class _Linter:
             yield "it moves float32, although its result is rounded"
         elif any(not _same(self._steps(entry), self._steps(after)) for entry in before for after in roundings):
             yield "the scales in front of it and behind it differ"
-        elif node.op_type == "Pad" and self.target == "cpu":
+        elif node.op_type == "Pad" and self.target.layer_outputs:
             yield "ONNX Runtime pads in float32"
 
     def _has_weights(self, node: onnx.NodeProto) -> bool:

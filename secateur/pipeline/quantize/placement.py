@@ -8,7 +8,7 @@ import onnx
 
 from secateur.errors import ExportError
 from secateur.pipeline.quantize.graph import QUANTIZED_OPERATORS, Graph
-from secateur.pipeline.quantize.grid import INT8, UINT8, Grid
+from secateur.pipeline.quantize.grid import FLOAT8, INT8, UINT8, Grid
 
 CARRIERS = frozenset({
     "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Slice",
@@ -23,23 +23,27 @@ CLAMPS = frozenset({"Relu", "Clip"})
 class Target:
     """What a family of runtimes fuses.
 
-    ``grid`` is that of activations. ``whole_sums``: a sum is computed in integers where both summands and the sum are
-    quantised; otherwise only the shortcut is, and the layer in front of the sum adds it to its float32 result before
-    it rounds. ``layer_outputs``: a convolution is computed in integers only where its result is rounded at once.
-    ``int_bias``: biases are wanted as 32-bit integers; otherwise these are refused, and float32 is wanted.
+    ``grid`` is that of activations, ``weights`` that of weights. ``whole_sums``: a sum is computed in integers where
+    both summands and the sum are quantised; otherwise only the shortcut is, and the layer in front of the sum adds it
+    to its float32 result before it rounds. ``layer_outputs``: a convolution is computed in integers only where its
+    result is rounded at once. ``int_bias``: biases are wanted as 32-bit integers; otherwise these are refused, and
+    float32 is wanted.
     """
 
     grid: Grid
     whole_sums: bool
     layer_outputs: bool
     int_bias: bool
+    weights: Grid = INT8
 
 
 TARGETS: dict[str, Target] = {
     "tensorrt": Target(grid=INT8, whole_sums=False, layer_outputs=False, int_bias=False),
+    "tensorrt_float8": Target(grid=FLOAT8, whole_sums=False, layer_outputs=False, int_bias=False, weights=FLOAT8),
     "cpu": Target(grid=UINT8, whole_sums=True, layer_outputs=True, int_bias=True),
 }
-"""TensorRT and its relatives, and ONNX Runtime and OpenVINO on a processor."""
+"""TensorRT and its relatives; these in floats of eight bits, for GPUs from Ada and Hopper on; ONNX Runtime and OpenVINO
+on a processor."""
 
 
 @dataclass(frozen=True, kw_only=True)

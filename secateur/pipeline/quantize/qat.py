@@ -15,6 +15,7 @@ from secateur.pipeline.finetune import Finetune
 from secateur.pipeline.finetune.progress import Progress
 from secateur.pipeline.quantize.calibrated import Calibrated
 from secateur.pipeline.quantize.fake import FakeQuantized
+from secateur.pipeline.quantize.placement import TARGETS
 from secateur.pipeline.quantize.quantize import WEIGHT_BITS
 from secateur.pipeline.quantize.rewrite import layer_weights
 from secateur.pipeline.quantize.running import Running, Samples, arrays
@@ -75,6 +76,11 @@ class Qat:
             EqualityError: what would be trained computes something else than the file.
             TrainingError, RecipeError, StorageError: as `Finetune`.
         """
+        if not TARGETS[calibrated.target].grid.integral:
+            raise ExportError(
+                "training of a quantised file", "floats of eight bits", "integers",
+                "Leave the training out, or choose another target.",
+            )  # fmt: skip
         if calibrated.graph.proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value:
             raise ExportError(
                 "training of a quantised file", "a fixed batch size", "an open one", "Export with dynamic_batch: true."

@@ -17,13 +17,15 @@ from secateur.pipeline.quantize.described import compared, described
 from secateur.pipeline.quantize.graph import Graph
 from secateur.pipeline.quantize.half import halved
 from secateur.pipeline.quantize.lint import lint
-from secateur.pipeline.quantize.placement import TARGETS, Placement, place, require_layers
+from secateur.pipeline.quantize.placement import TARGETS, Placement, Target, place, require_layers
 from secateur.pipeline.quantize.rewrite import layer_weights, rewritten
 from secateur.pipeline.quantize.running import Running, Samples, arrays, digest
 from secateur.pipeline.quantize.weights import Weights
 from secateur.storage import write
 
 WEIGHT_BITS = range(2, 9)
+FLOAT8_OPSET = 19
+"""The operator set from which tensors are rounded to floats of eight bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +41,11 @@ class Quantize:
     """Post-training quantisation of an ONNX file.
 
     ``target`` says for which runtimes tensors are rounded, see `TARGETS`: "tensorrt" rounds activations to int8 around
-    zero, which every runtime can read, "cpu" to uint8 with a zero point, in the places that ONNX Runtime and OpenVINO
-    want them. ``weight_bits`` is 7 where a processor without VNNI sums pairs of products in 16 bits, which 8-bit
-    weights overflow; weights of fewer bits are kept in int8 too, and take less room packed. ``layer_bits`` has those of
-    single layers, or modules of them. ``skip`` names layers that stay in float32, ``half`` those that are computed in
-    float16.
+    zero, which every runtime can read, "tensorrt_float8" to floats of eight bits, and "cpu" to uint8 with a zero point,
+    in the places that ONNX Runtime and OpenVINO want them. ``weight_bits`` is 7 where a processor without VNNI sums
+    pairs of products in 16 bits, which 8-bit weights overflow; weights of fewer bits are kept in int8 too, and take
+    less room packed; floats have eight always. ``layer_bits`` has those of single layers, or modules of them. ``skip``
+    names layers that stay in float32, ``half`` those that are computed in float16.
     """
 
     target: str = "tensorrt"
@@ -62,6 +64,11 @@ class Quantize:
         for name, bits in {"weight_bits": self.weight_bits, **self.layer_bits}.items():
             if bits not in WEIGHT_BITS:
                 raise ExportError(f"quantisation, {name}", f"{bits} bits", "2 to 8", "Choose one of these.")
+        if not TARGETS[self.target].weights.integral and (self.layer_bits or "adaround" in self.corrections):
+            raise ExportError(
+                "quantisation", f"the target {self.target} with bits of layers or adaround, which are of integers",
+                "floats of eight bits everywhere", "Leave these out, or choose the target tensorrt.",
+            )  # fmt: skip
 
     def __call__(self, source: Exported | Path, samples: Samples, folder: Path, *, name: str) -> Quantized:
         """Write ``folder/name.onnx``.
@@ -132,10 +139,10 @@ class Quantize:
 
     def calibrate(self, source: Exported | Path, samples: Samples) -> Calibrated:
         """Look at the samples; errors are those of the call."""
-        graph = original = Graph(proto=_read(source.path if isinstance(source, Exported) else source))
+        target = TARGETS[self.target]
+        graph = original = Graph(proto=_read(source.path if isinstance(source, Exported) else source, target))
         for correction in self._corrections:
             graph = graph if correction.before is None else correction.before(graph)
-        target = TARGETS[self.target]
         placement = place(graph, target, self.skip, self.half)
         require_layers(graph, list(self.layer_bits), "names with bits of their own")
         seen = _seen(graph, placement, samples)
@@ -143,7 +150,7 @@ class Quantize:
         steps = {scale: target.grid.steps(chosen) for scale, chosen in ranges.items()}
         weights = {
             node.output[0]: layer_weights(
-                graph, node, steps[placement.scales[node.input[0]]].scale, self._bits(graph, node)
+                graph, node, steps[placement.scales[node.input[0]]].scale, self._bits(graph, node), target.weights
             )
             for node in placement.layers
         }
@@ -185,8 +192,14 @@ def _require(field: str, name: str, table: Collection[str]) -> None:
         raise ExportError(f"quantisation, {field}", repr(name), f"one of {sorted(table)}", "Choose one of these.")
 
 
-def _read(path: Path) -> onnx.ModelProto:
+def _read(path: Path, target: Target) -> onnx.ModelProto:
     proto = onnx.load(path)
+    opset = next((entry.version for entry in proto.opset_import if entry.domain == ""), 0)
+    if not target.grid.integral and opset < FLOAT8_OPSET:
+        raise ExportError(
+            f"quantisation of {path.name}", f"opset {opset}", f"{FLOAT8_OPSET} or more, which has floats of eight bits",
+            "Export in a higher opset.",
+        )  # fmt: skip
     present = sorted({node.op_type for node in proto.graph.node} & {"QuantizeLinear", "DequantizeLinear"})
     if present:
         raise ExportError(

@@ -7,7 +7,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from secateur.pipeline.quantize.graph import Graph, channel_axis
-from secateur.pipeline.quantize.grid import Grid, Steps
+from secateur.pipeline.quantize.grid import INT8, Grid, Steps
 from secateur.pipeline.quantize.placement import Placement, Target
 from secateur.pipeline.quantize.weights import Weights, bias_of, quantize_weights
 
@@ -15,11 +15,11 @@ from secateur.pipeline.quantize.weights import Weights, bias_of, quantize_weight
 def rewritten(
     graph: Graph, placement: Placement, steps: Mapping[str, Steps], target: Target, layers: Mapping[str, Weights]
 ) -> onnx.ModelProto:
-    """Return the graph with the weights of its layers in int8 and every placed tensor rounded for all who read it.
+    """Return the graph with the weights of its layers in eight bits and every placed tensor rounded for all readers.
 
-    Weights and int32 biases are kept as integers with a DequantizeLinear behind them; tensors get a QuantizeLinear and
-    a DequantizeLinear. ``layers`` are the weights by what each layer writes: constants that several share are there for
-    each.
+    Weights and int32 biases are kept as they are rounded, with a DequantizeLinear behind them; tensors get a
+    QuantizeLinear and a DequantizeLinear. ``layers`` are the weights by what each layer writes: constants that several
+    share are there for each.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(graph.proto)
@@ -50,12 +50,14 @@ def rewritten(
     return proto
 
 
-def layer_weights(graph: Graph, node: onnx.NodeProto, input_scale: float, bits: int) -> Weights:
+def layer_weights(
+    graph: Graph, node: onnx.NodeProto, input_scale: float, bits: int, grid: Grid = INT8
+) -> Weights:  # fmt: skip
     """Quantise the weights of a layer."""
     bias = bias_of(graph, node)
     return quantize_weights(
         graph.array(node.input[1]), channel_axis(node), bits=bits,
-        bias=None if bias is None else graph.array(bias), input_scale=input_scale,
+        bias=None if bias is None else graph.array(bias), input_scale=input_scale, grid=grid,
     )  # fmt: skip
 
 

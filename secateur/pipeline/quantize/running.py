@@ -15,6 +15,8 @@ from secateur.errors import BackendError, DataError
 
 Samples = Iterable[Tensor | tuple[Tensor, ...]]
 """Batches of inputs, each what the network is called with; walked several times."""
+LEAST_SAMPLES = 2
+"""What one sample says of ranges and rounding holds for that sample."""
 
 
 class Running:
@@ -60,7 +62,7 @@ def arrays(proto: onnx.ModelProto, samples: Samples) -> Iterator[tuple[np.ndarra
     """Walk batches as arrays; of a graph whose batch size is fixed, those of that size.
 
     Raises:
-        DataError: the samples can be walked once only, or there are none of the graph's batch size.
+        DataError: the samples can be walked once only, or there is none or only one of the graph's batch size.
     """
     if iter(samples) is samples:
         raise DataError(
@@ -68,16 +70,21 @@ def arrays(proto: onnx.ModelProto, samples: Samples) -> Iterator[tuple[np.ndarra
             "Collect the batches in a list, or wrap them in secateur.calibration.samples.CalibrationSamples.",
         )  # fmt: skip
     size = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    num_batches = 0
+    num_samples = 0
     for batch in samples:
         inputs = tuple(tensor.detach().cpu().numpy() for tensor in as_tuple(batch))
         if size in (0, len(inputs[0])):
-            num_batches += 1
+            num_samples += len(inputs[0])
             yield inputs
-    if not num_batches:
+    if not num_samples:
         raise DataError(
             "calibration samples", "no batches", f"at least one{f' of {size} samples' if size else ''}",
             "Give calibration samples in batches of the size that the graph was exported with.",
+        )  # fmt: skip
+    if num_samples < LEAST_SAMPLES:
+        raise DataError(
+            "calibration samples", "a single sample", f"at least {LEAST_SAMPLES}; some hundreds are usual",
+            "Give more samples, of the kind that the network will see.",
         )  # fmt: skip
 
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from jaxtyping import Float, Int8
+from jaxtyping import Float, Shaped
 
 from secateur.pipeline.quantize.graph import Graph, channel_axis
-from secateur.pipeline.quantize.grid import LEAST_SCALE, ZERO_SCALE
+from secateur.pipeline.quantize.grid import INT8, LEAST_SCALE, ZERO_SCALE, Grid
 
 LARGEST_BIAS = 2**30
 """Biases are rounded to multiples of (input scale * weight scale); beyond this the sum may leave 32 bits."""
@@ -18,22 +18,25 @@ NUM_CLIPS = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """A layer's integers, from -``most`` to ``most``, and the scales of its output channels, which lie on ``axis``."""
+    """A layer's integers, from -``most`` to ``most``, and the scales of its output channels, which lie on ``axis``.
 
-    integers: Int8[np.ndarray, "..."]
+    Of grids that are not of integers they are floats of eight bits.
+    """
+
+    integers: Shaped[np.ndarray, "..."]
     scales: Float[np.ndarray, " channels"]
     axis: int
     most: int
 
     @property
     def bits(self) -> int:
-        """The bits that the integers need."""
-        return self.most.bit_length() + 1
+        """The bits that the integers need, eight of floats."""
+        return min(8, self.most.bit_length() + 1)
 
     @property
     def values(self) -> Float[np.ndarray, "..."]:
         """What the integers stand for, float32."""
-        return (self.integers * self.steps).astype(np.float32)
+        return self.integers.astype(np.float32) * self.steps
 
     @property
     def steps(self) -> Float[np.ndarray, "..."]:
@@ -48,17 +51,19 @@ def quantize_weights(
     bits: int,
     bias: Float[np.ndarray, " channels"] | None = None,
     input_scale: float = 1.0,
+    grid: Grid = INT8,
 ) -> Weights:
     """Round weights to the nearest of 2^bits - 1 integers around zero, with scale c / (2^(bits-1) - 1) a channel.
 
     c is max |w|; of six bits and fewer it is the share of that, a multiple of 1 / `NUM_CLIPS`, with the least sum of
     (w - Q(w))^2 (Nagel et al. 2021, arXiv 2106.08295, section 3.1): coarse grids do better without extremes. A channel
     without weights takes the layer's largest scale. Scales are widened where the channel's bias, which runtimes round
-    to a multiple of (input scale * weight scale), would not fit into 32 bits.
+    to a multiple of (input scale * weight scale), would not fit into 32 bits. A ``grid`` of floats has its own largest
+    number in place of 2^(bits-1) - 1, whatever the bits.
     """
-    most = 2 ** (bits - 1) - 1
+    most = 2 ** (bits - 1) - 1 if grid.integral else grid.high
     largest = np.abs(values).max(axis=tuple(a for a in range(values.ndim) if a != axis), initial=0.0)
-    if bits <= CLIPPED_BITS:
+    if bits <= CLIPPED_BITS and grid.integral:
         largest = largest * _best_clips(np.moveaxis(values, axis, 0).reshape(len(largest), -1), largest, most)
     scales = largest.astype(np.float64) / most
     dead = scales <= LEAST_SCALE
@@ -67,7 +72,8 @@ def quantize_weights(
         scales = np.maximum(scales, np.abs(bias.astype(np.float64)) / (LARGEST_BIAS * input_scale))
     scales = scales.astype(np.float32)
     shape = [-1 if a == axis else 1 for a in range(values.ndim)]
-    integers = np.rint(values / scales.reshape(shape)).clip(-most, most).astype(np.int8)
+    scaled = values / scales.reshape(shape)
+    integers = np.rint(scaled).clip(-most, most).astype(np.int8) if grid.integral else grid.floats(scaled)
     return Weights(integers=integers, scales=scales, axis=axis, most=most)
 
 

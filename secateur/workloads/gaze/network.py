@@ -6,8 +6,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from secateur.artifacts import Pictures
+
 INPUT_SIZE = (192, 256)
 """Height and width of the pictures the network sees."""
+
+PREPARATION = Pictures(size=INPUT_SIZE)
+"""How pictures become inputs: stretched to this size, values in 0..1."""
 
 GRID_SIZE = (48, 64)
 """Rows and columns of the density: one cell is 4 x 4 pixels of the input."""

@@ -20,7 +20,7 @@ from secateur.workloads.gaze.centre_bias import fitted_centre_bias
 from secateur.workloads.gaze.dataset import FixatedPictures
 from secateur.workloads.gaze.kernel_density import gold_standard
 from secateur.workloads.gaze.mit import mit300_files, read_mit1003
-from secateur.workloads.gaze.network import GRID_SIZE, INPUT_SIZE
+from secateur.workloads.gaze.network import GRID_SIZE, INPUT_SIZE, PREPARATION
 from secateur.workloads.gaze.npz_set import read_npz_set
 from secateur.workloads.gaze.plain_folder import read_folder
 from secateur.workloads.gaze.recording import Pictures, Recording, joined, read_picture, split_pictures
@@ -182,5 +182,6 @@ def _data(
         calibration=plain,
         description=f"{title}: {len(train)} training and {len(test)} test pictures, free viewing",
         facts=facts,
+        preparation=PREPARATION,
         fingerprint=f"{training.fingerprint}-{testing.fingerprint}-{GRID_SIZE}-{INPUT_SIZE}-{settings}",
     )

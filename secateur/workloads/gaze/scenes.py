@@ -12,7 +12,7 @@ from secateur.artifacts import Data
 from secateur.workloads.gaze.centre_bias import gaussian_centre_bias
 from secateur.workloads.gaze.dataset import FixatedPictures
 from secateur.workloads.gaze.layout import NUM_FIXATIONS, PULL, Layout, draw_fixations, lay_out, true_density
-from secateur.workloads.gaze.network import GRID_SIZE
+from secateur.workloads.gaze.network import GRID_SIZE, PREPARATION
 from secateur.workloads.gaze.painting import paint
 from secateur.workloads.gaze.photographs import photographs
 from secateur.workloads.gaze.scores import scores_of
@@ -50,6 +50,7 @@ def rendered(*, num_train: int = 400, num_test: int = 100, seed: int = 0, mirror
         description=f"{num_train} training and {num_test} test scenes, rendered, {NUM_FIXATIONS} fixations each",
         facts=attainable | centre_bias,
         pictures=photographs(),
+        preparation=PREPARATION,
         fingerprint=hashlib.sha256(settings.encode()).hexdigest(),
     )
 

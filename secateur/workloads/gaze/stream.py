@@ -1,8 +1,9 @@
 """Gaze frame by frame: read, predict, draw, write, and how long each of these takes."""
 
+import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 from secateur.artifacts import Record
 from secateur.backends import BACKENDS
-from secateur.backends.onnx_file import read_inputs
+from secateur.backends.onnx_file import OnnxInput, read_facts, read_inputs
 from secateur.backends.protocol import BuildOptions, Engine, Progress, require, unheard
 from secateur.errors import BackendError, DataError, LoadError
 from secateur.workloads.gaze.drawing import draw_gaze
@@ -40,12 +41,15 @@ class Stream:
     """Send frames through an engine: an ONNX file of a gaze network, built and run by ``backend``.
 
     The network takes one RGB picture in 0..1, [1, 3, height, width], and returns a log-density, [1, rows, columns].
+    Where the file leaves height and width open they are ``size``, else what the file says of its pictures, else the
+    first frame's; each brought to the nearest that the file admits.
     """
 
     backend: str = "onnxruntime"
     num_threads: int = 1
     scan_path: ScanPath = field(default_factory=ScanPath)
     max_frames: int | None = None
+    size: tuple[int, int] | None = None
 
     def __call__(self, source: str, engine: Path, out: Path | None = None, *, progress: Progress = unheard) -> Pace:
         """Stream ``source`` (a film, pictures, a camera's number) and write the drawn frames to ``out``, if any.
@@ -55,28 +59,32 @@ class Stream:
         Raises:
             BackendError: the backend is absent or refuses the network.
             DataError: the source cannot be read.
-            LoadError: the network is no gaze network.
+            LoadError: the network is no gaze network, or takes no pictures of the size that is asked for.
             StorageError: the frames cannot be written.
         """
         times = []
-        with self._loaded(engine) as predict, open_frames(source) as frames, open_sink(out, frames.rate) as write:
+        with open_frames(source) as frames:
+            began = time.perf_counter()
+            first = next(frames.each, None)
+            if first is None:
+                raise DataError(source, "no frames", "at least one", "Check the file.")
+            took = time.perf_counter() - began
             known = [number for number in (frames.number, self.max_frames) if number is not None]
-            marks = [time.perf_counter()]
-            for name, frame in frames.each:
-                marks.append(time.perf_counter())
-                log_density = predict(frame)
-                marks.append(time.perf_counter())
-                drawn = draw_gaze(frame, log_density, self.scan_path(log_density))
-                marks.append(time.perf_counter())
-                write(name, drawn)
-                marks.append(time.perf_counter())
-                times.append(np.diff(marks))
-                progress("frames", len(times), min(known, default=0))
-                if len(times) == self.max_frames:
-                    break
-                marks = [time.perf_counter()]
-        if not times:
-            raise DataError(source, "no frames", "at least one", "Check the file.")
+            with self._loaded(engine, first[1]) as predict, open_sink(out, frames.rate) as write:
+                marks = [time.perf_counter() - took]
+                for name, frame in itertools.chain([first], frames.each):
+                    marks.append(time.perf_counter())
+                    log_density = predict(frame)
+                    marks.append(time.perf_counter())
+                    drawn = draw_gaze(frame, log_density, self.scan_path(log_density))
+                    marks.append(time.perf_counter())
+                    write(name, drawn)
+                    marks.append(time.perf_counter())
+                    times.append(np.diff(marks))
+                    progress("frames", len(times), min(known, default=0))
+                    if len(times) == self.max_frames:
+                        break
+                    marks = [time.perf_counter()]
         read, ran, drew, wrote = np.mean(times[1:] or times, axis=0).tolist()
         return Pace(
             num_frames=len(times), read_s=read, engine_s=ran, draw_s=drew, write_s=wrote,
@@ -84,7 +92,7 @@ class Stream:
         )  # fmt: skip
 
     @contextmanager
-    def _loaded(self, path: Path) -> Iterator[Callable[[Frame], Float32[np.ndarray, "rows columns"]]]:
+    def _loaded(self, path: Path, first: Frame) -> Iterator[Callable[[Frame], Float32[np.ndarray, "rows columns"]]]:
         if self.backend not in BACKENDS:
             raise BackendError(
                 "gaze", f"the backend {self.backend!r}", f"one of {sorted(BACKENDS)}", "Choose one of these."
@@ -94,12 +102,28 @@ class Stream:
         inputs = read_inputs(path)
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3:
             raise _no_gaze_network(path, f"inputs of shapes {[list(each.shape) for each in inputs]}")
-        _, _, height, width = inputs[0].sized(1)
+        sizes = self._open_sizes(path, inputs[0], first)
+        _, _, *size = inputs[0].sized(1, sizes)
+        if self.size is not None and size != list(self.size):
+            raise LoadError(
+                str(path), f"a network that does not take pictures of {_told(self.size)}", f"for example {_told(size)}",
+                "Ask for this size, or for none.",
+            )  # fmt: skip
         with tempfile.TemporaryDirectory(prefix="secateur-gaze-") as scratch:
-            options = BuildOptions(batch_size=1, max_batch_size=1, num_threads=self.num_threads)
+            options = BuildOptions(batch_size=1, max_batch_size=1, sizes=sizes, num_threads=self.num_threads)
             built = runtime.build(path, Path(scratch), options)
             with runtime.load(built, Path(scratch), num_threads=self.num_threads) as engine:
-                yield lambda frame: _predict(engine, path, frame, (height, width))
+                yield lambda frame: _predict(engine, path, frame, (size[0], size[1]))
+
+    def _open_sizes(self, path: Path, entry: OnnxInput, first: Frame) -> dict[str, int]:
+        """Choose the height and width that the file leaves open, by the names that they have there."""
+        facts = read_facts(path)
+        wanted = self.size or (facts.pictures.size if facts.pictures is not None else first.shape[:2])
+        return {
+            name: facts.sizes[name].nearest(side) if name in facts.sizes else side
+            for name, side in zip(entry.shape[2:], wanted, strict=True)
+            if isinstance(name, str)
+        }
 
 
 def _predict(engine: Engine, path: Path, frame: Frame, size: tuple[int, int]) -> Float32[np.ndarray, "rows columns"]:
@@ -113,6 +137,10 @@ def _predict(engine: Engine, path: Path, frame: Frame, size: tuple[int, int]) ->
     if not abs(total - 1) < 0.05:
         raise _no_gaze_network(path, f"a map whose exponential sums to {total:.4g}")
     return log_density
+
+
+def _told(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))
 
 
 def _no_gaze_network(path: Path, found: str) -> LoadError:

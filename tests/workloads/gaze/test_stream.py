@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +14,10 @@ from torch import nn
 from torch.nn import functional
 
 from secateur import cli
+from secateur.artifacts import FileFacts, Model, OpenSize, Pictures
+from secateur.backends import BACKENDS
 from secateur.errors import BackendError, DataError, LoadError, StorageError
+from secateur.pipeline.export import export
 from secateur.workloads.gaze.drawing import draw_gaze
 from secateur.workloads.gaze.frames import open_frames, open_sink
 from secateur.workloads.gaze.scan_path import ScanPath
@@ -23,26 +27,35 @@ HEIGHT, WIDTH, NUM_FRAMES = 62, 90, 6
 
 
 class Brightness(nn.Module):
-    """A gaze network that looks at what is bright: 32 x 48 pixels in, 8 x 12 cells out."""
+    """A gaze network that looks at what is bright, a cell for 4 x 4 pixels."""
 
     def __init__(self, *, normalised: bool = True) -> None:
         super().__init__()
         self.normalised = normalised
 
     def forward(self, pictures):
-        bright = 20 * functional.avg_pool2d(pictures.mean(1, keepdim=True), 4)
-        cells = bright.flatten(1)
-        return (cells.log_softmax(1) if self.normalised else cells).view(-1, 8, 12)
+        cells = 20 * functional.avg_pool2d(pictures.mean(1, keepdim=True), 4)[:, 0]
+        return cells - cells.logsumexp((1, 2), keepdim=True) if self.normalised else cells
 
 
-def write_onnx(path: Path, module: nn.Module, shape=(1, 3, 32, 48)) -> Path:
-    torch.onnx.export(module.eval(), (torch.rand(shape),), dynamo=True, opset_version=20).save(path)
+def write_onnx(path: Path, module: nn.Module, shape=(1, 3, 32, 48), **options) -> Path:
+    torch.onnx.export(module.eval(), (torch.rand(shape),), dynamo=True, opset_version=20, **options).save(path)
     return path
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     return write_onnx(tmp_path_factory.mktemp("engine") / "bright.onnx", Brightness())
+
+
+@pytest.fixture(scope="module")
+def open_engine(tmp_path_factory):
+    """The same network, its height and width open in steps of four."""
+    sizes = {name: OpenSize(axis=axis, least=16, most=64, multiple=4) for axis, name in ((2, "height"), (3, "width"))}
+    model = Model(module=Brightness(), example_inputs=(torch.rand(1, 3, 32, 48),))
+    return export(
+        model, tmp_path_factory.mktemp("open"), name="bright", dynamic_batch=False, open_sizes=sizes
+    ).path  # fmt: skip
 
 
 def scene(number: int) -> np.ndarray:
@@ -121,6 +134,45 @@ def test_a_folder_goes_through_into_pictures_hot_where_it_is_bright(pictures, en
         row, column = np.unravel_index((warm[..., 0] - warm[..., 2] // 4).argmax(), warm.shape[:2])
         assert 16 <= row <= 36
         assert 6 + 11 * number <= column <= 26 + 11 * number
+
+
+def told_by(path: Path, facts: FileFacts) -> Path:
+    """Copy an ONNX file and have it say more of itself."""
+    proto = onnx.load(path)
+    onnx.helper.set_model_props(proto, {**{e.key: e.value for e in proto.metadata_props}, **facts.entries()})
+    onnx.save(proto, path.with_name("told.onnx"))
+    return path.with_name("told.onnx")
+
+
+def cells(stream: Stream, path: Path) -> np.ndarray:
+    with stream._loaded(path, scene(0)) as predict:
+        return predict(scene(0))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_open_sizes_are_those_asked_for_or_told_or_the_frames(engine, open_engine, backend):
+    if (missing := BACKENDS[backend].unable_to_run()) is not None:
+        pytest.skip(str(missing))
+    assert cells(Stream(backend=backend), open_engine).shape == (16, 16), "62 x 90 brought within the bounds"
+    usual = cells(Stream(backend=backend), engine)
+    np.testing.assert_allclose(cells(Stream(backend=backend, size=(32, 48)), open_engine), usual, atol=1e-4)
+    told = told_by(open_engine, FileFacts(pictures=Pictures(size=(24, 40))))
+    assert cells(Stream(backend=backend), told).shape == (6, 10)
+    assert cells(Stream(backend=backend, size=(64, 16)), told).shape == (16, 4)
+
+
+def test_open_sizes_without_bounds_are_the_films(film, tmp_path):
+    axes = {axis: torch.export.Dim(name, min=8, max=512) for axis, name in ((2, "rows"), (3, "columns"))}
+    path = write_onnx(tmp_path / "any.onnx", Brightness(), dynamic_shapes=(axes,))
+    assert cells(Stream(), path).shape == (HEIGHT // 4, WIDTH // 4)
+    assert Stream()(str(film), path, tmp_path / "seen.mp4").num_frames == len(read(tmp_path / "seen.mp4")) == NUM_FRAMES
+
+
+def test_sizes_that_a_network_does_not_take_are_refused(engine, open_engine, pictures):
+    with pytest.raises(LoadError, match="does not take pictures of 33x90; wanted for example 32x64"):
+        Stream(size=(33, 90))(str(pictures), open_engine)
+    with pytest.raises(LoadError, match="does not take pictures of 64x96; wanted for example 32x48"):
+        Stream(size=(64, 96))(str(pictures), engine)
 
 
 def test_frames_can_be_limited_and_need_not_be_written(pictures, engine):
@@ -216,3 +268,10 @@ def test_the_verb_tells_the_pace(pictures, engine, tmp_path, monkeypatch, capsys
     assert all(word in told for word in ("frames/s: read", "engine", "draw", "write", "seen"))
     assert len(list((tmp_path / "seen").iterdir())) == 3
     assert json.loads(call("--json", "--fixations", "2"))["num_frames"] == NUM_FRAMES
+    told = call("--json", "--frames", "1", "--size", "32x48")
+    assert json.loads(told)["num_frames"] == 1
+    monkeypatch.setattr(sys, "argv", ["secateur", "gaze", str(pictures), "--engine", str(engine), "--size", "32"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    assert "--size 32: found no height x width" in " ".join(capsys.readouterr().err.split())
