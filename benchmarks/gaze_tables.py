@@ -9,8 +9,9 @@ RESULTS = Path(__file__).parent / "results"
 VGG19 = "deepgaze-vgg19"
 TITLES = {
     VGG19: "VGG-19 (DeepGaze-II-like)", "fastgaze-vgg11": "VGG-11 (FastGaze)", "densegaze": "DenseNet-121 (DenseGaze)",
-    "mobilenetv2": "MobileNetV2", "mobilenetv2 0": "MobileNetV2", "mobilenetv2 1": "MobileNetV2, second of the ensemble",
-    "mobilenetv2 2": "MobileNetV2, third of the ensemble", "mobilenetv2 ensemble": "MobileNetV2, the ensemble",
+    "mobilenetv2": "MobileNetV2", "mobilenetv2 0": "MobileNetV2",
+    "mobilenetv2 1": "MobileNetV2, second of the ensemble", "mobilenetv2 2": "MobileNetV2, third of the ensemble",
+    "mobilenetv2 ensemble": "MobileNetV2, the ensemble",
 }  # fmt: skip
 SHOWN = (
     VGG19, "fastgaze-vgg11", "fastgaze-vgg11, ours, 1/2", "mobilenetv2 0", "mobilenetv2", "mobilenetv2, int8",
