@@ -146,6 +146,7 @@ def _ranks_in_order(
     ordered: Values, fixated: Fixated, masses: Float64[Tensor, "batch one_more"] | None = None
 ) -> Ranks:
     rows, place = fixated.side_by_side()
+    ordered = ordered.contiguous()  # or searchsorted would copy it twice, and warn
     least, most = (torch.searchsorted(ordered, rows, right=right)[fixated.picture, place] for right in (False, True))
     if masses is not None:
         least, most = masses[fixated.picture, least], masses[fixated.picture, most]
