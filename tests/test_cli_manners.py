@@ -49,9 +49,14 @@ def test_colours_are_for_terminals_that_want_them(variables: dict[str, str], col
 
 
 def test_results_and_progress_are_plain_text_where_nobody_looks() -> None:
-    """The consoles of the command line leave it to the place they write to."""
-    for console in (cli.options.out, cli.options.err):
-        assert (console._force_terminal, console._width, console.legacy_windows) == (None, None, False)
+    """The consoles of the command line leave it to the place they write to, as a fresh process shows."""
+    asked = "[(c._force_terminal, c._width, c.legacy_windows) for c in (options.out, options.err)]"
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    found = subprocess.run(
+        [sys.executable, "-c", f"from secateur.cli import options; print({asked})"],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert found.stdout.strip() == str([(None, None, False)] * 2)
 
 
 def heard(terminal: bool, *steps: tuple[int, int]) -> str:
