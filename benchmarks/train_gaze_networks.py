@@ -91,6 +91,11 @@ def train(run: "Run") -> None:
             run.curve(name, network, views, run.size)
 
 
+def settings_of(given: argparse.Namespace) -> dict[str, Any]:
+    """Return what was asked for without the places on this machine."""
+    return {name: value for name, value in vars(given).items() if name not in ("data", "out", "unlabelled", "resume")}
+
+
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -147,7 +152,7 @@ class Run:
                     self.weights.setdefault(network, {})[name] = tensor
         cuda = self.device.type == "cuda"
         self.results |= {
-            f"settings of {given.out.name}": vars(given), "held_out": given.held_out, "torch": torch.__version__,
+            f"settings of {given.out.name}": settings_of(given), "held_out": given.held_out, "torch": torch.__version__,
         }  # fmt: skip
         self.results.setdefault("device", torch.cuda.get_device_name(self.device) if cuda else "cpu")
 
