@@ -72,7 +72,7 @@ def stopwatch() -> list[str]:
     worlds = json.loads(file.read_text())["synthetic"]
     trials = next(iter(worlds.values()))["null_trials"]
     lines = [
-        f"The paired comparison where the truth is known (`benchmarks/stopwatch.py synthetic`, {trials} comparisons"
+        f"The paired comparison where the truth is known (`benchmarks/stopwatch.py`, {trials} comparisons"
         " each, on clocks that only engines move): how often the 95 % interval holds it, how often a difference is"
         " claimed between equals, how often one of 3 % is found; beside it the interval of A timed first, then B.",
         "",
@@ -105,17 +105,18 @@ def stopwatch_real(found: dict[str, Any]) -> list[str]:
 def stopwatch_tools(found: dict[str, Any]) -> list[str]:
     """Return the table of medians beside those of other tools."""
     lines = [
-        f"Median milliseconds of one network, in turns, and how far other tools are from ours"
-        f" (`benchmarks/stopwatch.py tools`, {found['machine']['cpu']}):",
+        f"Median milliseconds of one network, each tool in {found['rounds']} fresh processes in turns, and how far"
+        f" other tools are from ours within a turn, with quartiles (`benchmarks/stopwatch_tools.py`,"
+        f" {found['machine']['cpu']}):",
         "",
         "| runtime | tool | median | difference |",
         "|---|---|---|---|",
     ]
     for runtime, tools in found["tools"].items():
         for tool, row in tools.items():
-            lines.append(
-                f"| {RUNTIMES[runtime]} | {tool} | {1e3 * row['median_s']:.3f} | {row['against_secateur']:+.1%} |"
-            )
+            low, high = row["quartiles"]
+            difference = "" if tool == "secateur" else f"{row['against_secateur']:+.1%} ({low:+.1%} to {high:+.1%})"
+            lines.append(f"| {RUNTIMES[runtime]} | {tool} | {1e3 * row['median_s']:.3f} | {difference} |")
     return lines
 
 

@@ -1,29 +1,19 @@
-"""Try the paired comparison where the truth is known, and hold the stopwatch against other tools.
+"""Try the paired comparison where the truth is known; write results/stopwatch_synthetic.json.
 
-    python benchmarks/stopwatch.py synthetic [--trials 100] [--most-s 100000]
-    python benchmarks/stopwatch.py tools
+    python benchmarks/stopwatch.py [--trials 100] [--most-s 100000]
 
-``synthetic``: machines that are clocks which only engines move: quiet, with instances that differ for as long as they
+Machines that are clocks which only engines move: quiet, with instances that differ for as long as they
 live, drifting, with bursts of other work, and throttled halfway. Of each, A/A comparisons (does the interval cover 1,
 is a difference claimed?) and comparisons with a candidate that is 3 % faster (is it found, is the interval right?).
 Sequential timing of A then B, with the textbook interval of independent calls, stands beside it. After ``--most-s``
-seconds it stops, and the same command goes on.
-
-``tools``: the median of one network by this stopwatch, by a loop as that of onnxruntime_perf_test, by
-torch.utils.benchmark, and, on OpenVINO, by benchmark_app; interleaved over several rounds in one process each.
-
-Results: benchmarks/results/stopwatch_{synthetic,tools}.json. `stopwatch_real.py` does the same on a real runtime.
+seconds it stops, and the same command goes on. `stopwatch_real.py` does the same on a real runtime, and
+`stopwatch_tools.py` holds the stopwatch against other tools.
 """
 
 import argparse
 import json
 import math
-import re
 import statistics
-import subprocess
-import sys
-import sysconfig
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -31,19 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torchvision
 from scipy import stats
-from torch.utils import benchmark
 
-from secateur.artifacts import Comparison, Model
-from secateur.backends import BACKENDS
+from secateur.artifacts import Comparison
 from secateur.backends.compare import Compare
 from secateur.backends.machine import machine_facts
-from secateur.backends.measure import Stopwatch, WarmUp, measure
-from secateur.backends.protocol import BuildOptions, Engine
-from secateur.backends.stopping import Stopping
-from secateur.pipeline.export import export
+from secateur.backends.protocol import Engine
 from secateur.provenance import commit
 
 RESULTS = Path(__file__).parent / "results"
@@ -221,94 +204,19 @@ def told(found: list[Found], truth: float, name: str) -> dict[str, float]:
     }  # fmt: skip
 
 
-def network(folder: Path) -> tuple[Path, tuple[np.ndarray, ...]]:
-    """Export ResNet-18 at 64 x 64 pixels and draw an input."""
-    torch.manual_seed(0)
-    module = torchvision.models.resnet18().eval()
-    model = Model(module=module, example_inputs=(torch.randn(2, 3, 64, 64),))
-    inputs = (np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32),)
-    return export(model, folder, name="resnet18").path, inputs
-
-
-def tools(rounds: int = 5) -> dict[str, Any]:
-    """Return each tool's medians over the rounds, in seconds, and how far they are from this stopwatch's."""
-    found: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        file, inputs = network(folder)
-        for name in ("onnxruntime", "openvino"):
-            backend = BACKENDS[name]
-            built = backend.build(file, folder / name, BuildOptions())
-            medians: dict[str, list[float]] = {}
-            for _ in range(rounds):
-                with backend.load(built, folder / name) as engine:
-
-                    def call(engine: Engine = engine) -> object:
-                        return engine.run(inputs)
-
-                    stopwatch = Stopwatch(stopping=Stopping(least_s=3.0, most_s=6.0), warm_up=WarmUp(least_s=0.5))
-                    add(medians, "secateur", measure(engine, inputs, stopwatch=stopwatch).latency.p50_s)
-                    add(medians, "perf_test loop", perf_test(call, 3.0))
-                    timer = benchmark.Timer("call()", globals={"call": call}, num_threads=1)
-                    add(medians, "torch.utils.benchmark", timer.blocked_autorange(min_run_time=3.0).median)
-                if name == "openvino":
-                    add(medians, "benchmark_app", benchmark_app(file, 4))
-            ours = statistics.median(medians["secateur"])
-            found[name] = {
-                tool: {"median_s": statistics.median(times), "rounds_s": times,
-                       "against_secateur": statistics.median(times) / ours - 1}
-                for tool, times in medians.items()
-            }  # fmt: skip
-            print(name, json.dumps(found[name]), flush=True)
-    return found
-
-
-def add(medians: dict[str, list[float]], tool: str, seconds: float) -> None:
-    medians.setdefault(tool, []).append(seconds)
-
-
-def perf_test(call: Callable[[], object], duration_s: float) -> float:
-    """Return the median as onnxruntime_perf_test comes by it: a call to warm up, then calls one by one for a time."""
-    call()
-    times = []
-    end = time.perf_counter() + duration_s
-    while (before := time.perf_counter()) < end:
-        call()
-        times.append(time.perf_counter() - before)
-    return sorted(times)[len(times) // 2]
-
-
-def benchmark_app(file: Path, duration_s: int) -> float:
-    """Return the median that OpenVINO's own tool prints, installed with it beside this Python."""
-    tool = Path(sysconfig.get_path("scripts")) / "benchmark_app"
-    command = [
-        str(tool), "-m", str(file), "-d", "CPU", "-api", "sync", "-t", str(duration_s), "-shape", "[1,3,64,64]",
-        "-nthreads", "1", "-infer_precision", "f32", "-hint", "none", "-nstreams", "1", "-nireq", "1",
-    ]  # fmt: skip
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    match = re.search(r"Median:\s*([\d.]+)\s*ms", output)
-    if match is None:
-        raise SystemExit(f"benchmark_app printed no median:\n{output[-2000:]}")
-    return float(match[1]) * 1e-3
-
-
 def main() -> None:
+    """Compare on every machine, and write what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("synthetic", "tools"))
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--most-s", type=float, default=1e5)
     arguments = parser.parse_args()
     started = time.perf_counter()
-    parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "synthetic": lambda: synthetic(arguments.trials, arguments.most_s),
-        "tools": tools,
-    }
-    found = parts[arguments.part]()
+    found = synthetic(arguments.trials, arguments.most_s)
     machine = machine_facts().model_dump(mode="json", include={"cpu", "num_cores", "system", "versions", "commit"})
-    result = {"machine": machine, "seconds": time.perf_counter() - started, arguments.part: found}
+    result = {"machine": machine, "seconds": time.perf_counter() - started, "synthetic": found}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"stopwatch_{arguments.part}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / "stopwatch_synthetic.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

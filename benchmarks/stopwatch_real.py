@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stopwatch import PLANTED, RESULTS, Found, network, told
+from stopwatch import PLANTED, RESULTS, Found, told
+from stopwatch_tools import network
 
 from secateur.backends import BACKENDS
 from secateur.backends.compare import Compare
