@@ -30,23 +30,23 @@ ABLATION = {
     "true labels": replace(COMPARED[AT_ONCE], labels="true"),
     "no distillation": COMPARED[AT_ONCE],
 }
-RATES = {"resnet20": (0.003, 0.01, 0.03), "resnet56": (0.003, 0.01, 0.03), "mobilenet_v2": (1e-4, 3e-4, 1e-3)}
-"""Peak learning rates to choose from, with networks of uniform width at ``TUNED`` budgets."""
-TUNED = {"resnet20": (4.0, 10.0), "resnet56": (4.0, 10.0), "mobilenet_v2": (2.0,)}
+RATES = {
+    "resnet20": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+    "resnet56": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+    "mobilenet_v2": (3e-5, 1e-4, 3e-4, 1e-3),
+}
+"""Peak learning rates, of which every way takes its own best at every budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A row to be made; with a ``rate`` only the accuracy that this learning rate leads to is of interest.
-
-    That is measured on training pictures, which are held out.
-    """
+    """A row to be made; with ``tuning`` the one that finds the learning rate, on held-out training pictures."""
 
     network: str
     way: str
     ratio: float
     seed: int
-    rate: float | None = None
+    tuning: bool = False
 
     @property
     def file(self) -> str:
@@ -54,9 +54,15 @@ class Job:
         return re.sub(r"[^a-z0-9.]+", "-", f"{self.network}-{self.way}-{self.ratio:g}".lower())
 
     @property
+    def tuned(self) -> "Job":
+        """The row that finds this one's learning rate: parts of ours have that of the whole."""
+        way = AT_ONCE if self.way in ABLATION else "ours" if self.way in LATER else self.way
+        return Job(network=self.network, way=way, ratio=self.ratio, seed=0, tuning=True)
+
+    @property
     def source(self) -> "Source":
         """What pictures it is made of."""
-        return Source(network=self.network, seed=self.seed, held_out=self.rate is not None)
+        return Source(network=self.network, seed=self.seed, held_out=self.tuning)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +76,7 @@ class Source:
 
 def jobs(networks: list[str], seeds: int) -> list[Job]:
     """Return all rows, the most telling first."""
-    found = [
-        Job(network=network, way="uniform width, l2", ratio=ratio, seed=0, rate=rate)
-        for network in networks
-        for rate in RATES[network]
-        for ratio in TUNED[network]
-    ]
-    found += [Job(network=network, way="uncut", ratio=1.0, seed=seed) for network in networks for seed in range(seeds)]
+    found = [Job(network=network, way="uncut", ratio=1.0, seed=seed) for network in networks for seed in range(seeds)]
     first = ["ours", AT_ONCE, *peers(), "uniform width, l2"]
     parts = [(first, RATIOS[:2]), (first, RATIOS[2:]), (list(ABLATION), (ABLATION_RATIO,)), (list(LATER), RATIOS)]
     for ways, ratios in parts:
@@ -91,15 +91,20 @@ def jobs(networks: list[str], seeds: int) -> list[Job]:
     return sorted(found, key=lambda job: job.network == "mobilenet_v2")
 
 
+def tuned_first(found: list[Job]) -> list[Job]:
+    """Return the rows, and before the first that wants a learning rate the one that finds it."""
+    return list(dict.fromkeys(each for job in found for each in ((job,) if job.way == "uncut" else (job.tuned, job))))
+
+
 def facts_of(job: Job) -> dict[str, Any]:
     """Return what tells a row from the others."""
-    facts = {name: value for name, value in vars(job).items() if value is not None}
+    facts = {name: value for name, value in vars(job).items() if name != "tuning" or value}
     return facts | ({"ablation": True} if job.way in ABLATION else {})
 
 
 def place_of(row: dict[str, Any]) -> tuple[Any, ...]:
     """Return what tells a row from the others."""
-    return row["network"], row["way"], row["ratio"], row["seed"], row.get("rate")
+    return row["network"], row["way"], row["ratio"], row["seed"], row.get("tuning", False)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

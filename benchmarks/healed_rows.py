@@ -1,6 +1,7 @@
 """How a row of `pruning_healed` is made: pictures, evidence, learning rate and lessons are shared by many rows."""
 
 import argparse
+import copy
 import math
 import os
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from healed_jobs import ABLATION, COMPARED, RATES, TUNED, Job, Source, facts_of
+from healed_jobs import ABLATION, COMPARED, RATES, Job, Source, facts_of
 from healing import Healing
 from pictures_on_device import DevicePictures, Draws
 from pruning_ways import SUBJECTS, Evidences, accuracy, ours, peer, peers, settled
@@ -77,21 +78,14 @@ class Work:
         return Evidences(SUBJECTS[network], self.network(network), self.samples(source), source.seed)
 
     def trial(self, job: Job) -> Path:
-        """Return where the accuracy of a learning rate is written."""
-        return self.arguments.out / f"rate-{job.file}-{job.rate:g}"
+        """Return where the learning rate that a row finds is written."""
+        return self.arguments.out / f"rate-{job.file}"
 
-    @cache  # noqa: B019
-    def rate(self, network: str) -> float:
-        """Return the best learning rate, once all have been tried."""
-
-        def trials(rate: float) -> list[Path]:
-            return [self.trial(Job(network=network, way="uniform width, l2", ratio=ratio, seed=0, rate=rate))
-                    for ratio in TUNED[network]]  # fmt: skip
-
-        found = {rate: trials(rate) for rate in RATES[network]}
-        while not all(path.exists() for paths in found.values() for path in paths):
+    def rate(self, job: Job) -> float:
+        """Return a row's learning rate, once it has been found."""
+        while not self.trial(job.tuned).exists():
             time.sleep(0.2)
-        return max(found, key=lambda rate: sum(float(path.read_text()) for path in found[rate]))
+        return float(self.trial(job.tuned).read_text())
 
     def healing(self, network: str) -> Healing:
         """Return the fine-tuning of a network, its learning rate aside; it is the same for all seeds."""
@@ -130,8 +124,7 @@ class Work:
     def row(self, job: Job) -> dict[str, Any]:
         """Cut, train and measure one network."""
         subject, uncut = SUBJECTS[job.network], self.network(job.network)
-        train, tested = self.parts(job.source)
-        test = tested.batches(500 if subject.side < 100 else 100)
+        test = self.parts(job.source)[1].batches(500 if subject.side < 100 else 100)
         facts = facts_of(job)
         torch.backends.cudnn.allow_tf32 = False
         start = time.perf_counter()
@@ -144,21 +137,33 @@ class Work:
             return facts | {"unreachable": f"no network within {budget:,} multiply-adds"}
         facts |= {"macs": subject.macs(small), "parameters": sum(p.numel() for p in small.parameters())}
         facts |= {"accuracy_before": accuracy(small, test), "cut_s": time.perf_counter() - start}
-        draws, taught = self.lessons(job.source)
-        healing = replace(self.healing(job.network), learning_rate=job.rate or self.rate(job.network))
+        start = time.perf_counter()
+        if job.tuning:
+            found = {rate: accuracy(self.healed(job, small, rate), test) for rate in RATES[job.network]}
+            rate = max(found, key=lambda rate: found[rate])
+            return facts | {
+                "accuracies": {f"{rate:g}": value for rate, value in found.items()}, "learning_rate": rate,
+                "num_test": _num(test), "finetune_s": time.perf_counter() - start,
+            }  # fmt: skip
+        rate = self.rate(job)
+        small = self.healed(job, small, rate)
+        facts |= {"accuracy": accuracy(small, test), "finetune_s": time.perf_counter() - start}
+        self.keep(job, small)
+        healing = self.healing(job.network)
+        return facts | {
+            "num_test": _num(test), "steps": healing.num_steps, "batch_size": healing.batch_size, "learning_rate": rate,
+        }  # fmt: skip
+
+    def healed(self, job: Job, network: nn.Module, rate: float) -> nn.Module:
+        """Return a copy of the network that was trained with a learning rate."""
+        small, (draws, taught) = copy.deepcopy(network), self.lessons(job.source)
+        healing = replace(self.healing(job.network), learning_rate=rate)
         if job.way == "no distillation":
             healing = replace(healing, soft=0.0)
-        start = time.perf_counter()
         torch.backends.cudnn.allow_tf32 = True
-        healing(small, subject.task, train, draws, taught)
+        healing(small, SUBJECTS[job.network].task, self.parts(job.source)[0], draws, taught)
         torch.backends.cudnn.allow_tf32 = False
-        facts |= {"accuracy": accuracy(small, test), "finetune_s": time.perf_counter() - start}
-        if job.rate is None:
-            self.keep(job, small)
-        return facts | {
-            "num_test": _num(test), "steps": healing.num_steps, "batch_size": healing.batch_size,
-            "learning_rate": healing.learning_rate,
-        }  # fmt: skip
+        return small
 
     def cut(self, job: Job, budget: int) -> nn.Module | None:
         """Return the network cut in the way of the job; None where it cannot get so small."""

@@ -2,9 +2,10 @@
 
 Each way of `pruning_ways` that is compared makes its networks of the same calibration pictures; all settle, and then
 take the same steps of the same fine-tuning (`healing`), with distillation from the uncut network, on the same pictures
-in the same order. Every seed draws calibration pictures and steps anew. The learning rate is the one of three with
-which networks of uniform width end best, the same for all ways: the choice is the baseline's. It is made on a tenth of
-the training pictures, which these trials neither cut by nor learn from; no way ever chooses anything on test pictures.
+in the same order. Every seed draws calibration pictures and steps anew. At every budget each way takes the learning
+rate, of five, with which its own network of the first seed ends best on a tenth of the training pictures, which these
+trials neither cut by nor learn from; no way ever chooses anything on test pictures. Parts of the ablation have the rate
+of the whole.
 ``ours`` are the defaults; the ablation takes away or exchanges one part of the cut at once at a time. A way that cannot
 reach a budget says so in its row. Accuracy is that on CIFAR-10's test set; of the ImageNet pictures each seed tests on
 another third and learns from the others, and nobody sees more.
@@ -37,7 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from healed_jobs import RATIOS, Job, facts_of, jobs, place_of, read_rows
+from healed_jobs import RATES, RATIOS, Job, facts_of, jobs, place_of, read_rows, tuned_first
 from healed_rows import Work
 from pictures_on_device import decode_cifar10, decode_imagenet
 from pruning_ways import SUBJECTS
@@ -60,8 +61,8 @@ def work(arguments: argparse.Namespace, todo: list[Job], taken: Any, end: float)
         except Exception as error:  # one row less must not end the others
             row = facts_of(job) | {"failed": f"{type(error).__name__}: {error}"}
         row["row_s"] = time.perf_counter() - start
-        if job.rate is not None:
-            _write(own.trial(job), str(row.get("accuracy", 0.0)))
+        if job.tuning:
+            _write(own.trial(job), str(row.get("learning_rate", RATES[job.network][0])))
         with (arguments.out / "rows.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(row, flush=True)
@@ -125,7 +126,8 @@ def main() -> None:
     names = [n for n in arguments.networks if (arguments.imagenet if n == "mobilenet_v2" else arguments.cifar10)]
     done = {place_of(row) for row in read_rows(arguments.out / "rows.jsonl") if "failed" not in row}
     everything = jobs(names, arguments.seeds)
-    todo = [job for job in everything if place_of(vars(job)) not in done and _wanted(job, arguments)]
+    wanted = tuned_first([job for job in everything if _wanted(job, arguments)])
+    todo = [job for job in wanted if place_of(vars(job)) not in done]
     for started in arguments.out.glob("taught-*"):
         started.unlink()  # of other settings, or left by a run that was stopped
     context = multiprocessing.get_context("spawn")
@@ -152,9 +154,9 @@ def main() -> None:
 
 
 def _wanted(job: Job, arguments: argparse.Namespace) -> bool:
-    """Tell whether a row was asked for; those that choose the learning rate and the uncut networks always are."""
+    """Tell whether a row was asked for; the uncut networks always are."""
     named = any(fnmatch(job.way, pattern) for pattern in arguments.ways or ["*"])
-    return job.rate is not None or job.way == "uncut" or (named and job.ratio in arguments.ratios)
+    return job.way == "uncut" or (named and job.ratio in arguments.ratios)
 
 
 def _device(name: str) -> str:

@@ -144,8 +144,8 @@ def main() -> None:
     for place in arguments.folders:
         made = read_rows(place / "rows.jsonl")
         found["runs"].append(json.loads((place / "facts.json").read_text()))
-        found["rows"] += [row for row in made if "rate" not in row and "failed" not in row]
-        found.setdefault("rates", []).extend(row for row in made if "rate" in row)
+        found["rows"] += [row for row in made if "tuning" not in row and "failed" not in row]
+        found.setdefault("rates", []).extend(row for row in made if "tuning" in row)
         with tempfile.TemporaryDirectory() as folder:
             files = exported(found["rows"], place / "networks.tar", Path(folder))
             times |= latencies(files, arguments.rounds, arguments.round_s)

@@ -5,10 +5,11 @@ The networks of `pruned`, whole and pruned, are quantised for processors by ours
 one float32 file and see the same calibration samples; where the processor sums products in 16 bits, ours and ONNX
 Runtime's weights have 7 bits. Ways with "qat" are trained rounded for ``--qat-steps`` steps by distillation from the
 float32 network, those with four or falling bits have that many in their weights, kept in eight; the others are not
-trained. With ``--accuracy`` the files are written into ``--files`` and judged by ONNX Runtime's
-and OpenVINO's engines on ``--test`` samples of the test set; differences are paired, with intervals by bootstrap over
-the samples. ``--latency`` times the files that are there, one sample on one thread, paired, and wants a machine on
-which nothing else runs. Both write into results/quantisation.json and may be run one after the other.
+trained. Of "timed layers" those stay in float32 that ONNX Runtime, timed layer by layer, runs faster so. With
+``--accuracy`` the files are written into ``--files`` and judged by ONNX Runtime's and OpenVINO's engines on ``--test``
+samples of the test set; differences are paired, with intervals by bootstrap over the samples. ``--latency`` times the
+files that are there, one sample on one thread, paired, and wants a machine on which nothing else runs. Both write into
+results/quantisation.json and may be run one after the other.
 
     pip install --target nncf nncf onnx
     python benchmarks/quantisation.py --accuracy --files /tmp/quantised --nncf nncf \
@@ -39,10 +40,12 @@ from torch.utils.data import Subset
 
 from secateur import Mixed, Qat, Quantize, bench, pack
 from secateur.artifacts import Data, Model, Task
+from secateur.backends import BACKENDS as RUNTIMES
 from secateur.backends.compare import Compare
 from secateur.backends.machine import machine_facts, sums_products_in_16_bits
 from secateur.calibration.batches import evaluate
 from secateur.calibration.samples import CalibrationSamples, draw_samples
+from secateur.layer_precision import LayerPrecisions
 from secateur.pipeline.export import export
 from secateur.report.bootstrap import bootstrap_means, percentile_interval
 
@@ -59,6 +62,7 @@ class Way:
 
     settings: dict[str, Any] = field(default_factory=dict)
     falling: bool = False
+    timed_on: str = ""
     trained: bool = False
 
 
@@ -68,13 +72,16 @@ WAYS = {
     "secateur, adaround": Way(settings={"corrections": ("adaround", "bias")}),
     "secateur, min-max": Way(settings={"calibrator": "min-max"}),
     "secateur, qat": Way(trained=True),
+    "secateur, timed layers": Way(timed_on="onnxruntime"),
     "secateur, four bits": Way(settings={"corrections": ("adaround", "bias"), "weight_bits": 4}),
     "secateur, four bits, qat": Way(settings={"weight_bits": 4}, trained=True),
     "secateur, falling bits": Way(settings={"corrections": ("adaround", "bias")}, falling=True),
     "secateur, falling bits, qat": Way(falling=True, trained=True),
 }
-TIMED = (OURS, "onnxruntime", "nncf")
+TIMED = (OURS, "secateur, timed layers", "onnxruntime", "nncf")
 """The ways that are timed; where values lie on their grids makes no engine faster."""
+LEAST_DECIBELS = 20.0
+"""What outputs must keep of signal over noise where layers that are faster in float32 stay so."""
 BACKENDS = ("onnxruntime", "openvino")
 
 
@@ -126,6 +133,9 @@ def ours(
     quantize = Quantize(**{"target": "cpu", "weight_bits": 7 if sums_products_in_16_bits() else 8, **way.settings})
     if way.falling:
         quantize, _ = Mixed(bytes=FOUR, precisions=BITS, decreasing=True)(source, samples, quantize)
+    if way.timed_on:
+        mixed = Mixed(signal_to_noise_db=LEAST_DECIBELS, precisions=("float32", "int8"))
+        quantize, _ = mixed(source, samples, quantize, LayerPrecisions(backend=RUNTIMES[way.timed_on]))
     calibrated = quantize.correct(quantize.calibrate(source, samples), samples)
     if way.trained:
         qat = Qat(
@@ -242,6 +252,11 @@ def latencies(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> Iter
             }  # fmt: skip
 
 
+def place(row: dict[str, Any]) -> tuple[str, bool, int]:
+    """Return where a row stands among all: by network, whole before pruned, by way."""
+    return row["network"], row["state"] == "pruned", [FLOAT, *WAYS, "onnxruntime", "nncf"].index(row["by"])
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -268,7 +283,7 @@ def main() -> None:
         for name in arguments.networks:
             rows = accuracies(name, arguments)
             files = {row["file"] for row in rows}
-            found["rows"] = [row for row in found["rows"] if row["network"] != name] + rows
+            found["rows"] = sorted([row for row in found["rows"] if row["file"] not in files] + rows, key=place)
             found["latency"] = [row for row in found["latency"] if row["file"] not in files]
             found |= {
                 "num_test": arguments.test, "num_calibration": arguments.samples, "steps": arguments.steps,

@@ -1,8 +1,8 @@
 """Try the paired comparison on a real runtime, where the truth is known; write results/stopwatch_real.json.
 
 The same network twice, and against a network that does 3 % more work by construction: every call of the baseline is
-followed by a busy wait of 3 % of its median. Every trial is written when it is done, and a rerun goes on behind the
-last one. To be run on a quiet machine.
+followed by a busy wait of 3 % of what it took. Every trial is written when it is done, with how busy other processes
+kept the machine meanwhile, and a rerun goes on behind the last one.
 
     python benchmarks/stopwatch_real.py [--trials 100] [--max-s 15] [--backend onnxruntime]
 """
@@ -16,28 +16,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from stopwatch import PLANTED, RESULTS, Found, told
-from stopwatch_tools import network
 
+from secateur.artifacts import Model
 from secateur.backends import BACKENDS
 from secateur.backends.compare import Compare
 from secateur.backends.machine import machine_facts
-from secateur.backends.measure import measure
 from secateur.backends.protocol import BuildOptions, Engine
+from secateur.pipeline.export import export
+from secateur.workloads.classification import resnet20
 
 FILE = RESULTS / "stopwatch_real.json"
 
 
 class Slower(Engine):
-    """An engine that after every call waits actively for a share of what a call takes."""
+    """An engine that after every call waits actively for a share of what the call took."""
 
-    def __init__(self, engine: Engine, wait_s: float) -> None:
-        self._engine, self._wait_s = engine, wait_s
+    def __init__(self, engine: Engine, share: float) -> None:
+        self._engine, self._share = engine, share
 
     def run(self, inputs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
         """Call, then wait."""
+        started = time.perf_counter()
         outputs = self._engine.run(inputs)
-        until = time.perf_counter() + self._wait_s
+        returned = time.perf_counter()
+        until = returned + self._share * (returned - started)
         while time.perf_counter() < until:
             pass
         return outputs
@@ -45,6 +49,14 @@ class Slower(Engine):
     def close(self) -> None:
         """Close the engine."""
         self._engine.close()
+
+
+def network(folder: Path) -> tuple[Path, tuple[np.ndarray, ...]]:
+    """Export ResNet-20 for one picture of 32 x 32 pixels and draw it."""
+    torch.manual_seed(0)
+    model = Model(module=resnet20().eval(), example_inputs=(torch.randn(1, 3, 32, 32),))
+    inputs = (np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32),)
+    return export(model, folder, name="resnet20", dynamic_batch=False).path, inputs
 
 
 def read(settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -73,7 +85,7 @@ def main() -> None:
     arguments = parser.parse_args()
     name, backend = arguments.backend, BACKENDS[arguments.backend]
     settings = {
-        "backend": f"{name} {backend.version()}", "network": "resnet18 at 64 x 64, batch 1, one thread",
+        "backend": f"{name} {backend.version()}", "network": "ResNet-20 at 32 x 32, batch 1, one thread",
         "max_s": arguments.max_s,
     }  # fmt: skip
     trials = read(settings)
@@ -85,15 +97,17 @@ def main() -> None:
         def load() -> Engine:
             return backend.load(built, folder)
 
-        with load() as engine:
-            call_s = measure(engine, inputs).latency.p50_s
-        wait_s = (PLANTED - 1) * call_s
+        def load_slower() -> Engine:
+            return Slower(load(), PLANTED - 1)
+
         for trial in range(len(trials), arguments.trials):
             compare = Compare(max_s=arguments.max_s, seed=trial)
             same = compare.compare(load, load, inputs, backend=name, num_threads=1)
-            planted = compare.compare(lambda: Slower(load(), wait_s), load, inputs, backend=name, num_threads=1)
+            planted = compare.compare(load_slower, load, inputs, backend=name, num_threads=1)
             sides = {"null": asdict(Found.by(same)), "planted": asdict(Found.by(planted))}
-            trials.append({**sides, "call_s": call_s, "others": max(same.others or 0.0, planted.others or 0.0)})
+            trials.append(
+                {**sides, "call_s": same.baseline.p50_s, "others": max(same.others or 0.0, planted.others or 0.0)}
+            )
             print(trial, same.outcome, same.speedup, planted.outcome, planted.speedup, flush=True)
             write(settings, trials)
 
