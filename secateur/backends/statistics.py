@@ -84,6 +84,8 @@ def instance_bootstrap(
     blocks vary by. Of the ways to resample a hierarchy this is the one whose variance is right (Davison and Hinkley,
     1997, section 3.8). Percentiles are taken further out, at Phi(-sqrt(K / (K - 1)) t_(K-1)) for K instances: plain
     ones cover too little where K is small (the expanded percentile interval of Hesterberg, 2015, arXiv 1411.5279).
+    Student's interval bounds it from within: resamples of few instances, one of them far off, hardly reach the other
+    side.
     """
     medians = np.median(log_ratios, axis=1)
     drawn = np.random.default_rng(seed).integers(len(medians), size=(num_resamples, len(medians)))
@@ -113,14 +115,14 @@ def cautious_bootstrap(
 def _interval(
     medians: Float[np.ndarray, " instance"], estimates: Float[np.ndarray, " resample"], confidence: float
 ) -> LogInterval:
-    """Return the mean of the instances' medians with the expanded percentiles of its resamples."""
-    tail, num_instances = (1 - confidence) / 2, len(medians)
+    """Return the mean of the instances' medians, with the wider of expanded percentiles and Student's interval."""
+    tail, num_instances, value, half = (1 - confidence) / 2, len(medians), float(medians.mean()), 0.0
     if num_instances > 1:
-        quantile = stats.t.ppf(1 - tail, num_instances - 1) * math.sqrt(num_instances / (num_instances - 1))
-        tail = float(stats.norm.sf(quantile))
+        quantile = float(stats.t.ppf(1 - tail, num_instances - 1))
+        half = quantile * float(medians.std(ddof=1)) / math.sqrt(num_instances)
+        tail = float(stats.norm.sf(quantile * math.sqrt(num_instances / (num_instances - 1))))
     low, high = np.quantile(estimates, [tail, 1 - tail])
-    value = float(medians.mean())
-    return LogInterval(value=value, low=min(float(low), value), high=max(float(high), value))
+    return LogInterval(value=value, low=min(float(low), value - half), high=max(float(high), value + half))
 
 
 def _resampled(
