@@ -102,27 +102,36 @@ def _without_network(baselines: dict[str, dict[str, float]]) -> list[str]:
 def measures() -> list[str]:
     """Return the measures' times beside pysaliency's."""
     found = _read("gaze_metrics")
-    sizes = {name: rows for name, rows in found["sizes"].items() if name != "viewers left out"}
-    gold = found["sizes"]["viewers left out"]["gold_standard"]
-    names = next(iter(sizes.values()))
-    lines = [
-        f"Gaze measures beside pysaliency {found['pysaliency']} on {found['pictures']} pictures"
-        " (`benchmarks/gaze_metrics.py`, one thread): processor milliseconds a picture, ours and theirs, and how many"
-        " times faster.",
-        "",
-        "| measure | " + " | ".join(f"{size}: ours | pysaliency | times" for size in sizes) + " |",
-        "|---|" + "---|---|---|" * len(sizes),
-    ]
-    for name in names:
-        cells = (f"{row['ours_ms']:.3f} | {row['pysaliency_ms']:.2f} | {row['times_faster']:.1f}"
-                 for row in (rows[name] for rows in sizes.values()))  # fmt: skip
-        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
+    gold, which = found["viewers left out"]["gold_standard"], f"pysaliency {found['pysaliency']}"
     return [
-        *lines, "",
+        f"Gaze measures beside {which} as users call them on a set of pictures, from the fixations to the mean over the"
+        " pictures, all maps at hand (`benchmarks/gaze_metrics.py`, one thread,"
+        f" {found['machine']['cpu']}): processor milliseconds a picture, ours and theirs, and how many times faster."
+        f" Values differ by {_largest(found['calls']):.0e} at most.",
+        "", *_faster(found["calls"]), "",
+        "The functions of arrays beneath, which pysaliency calls picture by picture:",
+        "", *_faster(found["kernels"]), "",
         f"The gold standard, viewers left out in turn: {gold['ours_ms']:.2f} against {gold['pysaliency_ms']:.1f} ms"
         f" ({gold['times_faster']:.0f} times). Measures of whole maps are bounded by reading them from memory, and by"
         " the logarithm of every cell.",
     ]  # fmt: skip
+
+
+def _largest(sizes: dict[str, Any]) -> float:
+    return max(row.get("largest_difference", 0.0) for rows in sizes.values() for row in rows.values())
+
+
+def _faster(sizes: dict[str, Any]) -> list[str]:
+    """Return the table of measures, ours and pysaliency's at every size."""
+    lines = [
+        "| measure | " + " | ".join(f"{size}: ours | pysaliency | times" for size in sizes) + " |",
+        "|---|" + "---|---|---|" * len(sizes),
+    ]
+    for name in next(iter(sizes.values())):
+        cells = (f"{row['ours_ms']:.3f} | {row['pysaliency_ms']:.2f} | {row['times_faster']:.1f}"
+                 for row in (rows[name] for rows in sizes.values()))  # fmt: skip
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
+    return lines
 
 
 def lenet() -> list[str]:
