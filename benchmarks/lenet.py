@@ -50,7 +50,7 @@ TASK = task(10)
 BUDGETS = (0.26, 0.17, 0.10, 0.05)
 """Shares of the cost: the paper's three, and half of its least."""
 BATCH, NUM_COPIES = 256, 5
-TEMPERATURE = 2.0
+TEMPERATURE = 4.0
 LONGEST_GRADIENT = 5.0
 
 
@@ -230,8 +230,8 @@ def main() -> None:
     parser.add_argument("--whole-steps", type=int, default=3000, help="of the uncut network's training")
     parser.add_argument("--whole-rate", type=float, default=2e-3, help="of learning of the uncut network")
     parser.add_argument("--round-steps", type=int, default=150, help="of training between two cuts")
-    parser.add_argument("--steps", type=int, default=2000, help="of training after the last cut")
-    parser.add_argument("--rate", type=float, default=2e-3, help="of learning, after a cut")
+    parser.add_argument("--steps", type=int, default=3000, help="of training after the last cut")
+    parser.add_argument("--rate", type=float, default=3e-3, help="of learning, after a cut")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS)
     parser.add_argument("--budgets", nargs="*", type=float, default=BUDGETS)
