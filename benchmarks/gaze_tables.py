@@ -102,27 +102,36 @@ def _without_network(baselines: dict[str, dict[str, float]]) -> list[str]:
 def measures() -> list[str]:
     """Return the measures' times beside pysaliency's."""
     found = _read("gaze_metrics")
-    sizes = {name: rows for name, rows in found["sizes"].items() if name != "viewers left out"}
-    gold = found["sizes"]["viewers left out"]["gold_standard"]
-    names = next(iter(sizes.values()))
-    lines = [
-        f"Gaze measures beside pysaliency {found['pysaliency']} on {found['pictures']} pictures"
-        " (`benchmarks/gaze_metrics.py`, one thread): processor milliseconds a picture, ours and theirs, and how many"
-        " times faster.",
-        "",
-        "| measure | " + " | ".join(f"{size}: ours | pysaliency | times" for size in sizes) + " |",
-        "|---|" + "---|---|---|" * len(sizes),
-    ]
-    for name in names:
-        cells = (f"{row['ours_ms']:.3f} | {row['pysaliency_ms']:.2f} | {row['times_faster']:.1f}"
-                 for row in (rows[name] for rows in sizes.values()))  # fmt: skip
-        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
+    gold, which = found["viewers left out"]["gold_standard"], f"pysaliency {found['pysaliency']}"
     return [
-        *lines, "",
+        f"Gaze measures beside {which} as users call them on a set of pictures, from the fixations to the mean over the"
+        " pictures, all maps at hand (`benchmarks/gaze_metrics.py`, one thread,"
+        f" {found['machine']['cpu']}): processor milliseconds a picture, ours and theirs, and how many times faster."
+        f" Values differ by {_largest(found['calls']):.0e} at most.",
+        "", *_faster(found["calls"]), "",
+        "The functions of arrays beneath, which pysaliency calls picture by picture:",
+        "", *_faster(found["kernels"]), "",
         f"The gold standard, viewers left out in turn: {gold['ours_ms']:.2f} against {gold['pysaliency_ms']:.1f} ms"
         f" ({gold['times_faster']:.0f} times). Measures of whole maps are bounded by reading them from memory, and by"
         " the logarithm of every cell.",
     ]  # fmt: skip
+
+
+def _largest(sizes: dict[str, Any]) -> float:
+    return max(row.get("largest_difference", 0.0) for rows in sizes.values() for row in rows.values())
+
+
+def _faster(sizes: dict[str, Any]) -> list[str]:
+    """Return the table of measures, ours and pysaliency's at every size."""
+    lines = [
+        "| measure | " + " | ".join(f"{size}: ours | pysaliency | times" for size in sizes) + " |",
+        "|---|" + "---|---|---|" * len(sizes),
+    ]
+    for name in next(iter(sizes.values())):
+        cells = (f"{row['ours_ms']:.3f} | {row['pysaliency_ms']:.2f} | {row['times_faster']:.1f}"
+                 for row in (rows[name] for rows in sizes.values()))  # fmt: skip
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
+    return lines
 
 
 def lenet() -> list[str]:
@@ -131,11 +140,11 @@ def lenet() -> list[str]:
         return []
     found = _read("lenet")
     budgets = sorted({row["budget"] for row in found["rows"] if row["budget"] < 1}, reverse=True)
-    seeds = {row["seed"] for row in found["rows"]}
     lines = [
         "",
-        f"LeNet-5 on MNIST (`benchmarks/lenet.py`): error in per cent on the test set, mean over {len(seeds)} seeds and"
-        f" half the range; all ways from the same networks, error {_spread(found, 'uncut', 1.0)}, by the same training."
+        "LeNet-5 on MNIST (`benchmarks/lenet.py`): error in per cent on the test set, mean and half the range over"
+        f" seeds (of ours {_num_seeds(found)}); all ways from the same uncut networks, error"
+        f" {_spread(found, 'uncut', 1.0)}, by the same training."
         " Published (Theis et al. 2018): 0.80 uncut, Fisher with the cost term 0.79 at 10 %, automatic 0.86 at 17 %,"
         " without it 0.84 at 26 %.",
         "",
@@ -155,8 +164,12 @@ def _lenet_sentence() -> list[str]:
         "",
         f"LeNet-5 on MNIST cut to 10 % of its cost our way has error {_spread(found, 'ours', 0.1)} % on the test set"
         f" (uncut {_spread(found, 'uncut', 1.0)} %; published for Fisher pruning at that cost: 0.79 %;"
-        " `benchmarks/lenet.py`, mean over seeds and half the range).",
+        f" `benchmarks/lenet.py`, seeds: {_num_seeds(found)}).",
     ]
+
+
+def _num_seeds(found: dict[str, Any]) -> int:
+    return len({row["seed"] for row in found["rows"] if row["way"] == "ours"})
 
 
 def _spread(found: dict[str, Any], way: str, budget: float) -> str:

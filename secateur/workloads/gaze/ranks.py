@@ -17,7 +17,7 @@ from torch import Tensor
 from secateur.errors import DataError
 from secateur.workloads.gaze.metrics import Maps, places
 
-NUM_INTERVALS = 2**14
+NUM_INTERVALS = 2**13
 PIECE = 2**15
 """Cells that are looked at together, so that what is made of them stays in a processor's cache."""
 FEW = 4
@@ -166,10 +166,9 @@ def _undefined() -> DataError:
 
 def _counted(values: Float[np.ndarray, " cells"], fixated: Float[np.ndarray, " fixated"]) -> tuple[np.ndarray, ...]:
     """Count, for every fixated value of a picture, the values below it and those equal to it, without sorting all."""
-    if np.isnan(values.min()):
-        raise _undefined()
     thresholds, place = np.unique(fixated, return_inverse=True)
     if len(thresholds) < FEW:
+        _require_numbers(values)
         less, same = (
             [np.count_nonzero(compared(values, each)) for each in thresholds] for compared in (np.less, np.equal)
         )
@@ -177,30 +176,35 @@ def _counted(values: Float[np.ndarray, " cells"], fixated: Float[np.ndarray, " f
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         scale = (NUM_INTERVALS - 1) / (thresholds[-1] - thresholds[0])
     if not (0 < scale < np.inf) or not np.isfinite(thresholds).all():
+        _require_numbers(values)
         ordered = np.sort(values)
         least, most = (ordered.searchsorted(thresholds, side) for side in ("left", "right"))
         return least[place], (most - least)[place]
     # Interval 0 is below all thresholds and the last above them; rounding keeps the order, which is all that counts.
-    interval = _intervals(values, thresholds[0], scale)
     own = _intervals(thresholds, thresholds[0], scale)
-    number = np.bincount(interval, minlength=NUM_INTERVALS + 2)
     chosen = np.zeros(NUM_INTERVALS + 2, dtype=bool)
     chosen[own] = True
-    near = np.sort(values[np.flatnonzero(chosen[interval])])
+    number, close = np.zeros(NUM_INTERVALS + 2, dtype=np.int64), list[np.ndarray]()
+    for first in range(0, len(values), PIECE):
+        piece = values[first : first + PIECE]
+        _require_numbers(piece)
+        interval = _intervals(piece, thresholds[0], scale)
+        number += np.bincount(interval, minlength=NUM_INTERVALS + 2)
+        close.append(piece[np.flatnonzero(chosen.take(interval))])
+    near = np.sort(np.concatenate(close))
     # Of the values near, those in lower intervals come first; the others below count by interval.
     far_below = np.where(chosen, 0, number).cumsum()[own]
     least, most = (near.searchsorted(thresholds, side) for side in ("left", "right"))
     return (far_below + least)[place], (most - least)[place]
 
 
+def _require_numbers(values: Float[np.ndarray, " cells"]) -> None:
+    if np.isnan(values.min()):
+        raise _undefined()
+
+
 def _intervals(values: Float[np.ndarray, " cells"], lowest: np.floating, scale: np.floating) -> np.ndarray:
-    found = np.empty(len(values), dtype=np.intp)
-    buffer = np.empty(min(PIECE, len(values)), dtype=values.dtype)
-    for first in range(0, len(values), PIECE):
-        piece = values[first : first + PIECE]
-        moved = np.subtract(piece, lowest, out=buffer[: len(piece)])
-        np.multiply(moved, scale, out=moved)
-        np.add(moved, 1, out=moved)
-        np.clip(moved, 0, NUM_INTERVALS + 1, out=moved)
-        found[first : first + PIECE] = moved
-    return found
+    moved = np.subtract(values, lowest)
+    np.multiply(moved, scale, out=moved)
+    np.add(moved, 1, out=moved)
+    return np.clip(moved, 0, NUM_INTERVALS + 1, out=moved).astype(np.intp)
