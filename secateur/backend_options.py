@@ -1,126 +1,50 @@
-"""What may be set of each backend of the table, by names of its own fields, and a backend with some of it set."""
+"""What a recipe may set of each backend of the table, as its own fields say, and a backend with some of it set."""
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, create_model, model_validator
 
 from secateur.backends import BACKENDS, Backend
-from secateur.backends.cuda_driver import DRIVERS, DriverName
-from secateur.backends.onnxruntime import Optimisation, Search
-from secateur.backends.openvino import Device, Hint, Precision
-from secateur.backends.protocol import first_line
-from secateur.errors import BackendError
+from secateur.backends.setting import settings_of
+from secateur.errors import BackendError, first_line
 from secateur.recipe_section import Section
 
 
-class TorchOptions(Section):
-    """PyTorch on a CUDA device."""
-
-    tf32: bool = False
-    """Allow float32 convolutions and products the 10-bit mantissa of tensor cores."""
-
-
-class OnnxRuntimeOptions(Section):
-    """ONNX Runtime on the processor."""
-
-    optimisation: Optimisation = "all"
-    """How far the graph is rewritten."""
-    keep_optimised: bool = False
-    """Rewrite the graph once, when the engine is built, for this machine."""
-    spinning: bool = False
-    """Let idle threads wait actively."""
-    arena: bool = True
-    """Keep freed memory for the next call."""
+def _sections() -> dict[str, Any]:
+    """Return a section for every backend with settings, absent by default."""
+    found: dict[str, Any] = {}
+    for name, backend in BACKENDS.items():
+        fields: dict[str, Any] = {
+            key: (Annotated[setting.kind, Field(description=setting.meaning)], setting.default)
+            for key, setting in settings_of(backend).items()
+        }
+        if fields:
+            section = create_model(
+                "".join(map(str.title, [*name.split("_"), "options"])), __base__=Section,
+                __doc__=(type(backend).__doc__ or name).splitlines()[0],
+                __validators__={"possible": _possible(backend)}, **fields,
+            )  # fmt: skip
+            found[name] = (Annotated[section | None, Field(description=f"Settings of {name}.")], None)
+    return found
 
 
-class OnnxRuntimeGpuOptions(OnnxRuntimeOptions):
-    """ONNX Runtime on a CUDA device."""
+def _possible(backend: Backend) -> Any:
+    """Make the validator that asks a backend whether its settings go together."""
 
-    cuda_graph: bool = False
-    """Record the kernels once for each shape and replay them."""
-    tf32: bool = False
-    """Allow float32 convolutions and products the 10-bit mantissa of tensor cores."""
-    search: Search = "exhaustive"
-    """Choose convolutions' kernels by trying all, or foretell them."""
-    fallback: bool = False
-    """Let the processor do it where the provider cannot be had; otherwise that is an error."""
+    def check(given: Section) -> Section:
+        try:
+            replace(backend, **given.model_dump(exclude_defaults=True))  # type: ignore[type-var]
+        except BackendError as error:
+            raise ValueError(f"{error.wanted}, or not {error.found}") from error
+        return given
 
-
-class OpenVinoOptions(Section):
-    """OpenVINO."""
-
-    device: Device = "CPU"
-    """Where it runs."""
-    precision: Precision = "f32"
-    """The arithmetic of what the file has in float32; coarser ones need a wider build.tolerance."""
-    hint: Hint = "latency"
-    """What it is tuned for."""
-    compiled: bool = False
-    """Keep the compiled blob, which loads faster, on this device and version alone."""
+    return model_validator(mode="after")(check)
 
 
-class TensorRtOptions(Section):
-    """TensorRT."""
-
-    tf32: bool = False
-    """Allow float32 convolutions and products the 10-bit mantissa of tensor cores; needs a wider build.tolerance."""
-    level: Annotated[int, Field(ge=0, le=5)] | None = None
-    """How hard the compiler searches; its own default where absent."""
-    workspace_bytes: Annotated[int, Field(ge=1)] | None = None
-    """What a layer may take beside its tensors; its own default where absent."""
-    timing_cache: Path | None = None
-    """A file of what was timed, read and written at every build."""
-    version_compatible: bool = False
-    """Let later releases run the engine."""
-    hardware_compatible: bool = False
-    """Let every GPU from Ampere on run the engine."""
-    refittable: bool = False
-    """Let the engine take other weights."""
-    stripped: bool = False
-    """Write the engine without weights, which it gets from the ONNX file."""
-    cuda_graph: bool = False
-    """Record the kernels once for each shape and replay them; cuda.bindings only."""
-    driver: DriverName = "cuda.bindings"
-    """The package that gives device memory, streams and events."""
-
-    @model_validator(mode="after")
-    def _recorded(self) -> "TensorRtOptions":
-        if self.cuda_graph and not DRIVERS[self.driver].records:
-            raise ValueError("cuda_graph with the driver cuda.bindings, which records graphs, or neither")
-        return self
-
-
-class TensorRtRtxOptions(TensorRtOptions):
-    """TensorRT for RTX."""
-
-    compute_capabilities: tuple[Annotated[str, Field(pattern=r"^\d+\.\d+$")], ...] = ("8.6", "8.9", "12.0")
-    """The GPUs that it compiles for; [] leaves a portable engine that is finished when it is loaded."""
-
-
-class BackendOptions(Section):
+class BackendOptions(create_model("Backends", __base__=Section, **_sections())):  # type: ignore[misc]
     """Settings of backends, by their names in the table; what is left out keeps the backend's own default."""
-
-    torch_cuda: TorchOptions | None = None
-    """PyTorch on a CUDA device, operator by operator."""
-    torch_cuda_compile: TorchOptions | None = None
-    """PyTorch on a CUDA device, compiled."""
-    torch_cuda_graph: TorchOptions | None = None
-    """PyTorch on a CUDA device, recorded and replayed."""
-    onnxruntime: OnnxRuntimeOptions | None = None
-    """ONNX Runtime on the processor."""
-    onnxruntime_cuda: OnnxRuntimeGpuOptions | None = None
-    """ONNX Runtime's own kernels on a CUDA device."""
-    onnxruntime_tensorrt: OnnxRuntimeGpuOptions | None = None
-    """ONNX Runtime by way of TensorRT."""
-    openvino: OpenVinoOptions | None = None
-    """OpenVINO."""
-    tensorrt: TensorRtOptions | None = None
-    """TensorRT."""
-    tensorrt_rtx: TensorRtRtxOptions | None = None
-    """TensorRT for RTX."""
 
     def given(self, name: str) -> dict[str, Any]:
         """Return what is set of a backend otherwise than the table has it."""

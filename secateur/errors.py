@@ -60,3 +60,9 @@ class MeasurementError(SecateurError):
 
 class StorageError(SecateurError):
     """The run folder cannot be read or written: no space left, no permission, a damaged file."""
+
+
+def first_line(error: BaseException) -> str:
+    """Shorten a runtime's message to its first line that is not empty."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line[:300]

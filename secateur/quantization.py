@@ -20,6 +20,7 @@ from secateur.calibration.samples import draw_samples
 from secateur.layer_precision import LayerPrecisions
 from secateur.listening import Listener
 from secateur.loading import Workload
+from secateur.onnx_reading import read_onnx
 from secateur.pipeline.finetune import Finetune
 from secateur.pipeline.quantize import Halve, Mixed, Qat, Quantize
 from secateur.pipeline.quantize.calibrated import Calibrated
@@ -116,7 +117,7 @@ class Quantization:
             f"outputs change by {result.error:.2g}"
         )
         content = path.read_bytes()
-        parity, _ = compared(onnx.load(source), onnx.load_from_string(content), samples)
+        parity, _ = compared(read_onnx(source), onnx.load_from_string(content), samples)
         return Exported(path=path, result=described(path, content, parity)), result
 
     def _rounded(

@@ -25,9 +25,8 @@ from urllib.parse import unquote
 import numpy as np
 
 from secateur import __version__
-from secateur.backends.protocol import first_line
 from secateur.deploy import Deployed, Tensor, load
-from secateur.errors import BackendError, SecateurError
+from secateur.errors import BackendError, SecateurError, first_line
 
 TYPES = {
     "float32": "FP32", "float16": "FP16", "float64": "FP64", "int8": "INT8", "int16": "INT16", "int32": "INT32",

@@ -34,7 +34,7 @@ def write_model(folder: Path, repository: Path, *, name: str | None = None, max_
 
     Raises:
         StorageError: the folder is not whole, or the repository cannot be written.
-        BackendError: the server has no backend for the engine.
+        BackendError: the server has no backend for the engine, or cannot read it in this form.
     """
     description = read_description(folder)
     model = repository / (name or re.sub(r"[^\w.-]", "_", description.name))
@@ -44,6 +44,16 @@ def write_model(folder: Path, repository: Path, *, name: str | None = None, max_
             "Deploy an engine of one of these backends.",
         )  # fmt: skip
     file = BACKENDS[description.engine.backend][1]
+    if file.endswith(".onnx") and not str(description.engine.path).endswith(".onnx"):
+        raise BackendError(
+            str(folder), f"the compiled {description.engine.path}", "an ONNX file, which the server compiles itself",
+            "Build it without build.options.openvino.compiled.",
+        )  # fmt: skip
+    if description.settings.get("stripped"):
+        raise BackendError(
+            str(folder), "an engine without its weights, which the server does not give it", "a whole one",
+            "Build it without build.options.tensorrt.stripped.",
+        )  # fmt: skip
     content = read(folder / str(description.engine.path))
     for beside in description.engine.weights:
         copy(folder / beside, model / "1" / beside)

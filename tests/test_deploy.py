@@ -272,6 +272,26 @@ def test_a_model_of_the_triton_server(deployed: Path, tmp_path: Path) -> None:
     assert found.HasField("dynamic_batching")
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"engine": {"path": "small.blob", "backend": "openvino"}}, r"the compiled small\.blob; wanted an ONNX file"),
+        ({"engine": {"backend": "tensorrt"}, "settings": {"stripped": True}}, "an engine without its weights"),
+        ({"engine": {"backend": "torch"}}, r"an engine of torch; wanted one of onnxruntime, "),
+    ],
+)
+def test_what_the_triton_server_cannot_read_is_refused(
+    deployed: Path, tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    folder, found = tmp_path / "changed", json.loads((deployed / DESCRIPTION).read_text())
+    folder.mkdir()
+    described = {**found, **change, "engine": {**found["engine"], **change["engine"]}}
+    (folder / DESCRIPTION).write_text(json.dumps(described))
+    with pytest.raises(BackendError, match=told):
+        write_model(folder, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
 def triton_schema() -> Any:
     """Return the server's own schema of configurations, which its client brings along, without the client's gRPC."""
     client = importlib.util.find_spec("tritonclient")

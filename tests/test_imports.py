@@ -11,7 +11,7 @@ ROOT = Path(secateur.__file__).parent
 ORDER = [
     {"errors"},
     {"artifacts", "provenance", "storage"},
-    {"equality"},
+    {"equality", "onnx_reading"},
     {"calibration"},
     {"pipeline", "backends", "report"},
     {"workloads"},

@@ -18,7 +18,7 @@ import secateur
 from secateur.artifacts import QUANTIZED, Evaluation, ExportResult, HalveResult, Model, QuantizeResult, Summary
 from secateur.backends import BACKENDS
 from secateur.deploying import deploy_run
-from secateur.errors import ExportError, RecipeError
+from secateur.errors import BackendError, ExportError, RecipeError
 from secateur.judging import judge_run
 from secateur.listening import Silent
 from secateur.loading import importable, load
@@ -292,6 +292,25 @@ def test_requests_that_cannot_be_met_are_refused(tmp_path: Path) -> None:
         secateur.quantize(exported, [torch.full((2, 4), torch.nan)])
     with pytest.raises(secateur.SecateurError, match="a single sample; wanted at least 2; some hundreds are usual"):
         secateur.quantize(exported, [torch.randn(1, 4)])
+    for wrong, told in [
+        (torch.randn(2, 5), r"\['float32 \[2, 5\]'\] .*wanted \[.*: tensor\(float\) \['batch', 4\]"),
+        (torch.randn(2, 4).double(), r"\['float64 \[2, 4\]'\]"),
+        ((torch.randn(2, 4), torch.randn(2, 4)), r"\['float32 \[2, 4\]', 'float32 \[2, 4\]'\]"),
+    ]:
+        with pytest.raises(secateur.SecateurError, match=told):
+            secateur.quantize(exported, [wrong])
+    whole = exported.path.read_bytes()
+    for content, told in [(whole[: len(whole) // 2], "truncated or not ONNX"), (b"", "no graph in it")]:
+        (tmp_path / "linear.onnx").write_bytes(content)
+        with pytest.raises(BackendError, match=rf"linear\.onnx: found .*{told}"):
+            secateur.quantize(tmp_path / "linear.onnx", samples)
+    foreign = onnx.load_from_string(whole)
+    foreign.graph.node[-1].output[0] = "inner"
+    foreign.graph.node.append(onnx.helper.make_node("Frobnicate", ["inner"], [foreign.graph.output[0].name]))
+    (tmp_path / "linear.onnx").write_bytes(foreign.SerializeToString())
+    with pytest.raises(secateur.SecateurError, match="Frobnicate"):
+        secateur.quantize(tmp_path / "linear.onnx", samples)
+    (tmp_path / "linear.onnx").write_bytes(whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["linear.onnx"], "a refusal leaves no file"
     found = secateur.quantize(exported, samples)
     with pytest.raises(ExportError, match="DequantizeLinear, QuantizeLinear in it"):

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from secateur.artifacts import BenchCell, Cold, Comparison, Measurement
 from secateur.backends import BACKENDS
@@ -23,6 +22,7 @@ from secateur.backends.practice.probe import Probe, cache_folder
 from secateur.backends.protocol import Backend, BuildOptions, Engine, Progress, require, unheard
 from secateur.backends.ready_made import ReadyMade, is_ready_made, ready_made
 from secateur.errors import BackendError
+from secateur.onnx_reading import read_onnx
 
 DEFAULT_COMPARE = Compare()
 TOLERANCE, ROUNDED_TOLERANCE = 1e-4, 0.1
@@ -66,9 +66,8 @@ def bench(
 
 
 def usual_tolerance(path: Path) -> float:
-    """Return 0.1 for a file that computes in integers, 1e-4 for any other; see `read_inputs` for errors."""
-    read_inputs(path)
-    nodes = onnx.load(path, load_external_data=False).graph.node
+    """Return 0.1 for a file that computes in integers, 1e-4 for any other; see `read_onnx` for errors."""
+    nodes = read_onnx(path, weights=False).graph.node
     rounded = any(node.op_type.startswith(("QLinear", "QuantizeLinear", "DequantizeLinear")) for node in nodes)
     return ROUNDED_TOLERANCE if rounded or any("Integer" in node.op_type for node in nodes) else TOLERANCE
 

@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from secateur.backends.cuda import DeviceArray, described
-from secateur.backends.protocol import Missing, first_line
-from secateur.errors import BackendError
+from secateur.backends.protocol import Missing
+from secateur.errors import BackendError, first_line
 
 
 @functools.cache

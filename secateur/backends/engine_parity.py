@@ -4,9 +4,9 @@ from pathlib import Path
 
 from secateur.artifacts import Parity
 from secateur.backends.onnx_file import random_inputs, read_inputs, read_whole
-from secateur.backends.protocol import BuildOptions, Engine, first_line
+from secateur.backends.protocol import BuildOptions, Engine
 from secateur.equality import Agreement
-from secateur.errors import BackendError
+from secateur.errors import BackendError, first_line
 
 NUM_BATCHES = 2
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"

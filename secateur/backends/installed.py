@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from secateur.artifacts import EngineResult
-from secateur.backends.protocol import Backend, BuildOptions, Engine, Missing, first_line
-from secateur.errors import BackendError
+from secateur.backends.protocol import Backend, BuildOptions, Engine, Missing
+from secateur.backends.setting import settings_of
+from secateur.errors import BackendError, first_line
 
 GROUP = "secateur.backends"
 
@@ -25,6 +26,7 @@ def installed_backends(taken: Collection[str]) -> dict[str, Backend]:
 def _loaded(entry: EntryPoint) -> Backend:
     try:
         backend = entry.load()
+        settings_of(backend)
     except Exception as error:
         return Unloadable(name=entry.name, reason=f"{entry.value} does not load ({first_line(error)})")
     if not isinstance(backend, Backend):

@@ -9,11 +9,10 @@ from types import MappingProxyType
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from secateur.artifacts import LARGEST_ONNX_BYTES, FileFacts
-from secateur.backends.protocol import first_line
-from secateur.errors import BackendError
+from secateur.errors import BackendError, first_line
+from secateur.onnx_reading import read_onnx
 from secateur.storage import file_sha256, read
 
 MOST_NUMBERS = 1 << 30
@@ -57,14 +56,14 @@ def read_inputs(path: Path) -> tuple[OnnxInput, ...]:
     Raises:
         BackendError: the file is absent, truncated or not ONNX.
     """
-    proto = _read(path, weights=False)
+    proto = read_onnx(path, weights=False)
     weights = {initializer.name for initializer in proto.graph.initializer}
     return tuple(_input(value, path) for value in proto.graph.input if value.name not in weights)
 
 
 def read_outputs(path: Path) -> tuple[OnnxInput, ...]:
     """Read the outputs of an ONNX file, as `read_inputs` does its inputs; raises `BackendError`."""
-    return tuple(_input(value, path) for value in _read(path, weights=False).graph.output)
+    return tuple(_input(value, path) for value in read_onnx(path, weights=False).graph.output)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +89,12 @@ def read_whole(path: Path) -> Whole:
     Raises:
         BackendError: the file is absent, truncated, not ONNX, lacks its weights or keeps them elsewhere than beside it.
     """
-    proto = _read(path, weights=False)
+    proto = read_onnx(path, weights=False)
     apart = [t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
     if not apart:
         return Whole(path=path, content=read(path))
     if proto.ByteSize() + sum(_num_bytes(tensor) for tensor in apart) <= LARGEST_ONNX_BYTES:
-        return Whole(path=path, content=_read(path, weights=True).SerializeToString(deterministic=True))
+        return Whole(path=path, content=read_onnx(path, weights=True).SerializeToString(deterministic=True))
     places = {entry.value for tensor in apart for entry in tensor.external_data if entry.key == "location"}
     return Whole(path=path, content=read(path), weights=tuple(_beside(path, place) for place in sorted(places)))
 
@@ -121,43 +120,11 @@ def read_facts(path: Path) -> FileFacts:
         BackendError: the file cannot be read, or its entries are not as they were written.
     """
     try:
-        return FileFacts.of({entry.key: entry.value for entry in _read(path, weights=False).metadata_props})
+        return FileFacts.of({entry.key: entry.value for entry in read_onnx(path, weights=False).metadata_props})
     except ValueError as error:
         raise BackendError(
             f"{path}, metadata", first_line(error), "the entries that an export writes", "Export it again."
         ) from error
-
-
-def _read(path: Path, *, weights: bool) -> onnx.ModelProto:
-    try:
-        proto = onnx.load(path, load_external_data=weights)
-    except OSError as error:
-        raise BackendError(
-            str(path), error.strerror or str(error), "an ONNX file", "Check the path; `secateur run` writes such files."
-        ) from error
-    except DecodeError as error:
-        raise _not_onnx(path, first_line(error)) from error
-    except onnx.checker.ValidationError as error:
-        raise BackendError(
-            str(path), f"weights that cannot be read ({first_line(error)})", "the file of weights beside it",
-            "Copy both files together, or export with the weights inside.",
-        ) from error  # fmt: skip
-    if not proto.graph.node:
-        raise _not_onnx(path, "no graph in it")
-    newest = onnx.defs.onnx_opset_version()
-    opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    if opset > newest:
-        raise BackendError(
-            str(path), f"operators of opset {opset}", f"at most {newest}, what onnx {onnx.__version__} knows",
-            "Export in a lower opset, or install a newer onnx.",
-        )  # fmt: skip
-    return proto
-
-
-def _not_onnx(path: Path, reason: str) -> BackendError:
-    return BackendError(
-        str(path), f"a file that is truncated or not ONNX ({reason})", "a whole ONNX file", "Copy or export it again."
-    )
 
 
 def _input(value: onnx.ValueInfoProto, path: Path) -> OnnxInput:

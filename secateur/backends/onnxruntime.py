@@ -4,7 +4,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from secateur.artifacts import EngineResult
 from secateur.backends.cuda import Stream, cuda_devices, missing_cuda
@@ -18,12 +18,12 @@ from secateur.backends.protocol import (
     Engine,
     Missing,
     engine_file,
-    first_line,
     require,
     require_device,
     write_engine,
 )
-from secateur.errors import BackendError
+from secateur.backends.setting import TF32, Setting
+from secateur.errors import BackendError, first_line
 from secateur.storage import read
 
 Provider = Literal["CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"]
@@ -36,6 +36,11 @@ LEVELS: dict[str, str] = {
 }  # fmt: skip
 
 
+def on_gpu(backend: "OnnxRuntime") -> bool:
+    """Say whether a provider on a GPU is asked for."""
+    return backend.provider != CPU
+
+
 @dataclass(frozen=True, kw_only=True)
 class OnnxRuntime:
     """ONNX Runtime on one execution provider, operators one after the other.
@@ -43,27 +48,29 @@ class OnnxRuntime:
     The provider that is asked for is the one that is used: a session that falls back to another is an error unless
     ``fallback`` allows it, and single nodes that the provider leaves to the processor are counted in the engine's
     description. ``optimisation`` is how far the graph is rewritten when a session opens; with ``keep_optimised`` that
-    is done once, and the engine's file is the rewritten graph, which belongs to this machine's processor.
-
-    ``spinning`` lets idle threads of a session wait actively: a little faster alone, but two sessions that are timed in
-    turns would disturb one another. ``arena`` keeps freed memory for the next call.
+    is done once, and the engine's file is the rewritten graph, which belongs to this machine's processor. ``spinning``
+    is a little faster alone, but two sessions that are timed in turns would disturb one another.
 
     On GPUs inputs and outputs are bound to the device's memory and copied through pinned memory on the session's
-    stream; ``cuda_graph`` records the kernels once for each shape and replays them; ``tf32`` allows the 10-bit mantissa
-    of tensor cores in float32 convolutions and products; ``search`` says whether cuDNN's convolutions are chosen by
-    trying them all, which takes seconds for each shape, or foretold.
+    stream. An exhaustive ``search`` takes seconds for each shape.
     """
 
     name: str = "onnxruntime"
     provider: Provider = CPU
-    optimisation: Optimisation = "all"
-    keep_optimised: bool = False
-    spinning: bool = False
-    arena: bool = True
-    cuda_graph: bool = False
-    tf32: bool = False
-    search: Search = "exhaustive"
-    fallback: bool = False
+    optimisation: Annotated[Optimisation, Setting("How far the graph is rewritten.")] = "all"
+    keep_optimised: Annotated[bool, Setting("Rewrite the graph once, when the engine is built, for this machine.")] = (
+        False
+    )
+    spinning: Annotated[bool, Setting("Let idle threads wait actively.")] = False
+    arena: Annotated[bool, Setting("Keep freed memory for the next call.")] = True
+    cuda_graph: Annotated[bool, Setting("Record the kernels once for each shape and replay them.", on_gpu)] = False
+    tf32: Annotated[bool, Setting(TF32, on_gpu)] = False
+    search: Annotated[Search, Setting("Choose convolutions' kernels by trying all, or foretell them.", on_gpu)] = (
+        "exhaustive"
+    )
+    fallback: Annotated[
+        bool, Setting("Let the processor do it where the provider cannot be had; otherwise that is an error.", on_gpu)
+    ] = False
 
     def __post_init__(self) -> None:
         if self.cuda_graph and self.provider == CPU:

@@ -14,7 +14,8 @@ import numpy as np
 from secateur.backends.cuda import DeviceArray, Event, PinnedArray, Stream
 from secateur.backends.device_time import DeviceTimes
 from secateur.backends.engine_inputs import ExpectedInputs
-from secateur.backends.protocol import Engine, LayerTime, closed, first_line
+from secateur.backends.protocol import Engine, LayerTime, closed
+from secateur.errors import first_line
 
 Open = Callable[[Path | None, Stream | None], Any]
 """Opens a session: where it writes its profile to, if it is profiled, and the stream that it works on, if not its own.

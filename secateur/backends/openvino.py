@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -21,12 +21,12 @@ from secateur.backends.protocol import (
     Missing,
     closed,
     engine_file,
-    first_line,
     require,
     require_device,
     write_engine,
 )
-from secateur.errors import BackendError
+from secateur.backends.setting import Setting
+from secateur.errors import BackendError, first_line
 
 
 @functools.cache
@@ -51,17 +51,22 @@ Hint = Literal["latency", "throughput"]
 class OpenVino:
     """OpenVINO on the processor, on Intel's GPU or NPU.
 
-    ``precision`` is the arithmetic of what the file has in float32; eight-bit files stay in eight bits. ``hint`` asks
-    for the least latency, one stream, or for throughput, as many streams as the device works best with. The engine's
-    file is the ONNX file, compiled for the device when it is loaded, or with ``compiled`` the blob that compiling
-    made: it loads faster, on this device and version alone. Networks in OpenVINO's own form (``.xml``) are loaded too.
+    Whatever the ``precision``, eight-bit files stay in eight bits. ``hint`` asks for the least latency, one stream, or
+    for throughput, as many streams as the device works best with. The engine's file is the ONNX file, compiled for the
+    device when it is loaded, or the blob that compiling made. Networks in OpenVINO's own form (``.xml``) are loaded
+    too.
     """
 
     name: str = "openvino"
-    device: Device = "CPU"
-    precision: Precision = "f32"
-    hint: Hint = "latency"
-    compiled: bool = False
+    device: Annotated[Device, Setting("Where it runs.")] = "CPU"
+    precision: Annotated[
+        Precision,
+        Setting("The arithmetic of what the file has in float32; coarser ones need a wider build.tolerance."),
+    ] = "f32"
+    hint: Annotated[Hint, Setting("What it is tuned for.")] = "latency"
+    compiled: Annotated[
+        bool, Setting("Keep the compiled blob, which loads faster, on this device and version alone.")
+    ] = False
 
     def unavailable(self) -> Missing | None:
         """Say why nothing can be compiled here, or None."""

@@ -223,9 +223,3 @@ def require_device(backend: Backend, result: EngineResult, folder: Path) -> None
             str(folder / str(result.path)), f"an engine for {result.device}", f"one for {here}",
             "Build the engine again on this machine.",
         )  # fmt: skip
-
-
-def first_line(error: BaseException) -> str:
-    """Shorten a runtime's message to its first line that is not empty."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return line[:300]

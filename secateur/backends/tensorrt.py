@@ -4,13 +4,16 @@ import importlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from secateur.artifacts import EngineResult, Parity
 from secateur.backends.cuda_driver import DRIVERS, DriverName
 from secateur.backends.engine_parity import engine_parity
 from secateur.backends.onnx_file import OnnxInput, read_inputs, read_whole
 from secateur.backends.protocol import BuildOptions, Engine, Missing, engine_file, require, write_engine
+from secateur.backends.setting import TF32, Setting
 from secateur.backends.tensorrt_engine import TensorRtEngine
 from secateur.backends.tensorrt_layers import summary
 from secateur.backends.tensorrt_log import Log, log_of
@@ -27,35 +30,47 @@ FLAGS = {
 EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
 
 
+def is_rtx(backend: "TensorRt") -> bool:
+    """Say whether it is TensorRT for RTX."""
+    return backend.package == "tensorrt_rtx"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TensorRt:
     """An NVIDIA compiler, ``package`` says which.
 
     The types of the ONNX file are the types of the engine (strongly typed): a half precision engine comes from a half
-    precision file. ``compute_capabilities`` names the GPUs that TensorRT for RTX compiles for, which needs no GPU;
-    without any it leaves a portable engine that is finished when it is loaded. Full TensorRT compiles for the GPU at
-    hand. ``tf32`` allows the 10-bit mantissa of tensor cores in float32 convolutions.
-
-    ``level``, 0 to 5, is how hard the compiler searches; ``workspace_bytes`` what a layer may take beside its tensors.
-    ``timing_cache`` is a file of what was timed, read and written at every build. ``version_compatible`` engines run on
-    later releases, ``hardware_compatible`` ones on every GPU from Ampere on. ``refittable`` engines take other weights,
-    and ``stripped`` ones are written without any: they get them from the ONNX file by `TensorRtEngine.refit`. Where the
-    installed release cannot do what is asked, the build is refused. ``driver`` is the package that gives memory,
-    streams and events on the device; ``cuda_graph`` replays recorded kernels, which pycuda cannot.
+    precision file. TensorRT for RTX compiles for ``compute_capabilities``, which needs no GPU; full TensorRT for the
+    GPU at hand. ``refittable`` engines take other weights by `TensorRtEngine.refit`; ``stripped`` ones get theirs when
+    they are loaded, from the ONNX file that is copied beside them. Where the installed release cannot do what is asked,
+    the build is refused.
     """
 
     package: Package
-    compute_capabilities: tuple[str, ...] = ()
-    tf32: bool = False
-    level: int | None = None
-    workspace_bytes: int | None = None
-    timing_cache: Path | None = None
-    version_compatible: bool = False
-    hardware_compatible: bool = False
-    refittable: bool = False
-    stripped: bool = False
-    cuda_graph: bool = False
-    driver: DriverName = "cuda.bindings"
+    compute_capabilities: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^\d+\.\d+$")], ...],
+        Setting("GPUs that it compiles for; [] for an engine that is finished when it is loaded.", is_rtx),
+    ] = ()
+    tf32: Annotated[bool, Setting(TF32)] = False
+    level: Annotated[
+        Annotated[int, Field(ge=0, le=5)] | None, Setting("How hard the compiler searches; absent for its own default.")
+    ] = None
+    workspace_bytes: Annotated[
+        Annotated[int, Field(ge=1)] | None, Setting("What a layer may take beside its tensors; absent for all.")
+    ] = None
+    timing_cache: Annotated[Path | None, Setting("A file of what was timed, read and written at every build.")] = None
+    version_compatible: Annotated[bool, Setting("Let later releases run the engine.")] = False
+    hardware_compatible: Annotated[bool, Setting("Let every GPU from Ampere on run the engine.")] = False
+    refittable: Annotated[bool, Setting("Let the engine take other weights.")] = False
+    stripped: Annotated[
+        bool, Setting("Write the engine without weights, which it gets from the ONNX file beside it.")
+    ] = False
+    cuda_graph: Annotated[
+        bool, Setting("Record the kernels once for each shape and replay them; cuda.bindings only.")
+    ] = False
+    driver: Annotated[DriverName, Setting("The package that gives device memory, streams and events.")] = (
+        "cuda.bindings"
+    )
 
     def __post_init__(self) -> None:
         if self.cuda_graph and not DRIVERS[self.driver].records:
@@ -100,7 +115,7 @@ class TensorRt:
         stop, and is raised when it has.
         """
         require(self.name, self.unavailable(), f"{self.package}, able to build")
-        inputs, onnx_sha256 = read_inputs(onnx_file), read_whole(onnx_file).sha256
+        inputs, whole = read_inputs(onnx_file), read_whole(onnx_file)
         trt = importlib.import_module(self.package)
         log = log_of(self.package)
         log.clear()
@@ -110,9 +125,10 @@ class TensorRt:
         missing = self.unable_to_run()
         result = write_engine(
             self, folder / f"{onnx_file.stem}.{self.name}.engine", content,
-            options=self._settings(onnx_sha256, log, options), build_s=build_s,
+            options=self._settings(whole.sha256, log, options), build_s=build_s,
             parity=None if missing else self._parity(trt, log, content, onnx_file, options),
             reason="" if missing is None else f"built, not run: {missing}",
+            weights=(onnx_file, *whole.weights) if self.stripped else (),
         )  # fmt: skip
         write(folder / f"{result.path}.json", result.model_dump_json(indent=1).encode())
         return result
@@ -122,10 +138,13 @@ class TensorRt:
         require(self.name, self.unable_to_run(), f"{self.package} and a GPU")
         content = engine_file(self, result, folder)
         self._require_gpu(result, str(folder / str(result.path)))
-        return self._open(importlib.import_module(self.package), log_of(self.package), content)
+        onnx_files = [folder / name for name in result.weights if name.endswith(".onnx")]
+        return self._open(importlib.import_module(self.package), log_of(self.package), content, *onnx_files)
 
-    def _open(self, trt: Any, log: Log, content: bytes) -> TensorRtEngine:
-        return TensorRtEngine(trt, log, content, driver=DRIVERS[self.driver], cuda_graph=self.cuda_graph)
+    def _open(self, trt: Any, log: Log, content: bytes, weights: Path | None = None) -> TensorRtEngine:
+        return TensorRtEngine(
+            trt, log, content, driver=DRIVERS[self.driver], cuda_graph=self.cuda_graph, weights=weights
+        )
 
     def _require_gpu(self, result: EngineResult, where: str) -> None:
         """Refuse an engine that was compiled for another GPU than the first one here."""
@@ -142,10 +161,7 @@ class TensorRt:
             )  # fmt: skip
 
     def _parity(self, trt: Any, log: Log, content: bytes, onnx_file: Path, options: BuildOptions) -> Parity:
-        engine = self._open(trt, log, content)
-        with engine:
-            if self.stripped:
-                engine.refit(onnx_file)
+        with self._open(trt, log, content, onnx_file if self.stripped else None) as engine:
             return engine_parity(f"{self.name} {self.version()}", engine, onnx_file, options)
 
     def _settings(self, onnx_sha256: str, log: Log, options: BuildOptions) -> dict[str, str]:

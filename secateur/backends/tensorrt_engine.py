@@ -21,12 +21,15 @@ class TensorRtEngine(Engine):
     """A loaded engine. A call copies through pinned memory to the GPU and back, and waits; threads take turns.
 
     With ``cuda_graph`` the kernels of a call are recorded when its shapes have been seen once, and replayed until other
-    shapes come.
+    shapes come. ``weights`` is the ONNX file of an engine that was written without any.
     """
 
     on_device = True
 
-    def __init__(self, trt: Any, log: Log, content: bytes, *, driver: Driver, cuda_graph: bool = False) -> None:
+    def __init__(
+        self, trt: Any, log: Log, content: bytes, *, driver: Driver, cuda_graph: bool = False,
+        weights: Path | None = None,
+    ) -> None:  # fmt: skip
         # Without a device, deserialising crashes the process in some releases, so CUDA is asked first.
         require(trt.__name__, driver.missing(), "a CUDA device")
         self._driver = driver
@@ -40,6 +43,8 @@ class TensorRtEngine(Engine):
                 self._name, f"an engine that does not load ({log.last_error()})", "one built for this GPU and version",
                 "Build the engine on this machine.",
             )  # fmt: skip
+        if weights is not None:
+            self._refit(weights)
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise BackendError(
@@ -122,20 +127,14 @@ class TensorRtEngine(Engine):
         return tuple(sorted(layers, key=lambda layer: -layer.time_s))
 
     def refit(self, onnx_file: Path) -> None:
-        """Take the weights of an ONNX file of the same network; what a stripped engine needs before its first call.
+        """Take the weights of an ONNX file of the same network.
 
         Raises:
             BackendError: the file's weights do not fit, or the engine was not built to take others.
         """
         with self._lock:
             self._require_open()
-            refitter = self._trt.Refitter(self._engine, self._log)
-            weights = self._trt.OnnxParserRefitter(refitter, self._log)
-            if not weights.refit_from_file(str(onnx_file)) or not refitter.refit_cuda_engine():
-                raise BackendError(
-                    f"{self._name}, {onnx_file}", f"weights that do not fit ({self._log.last_error()})",
-                    "those of the network that the engine was built from", "Build with refittable or stripped.",
-                )  # fmt: skip
+            self._refit(onnx_file)
 
     def inspect(self) -> str:
         """Describe the engine's layers, fused as they run, as TensorRT's own JSON."""
@@ -157,6 +156,15 @@ class TensorRtEngine(Engine):
             self._context = None
             self._engine = None
             self._runtime = None
+
+    def _refit(self, onnx_file: Path) -> None:
+        refitter = self._trt.Refitter(self._engine, self._log)
+        weights = self._trt.OnnxParserRefitter(refitter, self._log)
+        if not weights.refit_from_file(str(onnx_file)) or not refitter.refit_cuda_engine():
+            raise BackendError(
+                f"{self._name}, {onnx_file}", f"weights that do not fit ({self._log.last_error()})",
+                "those of the network that the engine was built from", "Build with refittable or stripped.",
+            )  # fmt: skip
 
     def _call(self, inputs: Arrays) -> None:
         self._require_open()

@@ -5,7 +5,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from secateur.artifacts import EngineResult
 from secateur.backends.cuda import described
@@ -13,6 +13,7 @@ from secateur.backends.engine_parity import engine_parity
 from secateur.backends.machine import processor
 from secateur.backends.onnx_file import read_inputs
 from secateur.backends.protocol import BuildOptions, Engine, Missing, engine_file, require, write_engine
+from secateur.backends.setting import TF32, Setting
 from secateur.errors import BackendError
 from secateur.storage import read
 
@@ -23,6 +24,11 @@ Mode = Literal["eager", "compile", "cuda_graph"]
 COMPILERS = ("c++", "g++", "clang++")
 
 
+def on_gpu(backend: "Torch") -> bool:
+    """Say whether it runs on a CUDA device."""
+    return backend.device == "cuda"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Torch:
     """PyTorch on the processor or on the first CUDA device.
@@ -30,14 +36,13 @@ class Torch:
     The engine's file is the exported program (``.pt2``) that `secateur.export` leaves beside the ONNX file when it is
     asked to: the network's own operators, one by one. ``mode`` says how they are called: ``eager``; ``compile``, by
     torch.compile, anew for the first shapes that an engine meets; ``cuda_graph``, recorded once for each shape and
-    replayed. Types are those of the program; ``tf32`` allows float32 convolutions and products the 10-bit mantissa of
-    tensor cores.
+    replayed. Types are those of the program.
     """
 
     name: str = "torch"
     device: Literal["cpu", "cuda"] = "cpu"
     mode: Mode = "eager"
-    tf32: bool = False
+    tf32: Annotated[bool, Setting(TF32, on_gpu)] = False
 
     def unavailable(self) -> Missing | None:
         """Say why the program cannot be run here, or None."""

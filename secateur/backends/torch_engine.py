@@ -16,9 +16,9 @@ from torch.export.passes import move_to_device_pass
 from secateur.backends.device_time import DeviceTimes
 from secateur.backends.engine_inputs import ExpectedInputs
 from secateur.backends.onnx_file import OnnxInput
-from secateur.backends.protocol import Engine, LayerTime, closed, first_line
+from secateur.backends.protocol import Engine, LayerTime, closed
 from secateur.backends.torch import Mode
-from secateur.errors import BackendError
+from secateur.errors import BackendError, first_line
 
 Tensors = tuple[Tensor, ...]
 

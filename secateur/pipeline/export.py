@@ -25,6 +25,7 @@ from secateur.artifacts import (
 from secateur.errors import BackendError, EqualityError, ExportError
 from secateur.pipeline.export_attention import FourAxes
 from secateur.pipeline.export_first import first_difference
+from secateur.pipeline.export_notes import forget_notes
 from secateur.pipeline.export_proof import ExportProof
 from secateur.pipeline.export_shapes import Inputs, OpenShape
 from secateur.pipeline.export_slim import slimmed
@@ -271,15 +272,12 @@ def _invalid(name: str, error: Exception) -> ExportError:
 
 
 def _described(proto: onnx.ModelProto, name: str, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """Add inferred shapes and metadata; drop stack traces, which would tie the file to the folders of this machine."""
+    """Add inferred shapes and metadata, and forget what the exporter noted beside."""
     try:
         proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
         raise _invalid(name, error) from error
-    for node in (*proto.graph.node, *(node for function in proto.functions for node in function.node)):
-        kept = [entry for entry in node.metadata_props if entry.key != "pkg.torch.onnx.stack_trace"]
-        del node.metadata_props[:]
-        node.metadata_props.extend(kept)
+    forget_notes(proto.graph)
     entries = {entry.key: entry.value for entry in proto.metadata_props}
     onnx.helper.set_model_props(proto, {**entries, **metadata})
     return proto

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from secateur.equality import difference
 from secateur.errors import BackendError
+from secateur.pipeline.export_notes import SCOPES
 from secateur.pipeline.quantize.running import Running
 
 
@@ -83,7 +84,7 @@ def _run(proto: onnx.ModelProto, named: list[str], inputs: tuple[Tensor, ...]) -
 def _module(node: onnx.NodeProto) -> str:
     """Read the dotted path of the module that the exporter noted at a node."""
     for entry in node.metadata_props:
-        if entry.key == "pkg.torch.onnx.name_scopes":
+        if entry.key == SCOPES:
             paths = [path.strip(" '\"") for path in entry.value.strip("[]").split(",")]
             return next((path for path in reversed(paths[:-1]) if path), "")
     return ""

@@ -9,10 +9,13 @@ from secateur.artifacts import Exported
 MODULE = """
 import numpy as np
 from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import Field
 from secateur.artifacts import EngineResult
 from secateur.backends.engine_parity import engine_parity
 from secateur.backends.protocol import Engine, engine_file
+from secateur.backends.setting import Setting
 from secateur.storage import read, sha256, write
 
 
@@ -35,6 +38,7 @@ class Reference(Engine):
 @dataclass(frozen=True)
 class Toy:
     name: str = "toy"
+    speed: Annotated[int, Field(ge=1), Setting("How fast it plays.")] = 1
 
     def unavailable(self):
         return None
@@ -60,12 +64,18 @@ class Toy:
         return Reference(folder / result.path)
 
 
-toy = Toy()
-absurd = 3
+@dataclass(frozen=True)
+class Odd(Toy):
+    name: str = "odd"
+    speed: "Elsewhere" = 1
+
+
+toy, odd, absurd = Toy(), Odd(), 3
 """
 ENTRY_POINTS = """[secateur.backends]
 toy = secateur_toy:toy
 absurd = secateur_toy:absurd
+odd = secateur_toy:odd
 missing = secateur_toy:nothing
 onnxruntime = secateur_toy:toy
 """
@@ -73,6 +83,7 @@ USED = """
 import sys
 from pathlib import Path
 
+from pydantic import ValidationError
 from secateur.backends import BACKENDS
 from secateur.backends.bench import bench
 from secateur.backends.compare import Compare
@@ -85,8 +96,18 @@ assert (rows["toy"].status, rows["toy"].value, rows["toy"].devices) == ("ready",
 assert rows["absurd"].status == rows["missing"].status == "absent"
 assert "secateur_toy:absurd is int, not a backend" in rows["absurd"].detail
 assert "secateur_toy:nothing does not load (module 'secateur_toy' has no attribute 'nothing')" in rows["missing"].detail
+assert "name 'Elsewhere' is not defined" in rows["odd"].detail
 assert type(BACKENDS["onnxruntime"]).__name__ == "OnnxRuntime", "names of the table are not taken away"
-assert BuildSettings(backends=["toy"]).backends == ["toy"]
+asked = BuildSettings(backends=["toy"], options={"toy": {"speed": 3}})
+assert (asked.backends, asked.backend("toy").speed) == (["toy"], 3)
+try:
+    BuildSettings(options={"toy": {"speed": 0}})
+except ValidationError as error:
+    assert "options.toy.speed" in str(error)
+else:
+    raise AssertionError("a speed of zero was taken")
+schema = BuildSettings.model_json_schema()["$defs"]["ToyOptions"]["properties"]["speed"]
+assert (schema["description"], schema["minimum"]) == ("How fast it plays.", 1)
 brief = Compare(num_instances=3, num_blocks=4, block_s=0.001, target=1.0, max_s=20, null=False, num_resamples=100,
                 warm_up=WarmUp(least_s=0.01, most_s=0.02, window_s=0.005))
 assert bench(Path(sys.argv[1]), Path(sys.argv[1]), backend="toy", compare=brief).backend == "toy 7.1"

@@ -272,6 +272,23 @@ def test_an_engine_runs_on_the_gpu(narrow: Exported, tmp_path: Path, driver: Dri
 
 
 @pytest.mark.gpu
+def test_an_engine_without_weights_gets_them_when_it_is_loaded(narrow: Exported, tmp_path: Path) -> None:
+    stripped = TensorRt(package="tensorrt", stripped=True)
+    if (missing := stripped.unable_to_run()) is not None:
+        pytest.skip(f"no full TensorRT to run on: {missing}")
+    result = stripped.build(narrow.path, tmp_path, BuildOptions())
+    assert set(result.weights) == {narrow.path.name}
+    assert result.parity.worst_relative < 1e-4
+    image = np.random.default_rng(0).standard_normal((2, 3, 24, 24)).astype(np.float32)
+    whole = TensorRt(package="tensorrt").build(narrow.path, tmp_path / "whole", BuildOptions())
+    with (
+        stripped.load(result, tmp_path) as engine,
+        TensorRt(package="tensorrt").load(whole, tmp_path / "whole") as other,
+    ):
+        np.testing.assert_allclose(engine.run((image,))[0], other.run((image,))[0], atol=1e-4)
+
+
+@pytest.mark.gpu
 def test_open_sizes_run_within_their_ranges(sized: Exported, tmp_path: Path) -> None:
     portable = TensorRt(package="tensorrt_rtx")
     if (missing := portable.unable_to_run()) is not None:

@@ -156,6 +156,30 @@ def test_a_real_network(tmp_path: Path) -> None:
     assert any("layer4.1" in scope for scope in scopes), "nodes still name the module that they come from"
 
 
+class Chooses(nn.Module):
+    """A network with a graph inside its graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cond(x.sum() > 0, lambda x: self.layer(x).sin(), lambda x: self.layer(x).cos(), (x,))
+
+
+def test_of_the_exporters_notes_only_modules_stay(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    export(Model(module=Chooses(), example_inputs=(torch.randn(2, 4),)), tmp_path, name="chooses")
+    outer = onnx.load(tmp_path / "chooses.onnx").graph
+    inner = [a.g for node in outer.node for a in node.attribute if a.HasField("g")]
+    assert len(inner) == 2
+    for graph in (outer, *inner):
+        noted = [*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, graph]
+        assert {entry.key for one in noted for entry in one.metadata_props} <= {"pkg.torch.onnx.name_scopes"}
+        assert {value.name for value in graph.value_info} <= {name for node in graph.node for name in node.output}
+    assert str(Path(__file__).parent).encode() not in (tmp_path / "chooses.onnx").read_bytes()
+
+
 class Branches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * 2 if x.sum() > 0 else x

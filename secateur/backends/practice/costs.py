@@ -10,8 +10,8 @@ from onnx import helper
 
 from secateur.artifacts import LayerShape
 from secateur.backends.onnx_file import NO_SIZES, read_inputs
-from secateur.backends.protocol import first_line
-from secateur.errors import BackendError
+from secateur.errors import BackendError, first_line
+from secateur.onnx_reading import read_onnx
 
 LAYERS = {
     "Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "ConvInteger": 1, "MatMulInteger": 1, "QLinearConv": 3,
@@ -59,7 +59,7 @@ class Graph:
             BackendError: it is no ONNX file, or its shapes cannot be inferred.
         """
         entries = read_inputs(path)
-        model = onnx.load(path, load_external_data=False)
+        model = read_onnx(path, weights=False)
         given = {entry.name: entry.sized(batch_size, sizes) for entry in entries}
         for value in model.graph.input:
             if value.name in given:

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from secateur.pipeline.export_notes import SCOPES
+
 QUANTIZED_OPERATORS = ("Conv", "Gemm", "MatMul")
 """What is computed in integers, where the second input is a constant."""
-SCOPES = "pkg.torch.onnx.name_scopes"
-"""Where the exporter notes the modules that a node comes from."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from secateur.artifacts import Exported, HalveResult
 from secateur.errors import ExportError
+from secateur.onnx_reading import read_onnx
 from secateur.pipeline.quantize.graph import Graph
 from secateur.pipeline.quantize.running import Running, Samples, arrays
 from secateur.storage import write
@@ -48,7 +49,7 @@ class Halve:
             StorageError: the file cannot be written.
         """
         path = source.path if isinstance(source, Exported) else source
-        proto = onnx.load(path)
+        proto = read_onnx(path)
         if self.dtype == "bfloat16" and max(e.version for e in proto.opset_import if e.domain == "") < BFLOAT16_OPSET:
             proto = onnx.version_converter.convert_version(proto, BFLOAT16_OPSET)
         graph = Graph(proto=onnx.shape_inference.infer_shapes(proto))

@@ -9,6 +9,7 @@ import onnx
 
 from secateur.artifacts import Unfused
 from secateur.errors import ExportError
+from secateur.onnx_reading import read_onnx
 from secateur.pipeline.quantize.graph import QUANTIZED_OPERATORS, Graph, channel_axis
 from secateur.pipeline.quantize.placement import CARRIERS, CLAMPS, TARGETS, Target
 
@@ -26,7 +27,7 @@ def lint(quantized: Path | onnx.ModelProto, target: str) -> tuple[Unfused, ...]:
     Returns:
         every node that is not fused, each with one reason, in the graph's order; none where all is well.
     """
-    proto = quantized if isinstance(quantized, onnx.ModelProto) else onnx.load(quantized)
+    proto = quantized if isinstance(quantized, onnx.ModelProto) else read_onnx(quantized)
     if target not in TARGETS:
         raise ExportError("lint", f"the target {target!r}", f"one of {sorted(TARGETS)}", "Choose one of these.")
     linter = _Linter(graph=Graph(proto=proto), target=TARGETS[target])

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.artifacts import Model
+from secateur.onnx_reading import read_onnx
 from secateur.pipeline.quantize.running import Running
 
 
@@ -41,7 +41,7 @@ class FileModule(nn.Module):
 
     def __init__(self, path: Path, model: Model) -> None:
         super().__init__()
-        proto = onnx.load(path)
+        proto = read_onnx(path)
         self._names = [value.name for value in proto.graph.output]
         self._running = Running(proto, self._names)
         self._size = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value

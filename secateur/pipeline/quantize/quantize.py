@@ -10,6 +10,7 @@ import onnx
 from secateur.artifacts import Exported, QuantizedActivation, QuantizedLayer, QuantizeResult
 from secateur.calibration.ranges import Seen, Tensors, collect_ranges
 from secateur.errors import ExportError
+from secateur.onnx_reading import read_onnx
 from secateur.pipeline.quantize.calibrated import Calibrated
 from secateur.pipeline.quantize.calibrators import CALIBRATORS
 from secateur.pipeline.quantize.corrections import CORRECTIONS, Correction
@@ -83,7 +84,7 @@ class Quantize:
             ExportError: the file holds nothing to quantise, is quantised already, or a name to skip is not in it.
             DataError: there are no samples, or one makes a value that is NaN or infinite.
             StorageError: the file cannot be written.
-            BackendError: ONNX Runtime is absent.
+            BackendError: the file cannot be read, or ONNX Runtime is absent or refuses it.
         """
         return self.write(self.correct(self.calibrate(source, samples), samples), samples, folder, name=name)
 
@@ -193,7 +194,7 @@ def _require(field: str, name: str, table: Collection[str]) -> None:
 
 
 def _read(path: Path, target: Target) -> onnx.ModelProto:
-    proto = onnx.load(path)
+    proto = read_onnx(path)
     opset = next((entry.version for entry in proto.opset_import if entry.domain == ""), 0)
     if not target.grid.integral and opset < FLOAT8_OPSET:
         raise ExportError(

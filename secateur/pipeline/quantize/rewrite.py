@@ -30,11 +30,11 @@ def rewritten(
         node = nodes[original.output[0]]
         scale = steps[placement.scales[node.input[0]]].scale
         weights = layers[original.output[0]]
-        node.input[1] = _constant(added, front, node, node.input[1], weights.integers, weights.scales, weights.axis)
+        node.input[1] = _constant(added, front, node.input[1], weights.integers, weights.scales, weights.axis)
         if target.int_bias and len(node.input) > 2 and node.input[2] in graph.constants:
             scales = (weights.scales.astype(np.float64) * scale).astype(np.float32)
             integers = np.rint(graph.array(node.input[2]) / scales.astype(np.float64)).astype(np.int32)
-            node.input[2] = _constant(added, front, node, node.input[2], integers, scales, 0)
+            node.input[2] = _constant(added, front, node.input[2], integers, scales, 0)
     body: list[onnx.NodeProto] = []
     renamed: dict[str, str] = {}
     for value in proto.graph.input:
@@ -62,13 +62,14 @@ def layer_weights(
 
 
 class _Added:
-    """The constants that are written beside a graph's own, under names that are free."""
+    """The constants that are written beside a graph's own, under names that are free; those of equal content once."""
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         self._proto = proto
         graph = proto.graph
         self._names = {name for node in graph.node for name in (*node.input, *node.output)}
         self._tensors: dict[str, onnx.TensorProto] = {}
+        self._kept: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def name(self, wanted: str) -> str:
         """Return a name that nothing bears: the one wanted, or with a number."""
@@ -79,10 +80,16 @@ class _Added:
         return name
 
     def constant(self, wanted: str, array: np.ndarray) -> str:
-        """Keep an array; return its name."""
-        name = self.name(wanted)
-        self._tensors[name] = numpy_helper.from_array(array, name)
-        return name
+        """Keep an array; return its name, or that of an equal one that is kept already."""
+        content = array.dtype.name, array.shape, array.tobytes()
+        if content not in self._kept:
+            name = self._kept[content] = self.name(wanted)
+            self._tensors[name] = numpy_helper.from_array(array, name)
+        return self._kept[content]
+
+    def zero_point(self, array: np.ndarray) -> str:
+        """Keep a zero point, which layers of one width have in common; return its name."""
+        return self.constant("_".join(["zero_point", array.dtype.name, *map(str, array.shape)]), array)
 
     def finish(self) -> None:
         """Write the constants into the graph and drop those that nothing reads any more."""
@@ -94,17 +101,15 @@ class _Added:
 
 
 def _constant(
-    added: _Added, front: list[onnx.NodeProto], node: onnx.NodeProto, name: str, integers: np.ndarray,
-    scales: np.ndarray, axis: int,
-) -> str:  # fmt: skip
-    base = f"{name}_of_{node.name}" if node.name else name
+    added: _Added, front: list[onnx.NodeProto], name: str, integers: np.ndarray, scales: np.ndarray, axis: int
+) -> str:
     inputs = [
-        added.constant(f"{base}_quantized", integers), added.constant(f"{base}_scale", scales),
-        added.constant(f"{base}_zero_point", np.zeros_like(scales, dtype=integers.dtype)),
+        added.constant(f"{name}_quantized", integers), added.constant(f"{name}_scale", scales),
+        added.zero_point(np.zeros_like(scales, dtype=integers.dtype)),
     ]  # fmt: skip
-    output = added.name(f"{base}_dequantized")
+    output = added.name(f"{name}_dequantized")
     front.append(
-        helper.make_node("DequantizeLinear", inputs, [output], name=added.name(f"{base}_dequantize"), axis=axis)
+        helper.make_node("DequantizeLinear", inputs, [output], name=added.name(f"{name}_dequantize"), axis=axis)
     )
     return output
 
@@ -119,7 +124,7 @@ def _pair(
     found = steps[scale]
     constants = [
         added.constant(f"{name}_scale", np.array(found.scale, dtype=np.float32)),
-        added.constant(f"{name}_zero_point", np.array(found.zero_point, dtype=grid.dtype)),
+        added.zero_point(np.array(found.zero_point, dtype=grid.dtype)),
     ]
     integers, renamed[name] = added.name(f"{name}_quantized"), added.name(f"{name}_dequantized")
     return [

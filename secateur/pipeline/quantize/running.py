@@ -11,7 +11,7 @@ from onnx import helper
 from torch import Tensor
 
 from secateur.artifacts import as_tuple
-from secateur.errors import BackendError, DataError
+from secateur.errors import BackendError, DataError, first_line
 
 Samples = Iterable[Tensor | tuple[Tensor, ...]]
 """Batches of inputs, each what the network is called with; walked several times."""
@@ -45,17 +45,35 @@ class Running:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
         options.intra_op_num_threads = torch.get_num_threads()
-        self._session: Any = onnxruntime.InferenceSession(
-            looked_at.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                looked_at.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise BackendError(
+                "an ONNX file", f"a refusal by ONNX Runtime ({first_line(error)})", "a file that it can open",
+                "Export in another opset, or replace the operator it names.",
+            ) from error  # fmt: skip
         self._inputs = [value.name for value in proto.graph.input]
 
     def __call__(self, inputs: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
-        """Return the tensors by name."""
-        fed = dict(zip(self._inputs, inputs, strict=True))
-        computed = self._session.run(self._computed or None, fed)
-        given = {name: fed[name] for name in self._tensors if name in fed}
-        return given | dict(zip(self._computed, computed if self._computed else (), strict=True))
+        """Return the tensors by name.
+
+        Raises:
+            DataError: the graph does not take these inputs.
+        """
+        try:
+            fed = dict(zip(self._inputs, inputs, strict=True))
+            computed = self._session.run(self._computed or None, fed)
+        except Exception as error:
+            given = [f"{array.dtype} {list(array.shape)}" for array in inputs]
+            wanted = [f"{value.name}: {value.type} {value.shape}" for value in self._session.get_inputs()]
+            raise DataError(
+                "inputs of an ONNX file", f"{given} ({first_line(error)})", f"{wanted}",
+                "Give batches of what the network is called with.",
+            ) from error  # fmt: skip
+        as_given = {name: fed[name] for name in self._tensors if name in fed}
+        return as_given | dict(zip(self._computed, computed if self._computed else (), strict=True))
 
 
 def arrays(proto: onnx.ModelProto, samples: Samples) -> Iterator[tuple[np.ndarray, ...]]:

@@ -49,6 +49,19 @@ def test_outputs_stay_close_and_no_layer_is_left_out(
 
 
 @networks
+@targets
+def test_no_constant_is_written_twice(name: str, target: str, quantized: Callable[..., Quantized]) -> None:
+    """Zero points, of which every layer has a row, are those of all layers of its width; shared weights are one."""
+    graph = onnx.load(quantized(name, target=target).exported.path).graph
+    read = {
+        name for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear") for name in node.input[1:]
+    }
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    contents = Counter((tensor.data_type, tuple(tensor.dims), tensor.raw_data) for tensor in kept)
+    assert len(kept) == len(contents) > 2
+
+
+@networks
 def test_onnxruntime_fuses_what_the_linter_lets_pass(
     name: str, quantized: Callable[..., Quantized], tmp_path: Path
 ) -> None:
