@@ -50,8 +50,8 @@ def count(
             name=layer.node_name, operator=layer.node_type, kernel=layer.exec_type,
             seconds=seconds * layer.real_time.resolution.total_seconds(),
         )
-        for layer, seconds, ran in zip(layers, found.tolist(), (shown > 0).any(axis=0).tolist(), strict=True)
-        if ran
+        for layer, seconds, ran in zip(layers, found.tolist(), shown.max(axis=0).tolist(), strict=True)
+        if ran > 0
     )  # fmt: skip
     return tuple(counted), float(np.median(whole_s[1:]))
 
