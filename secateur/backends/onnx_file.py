@@ -129,6 +129,8 @@ def read_facts(path: Path) -> FileFacts:
 
 
 def _read(path: Path, *, weights: bool) -> onnx.ModelProto:
+    if path.is_char_device():  # such as /dev/zero, which has no end
+        raise _not_onnx(path, "a device")
     try:
         proto = onnx.load(path, load_external_data=weights)
     except OSError as error:

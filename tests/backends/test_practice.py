@@ -105,7 +105,14 @@ def test_every_layer_has_its_time_and_a_kept_roofline_is_read(
     probe = Probe(backend=runtime, folder=tmp_path / "kept", stopwatch=QUICK)
     examine = Examine(backend=runtime, probe=probe, num_calls=5, worth=0.0, most_tried=1)
     compare = Compare(
-        num_instances=3, num_blocks=4, block_s=0.002, max_s=5.0, null=False, num_resamples=100, warm_up=QUICK.warm_up
+        num_instances=3,
+        num_blocks=4,
+        block_s=0.002,
+        target=0.5,
+        max_s=30.0,
+        null=False,
+        num_resamples=100,
+        warm_up=QUICK.warm_up,
     )
     loads = [functools.partial(runtime.load, side.engine, side.folder) for side in sides]
     comparison = compare.compare(*loads, (image,), backend=backend, num_threads=1)

@@ -80,7 +80,9 @@ class Alignment:
             assert shape is not None
             widths = neighbours(layer.outputs, was[layer.name].outputs, step)
             width, up, down = widths
-            took = {each: max(1e-9, self._layer_s(shape, each, layer.inputs) - call_s) for each in set(widths)}
+            took = {each: self._layer_s(shape, each, layer.inputs) - call_s for each in set(widths)}
+            if min(took.values()) <= 0:  # lost in the noise of calling
+                continue
             trials.append(Trial(layer=layer.name, before=was[layer.name].outputs, width=width, step=step, up=up,
                                 down=down, width_s=took[width], up_s=took[up], down_s=took[down]))  # fmt: skip
         progress("widths", len(off), len(off))
