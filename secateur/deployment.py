@@ -147,13 +147,13 @@ class Deployment:
         write(folder, "comparison", comparison)
         if self.recipe.measure.layers:
             try:
-                write(folder, PRACTICE, self._practice(exported, built, comparison.speedup.value))
+                write(folder, PRACTICE, self._practice(exported, built, comparison))
             except BackendError as error:  # an explanation is missing then, not a result
                 self.listener.message(f"no theory beside practice: {error}")
         if self.recipe.quantize is not None:
             write(folder, f"comparison_{QUANTIZED}", self._timed(built, QUANTIZED))
 
-    def _practice(self, exported: Path, built: Path, speedup: float) -> Practice:
+    def _practice(self, exported: Path, built: Path, comparison: Comparison) -> Practice:
         """Hold theory against practice, layer by layer."""
         settings = self.recipe.measure
         backend = self._backend(settings.backend)
@@ -169,7 +169,7 @@ class Deployment:
             )
             for network in NETWORKS
         ]  # fmt: skip
-        return examine(*examined, speedup=speedup, progress=self.listener.progress)
+        return examine(*examined, comparison=comparison, progress=self.listener.progress)
 
     def _timed(self, built: Path, candidate: str) -> Comparison:
         settings = self.recipe.measure

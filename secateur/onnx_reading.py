@@ -14,6 +14,8 @@ def read_onnx(path: Path, *, weights: bool = True) -> onnx.ModelProto:
     Raises:
         BackendError: the file is absent, truncated, not ONNX, of an unknown operator set, or lacks its weights.
     """
+    if path.is_char_device():  # such as /dev/zero, which has no end
+        raise _not_onnx(path, "a device")
     try:
         proto = onnx.load(path, load_external_data=weights)
     except OSError as error:

@@ -55,10 +55,12 @@ def copy(source: Path, path: Path) -> None:
 
 def read(path: Path, most_bytes: int | None = None) -> bytes:
     """Read a file, or raise `StorageError`, as for one that is larger than it may be."""
-    with storing(path):
-        if most_bytes is not None and (found := path.stat().st_size) > most_bytes:
+    with storing(path), path.open("rb") as file:
+        content = file.read() if most_bytes is None else file.read(most_bytes + 1)  # devices and pipes tell no size
+        if most_bytes is not None and len(content) > most_bytes:
+            found = max(len(content), os.fstat(file.fileno()).st_size)
             raise StorageError(str(path), f"{found:,} bytes", f"at most {most_bytes:,}", "Check the path.")
-        return path.read_bytes()
+        return content
 
 
 def sync(path: Path) -> None:

@@ -53,3 +53,8 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_hash_is_that_of_sha256sum() -> None:
     assert sha256(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_a_file_without_an_end_is_refused() -> None:
+    with pytest.raises(StorageError, match="at most 100"):
+        read(Path("/dev/zero"), 100)

@@ -78,9 +78,9 @@ class LayerPractice(Record):
 class NetworkPractice(Record):
     """One network: its layers in the order of the graph, and what the call's time went to besides them.
 
-    ``call_s`` is the median of whole calls without profiling. In the profile ``reformat_s`` is what the runtime spent
-    on changing memory layouts, ``other_s`` on all further nodes, and ``overhead_s`` on no node at all. ``working_set``
-    is the bytes of all weights and of the largest layer's activations.
+    ``call_s`` is the comparison's median of calls, without profiling. In the profile ``reformat_s`` is what the runtime
+    spent on changing memory layouts, ``other_s`` on all further nodes, and ``overhead_s`` on no node at all.
+    ``working_set`` is the bytes of all weights and of the largest layer's activations.
     """
 
     layers: tuple[LayerPractice, ...]

@@ -136,7 +136,7 @@ class Bench:
                     batch_size=batch_size, num_threads=num_threads, sizes=self.sizes, seed=self.compare.seed,
                 )  # fmt: skip
                 examined = [Examined(file=files[s], engine=built[s].result, folder=built[s].folder) for s in files]
-                practice = examine(*examined, speedup=comparison.speedup.value, progress=progress)
+                practice = examine(*examined, comparison=comparison, progress=progress)
             starts = {side: self._starts(built[side], arrays, num_threads) for side in files}
             parities = {side: one.result.parity for side, one in built.items() if one.result.parity is not None}
         return BenchCell(

@@ -131,7 +131,7 @@ class OnnxRuntime:
             self, folder / f"{onnx_file.stem}.{self.name}.onnx", whole.content,
             options={**self._told(), "nodes": places}, build_s=build_s, parity=parity, weights=whole.weights,
         )  # fmt: skip
-        options.progress("done", 3, 3)
+        options.progress(f"{self.name} built and proved", 3, 3)
         return result
 
     def load(self, result: EngineResult, folder: Path, *, num_threads: int = 1) -> Engine:

@@ -14,6 +14,7 @@ from secateur.artifacts import EngineResult
 from secateur.backends.engine_inputs import ExpectedInputs
 from secateur.backends.engine_parity import engine_parity
 from secateur.backends.onnx_file import OnnxInput, Whole, read_inputs, read_whole
+from secateur.backends.openvino_counters import Counted, count
 from secateur.backends.protocol import (
     BuildOptions,
     Engine,
@@ -121,7 +122,7 @@ class OpenVino:
             },
             build_s=build_s, parity=parity, weights=() if self.compiled else whole.weights,
         )  # fmt: skip
-        options.progress("done", 2, 2)
+        options.progress(f"{self.name} built and proved", 2, 2)
         return result
 
     def load(self, result: EngineResult, folder: Path, *, num_threads: int = 1) -> Engine:
@@ -203,30 +204,22 @@ class OpenVinoEngine(Engine):
 
     def profile(self, inputs: tuple[np.ndarray, ...], *, num_calls: int = 10) -> tuple[LayerTime, ...]:
         """Time every layer by OpenVINO's counters, in a network that is compiled anew with them."""
-        request = self.counted(inputs)
-        times: dict[str, list[float]] = {}
-        told: dict[str, Any] = {}
-        for _ in range(num_calls + 1):
-            request.infer(dict(enumerate(inputs)))
-            for layer in request.profiling_info:
-                times.setdefault(layer.node_name, []).append(layer.real_time.total_seconds())
-                told[layer.node_name] = layer
         layers = [
             LayerTime(
-                name=name, operator=told[name].node_type, place=self._device, precision=told[name].exec_type,
-                time_s=float(np.mean(spent[1:])),
+                name=layer.name, operator=layer.operator, place=self._device, precision=layer.kernel,
+                time_s=layer.seconds,
             )
-            for name, spent in times.items()
-            if told[name].status == told[name].Status.EXECUTED
+            for layer in self.counted(inputs, num_calls=num_calls)[0]
         ]  # fmt: skip
         return tuple(sorted(layers, key=lambda layer: -layer.time_s))
 
-    def counted(self, inputs: tuple[np.ndarray, ...]) -> Any:
-        """Return a request with counters that takes these inputs, of a network that is compiled anew."""
+    def counted(self, inputs: tuple[np.ndarray, ...], *, num_calls: int) -> tuple[tuple[Counted, ...], float]:
+        """Return the executed layers, in order, and the seconds of a call, of a network that is compiled anew."""
         if self._request is None:
             raise closed(self.expected.engine)
         self.expected.check(inputs)
-        return self._counted().create_infer_request()
+        request = self._counted().create_infer_request()
+        return count(request, inputs, num_calls=num_calls, averages=self._device == "CPU")
 
     def close(self) -> None:
         """Let go of the request and its compiled network."""

@@ -106,7 +106,7 @@ class Torch:
             self, folder / f"{onnx_file.stem}.{self.name}.pt2", content,
             options={"device": self.device, "mode": self.mode, "tf32": str(self.tf32)}, build_s=build_s, parity=parity,
         )  # fmt: skip
-        options.progress("done", 2, 2)
+        options.progress(f"{self.name} built and proved", 2, 2)
         return result
 
     def load(self, result: EngineResult, folder: Path, *, num_threads: int = 1) -> Engine:

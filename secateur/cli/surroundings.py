@@ -135,12 +135,18 @@ def _show_bench(cells: "list[BenchCell]", alone: "list[Measurement]") -> None:
         show(rich_table(practice.cells_table(cells)))
     for cell in cells:
         if cell.practice is not None:
-            where = f"batch {cell.comparison.batch_size}, {cell.comparison.num_threads} threads"
-            show("", where, practice_view(cell.practice))
+            show("", _where(cell), practice_view(cell.practice))
     for table in (practice.clients_table(cells), practice.cold_table(cells)):
         if table.rows:
             show(rich_table(table))
-    show(*dict.fromkeys(warning for cell in cells for warning in cell.comparison.warnings))
+    for cell in cells:
+        where = f"{_where(cell)}: " if len(cells) > 1 else ""
+        show(*(f"{where}{warning}" for warning in cell.comparison.warnings))
+
+
+def _where(cell: "BenchCell") -> str:
+    threads = cell.comparison.num_threads
+    return f"batch {cell.comparison.batch_size}, {threads} thread{'s' if threads != 1 else ''}"
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

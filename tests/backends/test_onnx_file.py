@@ -99,3 +99,8 @@ def test_random_inputs_have_the_declared_type_and_follow_the_seed(dtype: type) -
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     assert len(np.unique(first)) > 1
+
+
+def test_a_file_without_an_end_is_refused() -> None:
+    with pytest.raises(BackendError, match="a device"):
+        read_inputs(Path("/dev/zero"))

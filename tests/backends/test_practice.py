@@ -1,8 +1,10 @@
 """Costs are counted as by hand, kernels find their layers, the roofline is kept, and losses are told."""
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -10,8 +12,9 @@ from torch import nn
 
 from secateur.artifacts import Finding, LayerPractice, Model, NetworkPractice, Practice, Roofline
 from secateur.backends import BACKENDS
+from secateur.backends.compare import Compare
 from secateur.backends.measure import Stopwatch, WarmUp
-from secateur.backends.practice.alignment import Trial, step_of
+from secateur.backends.practice.alignment import Trial, neighbours, step_of
 from secateur.backends.practice.costs import Graph, costs
 from secateur.backends.practice.findings import find
 from secateur.backends.practice.practice import Examine, Examined, assigned
@@ -95,20 +98,33 @@ def test_every_layer_has_its_time_and_a_kept_roofline_is_read(
     if (missing := runtime.unable_to_run()) is not None:
         pytest.skip(str(missing))
     monkeypatch.setattr("secateur.backends.practice.probe.COPIED", (1 << 16, 1 << 20))
-    sides = []
+    sides, image = [], np.zeros((1, 3, 16, 16), np.float32)
     for file in files:
         built = runtime.build(file, tmp_path / file.stem, BuildOptions())
         sides.append(Examined(file=file, engine=built, folder=tmp_path / file.stem))
     probe = Probe(backend=runtime, folder=tmp_path / "kept", stopwatch=QUICK)
-    examine = Examine(backend=runtime, probe=probe, num_calls=5, worth=0.0, most_tried=1, stopwatch=QUICK)
-    found = examine(*sides, speedup=1.4)
+    examine = Examine(backend=runtime, probe=probe, num_calls=5, worth=0.0, most_tried=1)
+    compare = Compare(
+        num_instances=3,
+        num_blocks=4,
+        block_s=0.002,
+        target=0.5,
+        max_s=30.0,
+        null=False,
+        num_resamples=100,
+        warm_up=QUICK.warm_up,
+    )
+    loads = [functools.partial(runtime.load, side.engine, side.folder) for side in sides]
+    comparison = compare.compare(*loads, (image,), backend=backend, num_threads=1)
+    found = examine(*sides, comparison=comparison)
     assert Practice.model_validate_json(found.model_dump_json()) == found
     for network in (found.before, found.after):
         assert [layer.name for layer in network.layers] == ["stem", "first", "second", "depthwise", "head"]
         assert all(layer.measured_s is not None and layer.measured_s >= 0 for layer in network.layers)
         assert 0 < network.layers_s <= network.profiled_s
     assert found.after.macs < found.before.macs
-    assert found.realised > 0
+    assert found.speedup == comparison.speedup.value
+    assert (found.before.call_s, found.after.call_s) == (comparison.baseline.p50_s, comparison.candidate.p50_s)
     assert min(found.roofline.macs_per_s, *found.roofline.bytes_per_s.values()) > 0
     assert replace(probe, backend=runtime).roofline() == found.roofline
     probe.path.write_text("{}")
@@ -201,8 +217,27 @@ def test_widths_off_the_steps_are_told_with_what_their_neighbours_take() -> None
     dear = replace(trial, up_s=1.2e-4)
     (told,) = [finding for finding in found(WHOLE, after, dear) if finding.kind == "misaligned"]
     assert "64 would take 80 µs instead of 100 µs, 80 takes 120 µs" in told.told
+    first = replace(trial, width=75, up=80, before=80)
+    (told,) = [finding for finding in found(WHOLE, after, first) if finding.kind == "misaligned"]
+    assert "80, as before, is free" in told.told
+    small = replace(trial, width=6, up=16, down=6, down_s=1e-4)
+    (told,) = [finding for finding in found(WHOLE, after, small) if finding.kind == "misaligned"]
+    assert told.told.endswith("16 is free (100 µs instead of 100 µs)"), "there is no step below"
     smooth = replace(trial, up_s=1.1e-4, down_s=1e-4)
     assert not [finding for finding in found(WHOLE, after, smooth) if finding.kind == "misaligned"]
+
+
+def test_neighbours_are_steps_that_pruning_could_have_left() -> None:
+    assert neighbours(75, 128, 16) == (75, 80, 64)
+    assert neighbours(22, 24, 16) == (22, 24, 16), "no wider than it was"
+    assert neighbours(6, 16, 16) == (6, 16, 6), "no step below"
+
+
+def test_nodes_that_shrank_with_their_channels_do_not_bound_the_speed_up() -> None:
+    before = network([layer("a", 128, 0.010)], other_s=0.010)
+    assert not found(before, network([layer("a", 64, 0.005, 500_000)], other_s=0.0001))
+    (told,) = found(before, network([layer("a", 64, 0.005, 500_000)], other_s=0.010))
+    assert "cannot exceed 2.0x" in told.told
 
 
 def test_the_roofline_has_its_ridge_and_knows_caches() -> None:

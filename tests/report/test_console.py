@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from secateur.artifacts import BenchCell, Summary
+from secateur.cli import surroundings
 from secateur.comparing import RunRow, RunsCompared, runs_table
 from secateur.report.console import WRAPPED, fitting, redundancy_view, report_view, rich_table, verdict_panel
 from secateur.report.gates import Gate, quantities_of
@@ -114,3 +115,14 @@ def test_the_report_in_the_terminal_has_its_numbers(small: Summary) -> None:
 def test_columns_are_left_out_in_their_order() -> None:
     table = Table(title="", header=("aaaa", "bbbb", "cccc"), rows=(("1", "2", "3"),), spare=(1, 0))
     assert [fitting(table, width) for width in (20, 19, 13, 12, 5)] == [[0, 1, 2], [0, 2], [0, 2], [2], [2]]
+
+
+def test_warnings_of_several_comparisons_say_whose_they_are(small: Summary, capsys: pytest.CaptureFixture[str]) -> None:
+    many = small.comparison.model_copy(update={"batch_size": 8, "num_threads": 1})
+    cells = [BenchCell(comparison=one, parity={}) for one in (small.comparison, many)]
+    surroundings._show_bench(cells, [])
+    shown = capsys.readouterr().out
+    for where in ("batch 1, 2 threads", "batch 8, 1 thread"):
+        assert f"{where}: {small.comparison.warnings[0]}" in shown
+    surroundings._show_bench(cells[:1], [])
+    assert f"\n{small.comparison.warnings[0]}" in capsys.readouterr().out

@@ -23,9 +23,17 @@ def step_of(backend: str) -> int:
     return 16 if "avx512f" in flags else 8 if "avx2" in flags else 4
 
 
+def neighbours(width: int, before: int, step: int) -> tuple[int, int, int]:
+    """Return a width with the next step up, or what it was before where that is less, and the next one down, if any."""
+    return width, min(math.ceil(width / step) * step, before), width // step * step or width
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A layer by itself, in seconds: as it is, and with its channels at the next step up and down."""
+    """A layer by itself, in seconds: as it is, and with its channels at the next step up and down.
+
+    ``up`` is no more than it had ``before``; ``down`` is ``width`` where there is no step below.
+    """
 
     layer: str
     before: int
@@ -70,13 +78,13 @@ class Alignment:
             progress("widths", done, len(off))
             shape = paid[layer.name].shape
             assert shape is not None
-            up = math.ceil(layer.outputs / step) * step
-            down = max(step, up - step)
-            width_s, up_s, down_s = (
-                max(1e-9, self._layer_s(shape, width, layer.inputs) - call_s) for width in (layer.outputs, up, down)
-            )
-            trials.append(Trial(layer=layer.name, before=was[layer.name].outputs, width=layer.outputs, step=step,
-                                up=up, down=down, width_s=width_s, up_s=up_s, down_s=down_s))  # fmt: skip
+            widths = neighbours(layer.outputs, was[layer.name].outputs, step)
+            width, up, down = widths
+            took = {each: self._layer_s(shape, each, layer.inputs) - call_s for each in set(widths)}
+            if min(took.values()) <= 0:  # lost in the noise of calling
+                continue
+            trials.append(Trial(layer=layer.name, before=was[layer.name].outputs, width=width, step=step, up=up,
+                                down=down, width_s=took[width], up_s=took[up], down_s=took[down]))  # fmt: skip
         progress("widths", len(off), len(off))
         return tuple(trials)
 

@@ -100,11 +100,13 @@ def _misaligned(backend: Backend, after: NetworkPractice, tried: Sequence[Trial]
             f"{trial.layer} went from {trial.before} to {trial.width} channels; {backend.name} works in steps of "
             f"{trial.step} here"
         )
-        if trial.up_s <= FREE * trial.width_s and trial.up <= trial.before:
-            advice = f"{trial.up} is free ({_us(trial.up_s)} instead of {_us(trial.width_s)})"
-            if trial.down_s < SAME * trial.width_s:
+        below = trial.down < trial.width and trial.down_s < SAME * trial.width_s
+        if trial.up_s <= FREE * trial.width_s:
+            up = f"{trial.up}, as before," if trial.up == trial.before else str(trial.up)
+            advice = f"{up} is free ({_us(trial.up_s)} instead of {_us(trial.width_s)})"
+            if below:
                 advice += f" and {trial.down} would take {_percent(1 - trial.down_s / trial.width_s)} less"
-        elif trial.down_s < SAME * trial.width_s and trial.down < trial.width:
+        elif below:
             advice = (
                 f"{trial.down} would take {_us(trial.down_s)} instead of {_us(trial.width_s)}, {trial.up} takes "
                 f"{_us(trial.up_s)}"
@@ -135,7 +137,7 @@ def _unpruned(before: NetworkPractice, after: NetworkPractice, speedup: float) -
     whole = [
         layer for layer in after.layers if layer.name in was and layer.macs > SAME * was[layer.name].macs
     ]  # fmt: skip
-    kept_s = sum(was[layer.name].seconds for layer in whole) + before.other_s
+    kept_s = sum(was[layer.name].seconds for layer in whole) + min(before.other_s, after.other_s)
     share = kept_s / before.profiled_s
     if share < 2 * WORTH or before.macs <= after.macs:
         return []

@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import onnx
 
-from secateur.artifacts import EngineResult, LayerPractice, NetworkPractice, Practice, Roofline
-from secateur.backends.measure import BRIEF, Stopwatch
+from secateur.artifacts import Comparison, EngineResult, LayerPractice, NetworkPractice, Practice, Roofline
 from secateur.backends.onnx_file import random_inputs, read_inputs
 from secateur.backends.practice.alignment import Alignment
 from secateur.backends.practice.costs import LAYERS, Cost, Graph, costs
@@ -43,17 +41,16 @@ class Examine:
     worth: float = 0.02
     most_tried: int = 8
     seed: int = 0
-    stopwatch: Stopwatch = BRIEF
 
     def __call__(
-        self, before: Examined, after: Examined, *, speedup: float | None = None, progress: Progress = unheard
+        self, before: Examined, after: Examined, *, comparison: Comparison, progress: Progress = unheard
     ) -> Practice:
         """Examine two networks of one interface.
 
         Args:
-            before: the uncompressed network.
-            after: the compressed one.
-            speedup: what a paired comparison found; without one, the ratio of the medians of calls.
+            before: the uncompressed network, a comparison's baseline.
+            after: the compressed one, its candidate.
+            comparison: how fast they are, on the same backend and inputs.
             progress: hears of probes and trials.
 
         Raises:
@@ -63,11 +60,12 @@ class Examine:
         roofline = self.probe.roofline(progress)
         graphs = [Graph(one.file, self.batch_size, self.sizes) for one in (before, after)]
         paid = [costs(graph) for graph in graphs]
+        medians_s = comparison.baseline.p50_s, comparison.candidate.p50_s
         networks = [
-            self._network(one, graph, cost, roofline)
-            for one, graph, cost in zip((before, after), graphs, paid, strict=True)
+            self._network(one, graph, cost, roofline, call_s)
+            for one, graph, cost, call_s in zip((before, after), graphs, paid, medians_s, strict=True)
         ]
-        ratio = networks[0].call_s / networks[1].call_s if speedup is None else speedup
+        speedup = comparison.speedup.value
         alignment = Alignment(
             backend=self.backend, batch_size=self.batch_size, num_threads=self.num_threads, worth=self.worth,
             most=self.most_tried,
@@ -75,14 +73,15 @@ class Examine:
         tried = alignment.tried(networks[0], networks[1], {cost.name: cost for cost in paid[1]}, progress)
         return Practice(
             backend=self.backend.name, batch_size=self.batch_size, num_threads=self.num_threads, roofline=roofline,
-            before=networks[0], after=networks[1], speedup=ratio,
-            findings=find(self.backend, roofline, networks[0], networks[1], ratio, tried),
+            before=networks[0], after=networks[1], speedup=speedup,
+            findings=find(self.backend, roofline, networks[0], networks[1], speedup, tried),
         )  # fmt: skip
 
-    def _network(self, one: Examined, graph: Graph, paid: Sequence[Cost], roofline: Roofline) -> NetworkPractice:
+    def _network(
+        self, one: Examined, graph: Graph, paid: Sequence[Cost], roofline: Roofline, call_s: float
+    ) -> NetworkPractice:
         inputs = random_inputs(read_inputs(one.file), self.batch_size, self.seed, self.sizes)
         with self.backend.load(one.engine, one.folder, num_threads=self.num_threads) as engine:
-            call_s = float(np.median(self.stopwatch.time(lambda: engine.run(inputs)).samples_s))
             profiled = profile(self.backend.name, engine, inputs, num_calls=self.num_calls)
         owned, reformat_s, other_s = assigned(profiled.kernels, graph, paid)
         working_set = sum(cost.weight_bytes for cost in paid) + max(

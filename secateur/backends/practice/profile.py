@@ -1,6 +1,5 @@
 """Runtimes' own profiles: how long each kernel took, by the name that the runtime gives it."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -77,27 +76,15 @@ def _onnxruntime(engine: SessionEngine, inputs: tuple[np.ndarray, ...], calls: i
 
 
 def _openvino(engine: OpenVinoEngine, inputs: tuple[np.ndarray, ...], calls: int) -> Profile:
-    request = engine.counted(inputs)
-    warm = max(2, calls // 5)
-    times: dict[tuple[int, str, str], list[float]] = {}
-    whole = np.empty(warm + calls)
-    for call in range(warm + calls):
-        started = time.perf_counter()
-        request.infer(list(inputs))
-        whole[call] = time.perf_counter() - started
-        for place, kernel in enumerate(request.get_profiling_info()):
-            if call >= warm and str(kernel.status).endswith("EXECUTED"):
-                key = place, kernel.node_name, kernel.node_type
-                times.setdefault(key, []).append(kernel.real_time.total_seconds())
-    kernels = [
+    layers, whole_s = engine.counted(inputs, num_calls=calls)
+    kernels = tuple(
         Kernel(
-            names=(name.removesuffix("/WithoutBiases"),), operator=operator, provider="CPU",
-            seconds=float(np.median(found)),
+            names=(layer.name.removesuffix("/WithoutBiases"),), operator=layer.operator, provider="CPU",
+            seconds=layer.seconds,
         )
-        for (_, name, operator), found in times.items()
-    ]  # fmt: skip
-    inside = np.sum(list(times.values()), axis=0)
-    return Profile(kernels=tuple(kernels), overhead_s=max(0.0, float(np.median(whole[warm:] - inside))))
+        for layer in layers
+    )  # fmt: skip
+    return Profile(kernels=kernels, overhead_s=max(0.0, whole_s - sum(kernel.seconds for kernel in kernels)))
 
 
 PROFILERS: dict[str, Profiler] = {
