@@ -3,7 +3,7 @@
 Each way of `pruning_ways` that is compared makes its networks of the same calibration pictures; all settle, and then
 take the same steps of the same fine-tuning (`healing`), with distillation from the uncut network, on the same pictures
 in the same order. Every seed draws calibration pictures and steps anew. At every budget each way takes the learning
-rate, of five, with which its own network of the first seed ends best on a tenth of the training pictures, which these
+rate of `RATES` with which its own network of the first seed ends best on a tenth of the training pictures, which these
 trials neither cut by nor learn from; no way ever chooses anything on test pictures. Parts of the ablation have the rate
 of the whole.
 ``ours`` are the defaults; the ablation takes away or exchanges one part of the cut at once at a time. A way that cannot

@@ -283,7 +283,9 @@ def main() -> None:
         for name in arguments.networks:
             rows = accuracies(name, arguments)
             files = {row["file"] for row in rows}
-            found["rows"] = sorted([row for row in found["rows"] if row["file"] not in files] + rows, key=place)
+            same = found.get("steps") == arguments.steps  # rows of another pruned network are no company
+            kept = [r for r in found["rows"] if r["file"] not in files and (same or r["network"] != name)]
+            found["rows"] = sorted(kept + rows, key=place)
             found["latency"] = [row for row in found["latency"] if row["file"] not in files]
             found |= {
                 "num_test": arguments.test, "num_calibration": arguments.samples, "steps": arguments.steps,

@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from stopwatch import PLANTED, RESULTS, Found, told
+from stopwatch_tools import network
 
-from secateur.artifacts import Model
 from secateur.backends import BACKENDS
 from secateur.backends.compare import Compare
 from secateur.backends.machine import machine_facts
 from secateur.backends.protocol import BuildOptions, Engine
-from secateur.pipeline.export import export
 from secateur.workloads.classification import resnet20
 
 FILE = RESULTS / "stopwatch_real.json"
@@ -49,14 +47,6 @@ class Slower(Engine):
     def close(self) -> None:
         """Close the engine."""
         self._engine.close()
-
-
-def network(folder: Path) -> tuple[Path, tuple[np.ndarray, ...]]:
-    """Export ResNet-20 for one picture of 32 x 32 pixels and draw it."""
-    torch.manual_seed(0)
-    model = Model(module=resnet20().eval(), example_inputs=(torch.randn(1, 3, 32, 32),))
-    inputs = (np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32),)
-    return export(model, folder, name="resnet20", dynamic_batch=False).path, inputs
 
 
 def read(settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -91,7 +81,7 @@ def main() -> None:
     trials = read(settings)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        file, inputs = network(folder)
+        file, inputs = network(folder, "resnet20", resnet20, 32)
         built = backend.build(file, folder, BuildOptions())
 
         def load() -> Engine:

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
+from torch import nn
 from torch.utils import benchmark
 
 from secateur.artifacts import EngineResult, Model
@@ -40,13 +41,12 @@ RESULTS = Path(__file__).parent / "results"
 WARM_S, TIMED_S = 1.0, 3.0
 
 
-def network(folder: Path) -> tuple[Path, tuple[np.ndarray, ...]]:
-    """Export ResNet-18 for one picture of 64 x 64 pixels and draw it."""
+def network(folder: Path, name: str, build: Callable[[], nn.Module], side: int) -> tuple[Path, tuple[np.ndarray, ...]]:
+    """Export an untrained network for one picture of ``side`` x ``side`` pixels and draw it."""
     torch.manual_seed(0)
-    module = torchvision.models.resnet18().eval()
-    model = Model(module=module, example_inputs=(torch.randn(1, 3, 64, 64),))
-    inputs = (np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32),)
-    return export(model, folder, name="resnet18", dynamic_batch=False).path, inputs
+    model = Model(module=build().eval(), example_inputs=(torch.randn(1, 3, side, side),))
+    inputs = (np.random.default_rng(0).standard_normal((1, 3, side, side)).astype(np.float32),)
+    return export(model, folder, name=name, dynamic_batch=False).path, inputs
 
 
 def stopwatch(engine: Engine, inputs: tuple[np.ndarray, ...]) -> float:
@@ -130,7 +130,7 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
-        file, inputs = network(Path(place))
+        file, inputs = network(Path(place), "resnet18", torchvision.models.resnet18, 64)
         tools = {runtime: agreement(runtime, arguments.rounds, file, inputs) for runtime in ("onnxruntime", "openvino")}
     machine = machine_facts().model_dump(mode="json", include={"cpu", "num_cores", "system", "versions", "commit"})
     result = {"machine": machine, "rounds": arguments.rounds, "seconds": time.perf_counter() - started, "tools": tools}

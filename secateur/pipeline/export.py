@@ -277,7 +277,7 @@ def _described(proto: onnx.ModelProto, name: str, metadata: Mapping[str, str]) -
         proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
         raise _invalid(name, error) from error
-    forget_notes(proto.graph)
+    forget_notes(proto)
     entries = {entry.key: entry.value for entry in proto.metadata_props}
     onnx.helper.set_model_props(proto, {**entries, **metadata})
     return proto

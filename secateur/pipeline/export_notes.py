@@ -1,6 +1,6 @@
 """What the exporter notes beside a graph: kept as far as something reads it, since a small network's notes are long."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import onnx
@@ -9,20 +9,30 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 """Where the exporter notes the modules that a node comes from."""
 
 
-def forget_notes(graph: onnx.GraphProto) -> None:
+def forget_notes(proto: onnx.ModelProto) -> None:
     """Leave of the notes the modules of every node, and of the shapes those of tensors that are there.
 
     The rest are paths in this machine's folders, the classes and names of what was captured, and its signature.
     """
+    _forget(proto.graph)
+    for function in proto.functions:
+        _forget_nodes(function.node)
+
+
+def _forget(graph: onnx.GraphProto) -> None:
     written = {name for node in graph.node for name in node.output}
     _keep(graph.value_info, lambda value: value.name in written)
     _keep(graph.metadata_props, lambda entry: False)
     for noted in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
         _keep(noted.metadata_props, lambda entry: False)
-    for node in graph.node:
+    _forget_nodes(graph.node)
+
+
+def _forget_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+    for node in nodes:
         _keep(node.metadata_props, lambda entry: entry.key == SCOPES)
         for inner in _inside(node):
-            forget_notes(inner)
+            _forget(inner)
 
 
 def _inside(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
