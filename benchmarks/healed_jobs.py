@@ -11,14 +11,17 @@ from pruning_ways import DEFAULT, Ours, peers
 RATIOS = (4.0, 10.0, 2.0)
 """Uncut by cut multiply-adds, the most telling first."""
 AT_ONCE = "ours, at once"
+EIGHTS_AND_BLOCKS = "ours, widths in eights, whole blocks"
+UNIFORM = "uniform width, l2"
 COMPARED = {
     "ours": DEFAULT,
     AT_ONCE: replace(DEFAULT, rounds=1),
-    "uniform width, l2": Ours(signal="l2", allocator="uniform"),
+    UNIFORM: Ours(signal="l2", allocator="uniform"),
     "ours, widths in eights": replace(DEFAULT, multiple=8),
+    EIGHTS_AND_BLOCKS: replace(DEFAULT, multiple=8, branches=True),
     "ours, inside blocks only": replace(DEFAULT, inner=True),
 }
-LATER = ("ours, widths in eights", "ours, inside blocks only")
+LATER = (EIGHTS_AND_BLOCKS, "ours, widths in eights", "ours, inside blocks only")
 ABLATION_RATIO = 4.0
 ABLATION = {
     "effective filters as floors": replace(COMPARED[AT_ONCE], floors=True),
@@ -77,7 +80,7 @@ class Source:
 def jobs(networks: list[str], seeds: int) -> list[Job]:
     """Return all rows, the most telling first."""
     found = [Job(network=network, way="uncut", ratio=1.0, seed=seed) for network in networks for seed in range(seeds)]
-    first = ["ours", AT_ONCE, *peers(), "uniform width, l2"]
+    first = ["ours", AT_ONCE, *peers(), UNIFORM]
     parts = [(first, RATIOS[:2]), (first, RATIOS[2:]), (list(ABLATION), (ABLATION_RATIO,)), (list(LATER), RATIOS)]
     for ways, ratios in parts:
         found += [

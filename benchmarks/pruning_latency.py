@@ -3,8 +3,8 @@
 ONNX Runtime's CPU engine, one thread and one picture, in rounds over all networks in changing order, when nothing else
 runs. Accuracies are those after fine-tuning, means over seeds; latencies are those of the first seed's networks.
 Between ours at two budgets, or the uncut network, accuracy is taken to change in proportion to the logarithm of the
-latency. The speed-up over a peer's network is its latency over that which ours need for its accuracy, the median of all
-rounds with the middle 95 % of them. Writes results/pruning_healed.json and .png.
+latency. The speed-up over a peer's network, for each way in `OWN`, is its latency over that which ours needs for its
+accuracy, the median of all rounds with the middle 95 % of them. Writes results/pruning_healed.json and .png.
 
     python benchmarks/pruning_latency.py /tmp/healed
 """
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from healed_jobs import ABLATION, COMPARED, Job, read_rows
+from healed_jobs import ABLATION, AT_ONCE, COMPARED, EIGHTS_AND_BLOCKS, UNIFORM, Job, read_rows
 from pruning_ways import SUBJECTS, peers
 
 from secateur import load
@@ -30,6 +30,8 @@ from secateur.backends.machine import machine_facts
 from secateur.pipeline.export import export
 
 RESULTS = Path(__file__).parent / "results" / "pruning_healed.json"
+OWN = ("ours", EIGHTS_AND_BLOCKS)
+"""The ways that are compared with the others at equal accuracy."""
 
 
 def exported(rows: list[dict[str, Any]], tar: Path, folder: Path) -> dict[str, Path]:
@@ -89,20 +91,20 @@ def at_equal_accuracy(rows: list[dict[str, Any]], times: Mapping[str, list[float
                       for r, a in means(rows, name, way).items()]  # fmt: skip
             return sorted((a, r, np.array(t)) for a, r, t in points if t is not None)
 
-        curve = sorted([*timed("uncut"), *timed("ours")], key=lambda point: point[0])
-        if len(curve) < 2:
-            continue
-        accuracies, logs = [a for a, _, _ in curve], np.log(np.stack([t for _, _, t in curve]))
-        for way in (*COMPARED, *peers()):
-            for accuracy, ratio, own in timed(way) if way != "ours" else ():
-                if accuracies[0] <= accuracy <= accuracies[-1]:
-                    needed = np.array([np.interp(accuracy, accuracies, column) for column in logs.T])
-                    speedups = own / np.exp(needed)
-                    low, middle, high = np.quantile(speedups, [0.025, 0.5, 0.975])
-                    found.append({
-                        "network": network, "way": way, "ratio": ratio, "accuracy": accuracy,
-                        "speedup": float(middle), "low": float(low), "high": float(high),
-                    })  # fmt: skip
+        for own in OWN:
+            curve = sorted([*timed("uncut"), *timed(own)], key=lambda point: point[0])
+            if len(curve) < 2:
+                continue
+            accuracies, logs = [a for a, _, _ in curve], np.log(np.stack([t for _, _, t in curve]))
+            for way in (AT_ONCE, UNIFORM, *peers()):
+                for accuracy, ratio, theirs in timed(way):
+                    if accuracies[0] <= accuracy <= accuracies[-1]:
+                        needed = np.array([np.interp(accuracy, accuracies, column) for column in logs.T])
+                        low, middle, high = np.quantile(theirs / np.exp(needed), [0.025, 0.5, 0.975])
+                        found.append({
+                            "network": network, "own": own, "way": way, "ratio": ratio, "accuracy": accuracy,
+                            "speedup": float(middle), "low": float(low), "high": float(high),
+                        })  # fmt: skip
     return found
 
 

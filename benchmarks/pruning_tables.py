@@ -90,7 +90,8 @@ def pruning_healed() -> list[str]:
     beside = [row for row in rows if row["way"] == "ours, at once" and (row["network"], row["ratio"]) in whole]
     tuned = {f"{r['network']} {r['steps']} steps of {r['batch_size']} images": None for r in rows if "steps" in r}
     return [
-        f"Networks after the same fine-tuning ({', '.join(tuned)}), with distillation from the uncut network"
+        f"Networks after the same fine-tuning ({', '.join(tuned)}), with distillation from the uncut network, each way"
+        " at the learning rate that was best for it on held-out training images"
         f" (`benchmarks/pruning_healed.py`, on {', '.join(devices)}): accuracy in per cent on"
         f" {max(row['num_test'] for row in rows):,} test images, mean and half the range over seeds. Uncut:"
         f" {uncut(rows)}.",
@@ -132,16 +133,17 @@ def equal_accuracy(rows: list[dict[str, Any]]) -> list[str]:
         return []
     columns = sorted({(row["network"], row["ratio"]) for row in rows})
     cells = {
-        (r["way"], r["network"], r["ratio"]): f"{r['speedup']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in rows
+        (r["own"], r["way"], r["network"], r["ratio"]): f"{r['speedup']:.2f} ({r['low']:.2f} to {r['high']:.2f})"
+        for r in rows
     }
     return [
         "How much faster ours are in ONNX Runtime, one thread, than another way's network of the same accuracy, where"
         " ours reach it (`benchmarks/pruning_latency.py`; the middle 95 % of rounds of timing):",
         "",
-        "| over | " + " | ".join(f"{network}, its 1/{ratio:g} of the MACs" for network, ratio in columns) + " |",
-        "|---|" + "---|" * len(columns),
-        *(f"| {way} | " + " | ".join(cells.get((way, *column), "") for column in columns) + " |"
-          for way in dict.fromkeys(row["way"] for row in rows)),
+        "| | over | " + " | ".join(f"{network}, its 1/{ratio:g} of the MACs" for network, ratio in columns) + " |",
+        "|---|---|" + "---|" * len(columns),
+        *(f"| {own} | {way} | " + " | ".join(cells.get((own, way, *column), "") for column in columns) + " |"
+          for own, way in dict.fromkeys((row["own"], row["way"]) for row in rows)),
         "",
     ]  # fmt: skip
 

@@ -26,6 +26,7 @@ from secateur.calibration.batch_norm import reestimate_batch_norm
 from secateur.calibration.batches import Loss, device_of, mean_loss
 from secateur.calibration.labels import label_loss
 from secateur.pipeline.allocation import ALLOCATORS
+from secateur.pipeline.branching import Branching, branch_losses
 from secateur.pipeline.compensation import Removal
 from secateur.pipeline.prune import Prune
 from secateur.pipeline.redundancy import estimate, tau_for_budget
@@ -90,7 +91,7 @@ class Ours:
 
     With ``floors`` no group is cut below its effective filters, counted so that these alone would cost 0.8 of the
     budget. With more than one of the ``rounds``, budgets fall by equal factors and every round looks at what the
-    one before it left.
+    one before it left. With ``branches`` residual branches may go whole.
     """
 
     signal: str = "fisher"
@@ -101,6 +102,7 @@ class Ours:
     multiple: int = 1
     floors: bool = False
     rounds: int = 1
+    branches: bool = False
 
 
 DEFAULT = Ours(compensation=Prune.compensation, rounds=Prune.rounds)
@@ -135,10 +137,14 @@ def ours(way: Ours, network: nn.Module, budget: int, samples: list[Batch], evide
 
 def cut_once(way: Ours, network: nn.Module, budget: int, samples: list[Batch], evidence: "Evidences") -> nn.Module:
     """Return the network cut in one round."""
-    structure, found = evidence(way.labels, way.inner, way.multiple)
-    scores, cost = saliency(signal_of(way.signal), found, structure.groups), structure.cost_terms("macs")
+    structure, found = evidence(way.labels, way.inner, way.multiple, way.branches)
+    scores = saliency(signal_of(way.signal), found, structure.groups)
     floors = effective_widths(structure, found, math.floor(0.8 * budget)) if way.floors else {}
-    keep = ALLOCATORS[way.allocator](scores, cost, budget, structure.groups, floors)
+    branching = Branching(
+        allocator=ALLOCATORS[way.allocator], cost=lambda left: left.cost_terms("macs"),
+        losses=branch_losses(structure, scores, way.signal, found.gate_gram),
+    )  # fmt: skip
+    keep = branching(scores, budget, structure, floors)
     removal = Removal(module=network, structure=structure, keep=keep, samples=samples, gate_gram=found.gate_gram)
     return Settle(compensation=way.compensation)(removal, evidence.subject.task.loss).module
 
@@ -160,25 +166,26 @@ class Evidences:
     def __init__(self, subject: Subject, network: nn.Module, samples: list[Batch], seed: int) -> None:
         self.subject = subject
         self._network, self._samples, self._seed = network, samples, seed
-        self._found: dict[tuple[str, bool, int], tuple[Structure, Evidence]] = {}
+        self._found: dict[tuple[str, bool, int, bool], tuple[Structure, Evidence]] = {}
 
     def of(self, network: nn.Module) -> "Evidences":
         """Return the same of another network."""
         return Evidences(self.subject, network, self._samples, self._seed)
 
-    def __call__(self, labels: str, inner: bool, multiple: int) -> tuple[Structure, Evidence]:
+    def __call__(self, labels: str, inner: bool, multiple: int, branches: bool = False) -> tuple[Structure, Evidence]:
         """Return the structure and the evidence."""
-        if (labels, inner, multiple) not in self._found:
+        key = labels, inner, multiple, branches
+        if key not in self._found:
             keep = self.subject.stream(self._network) if inner else ()
             example = self.subject.example(device_of(self._network), 2)
-            structure = trace(self._network, example, keep=keep, multiple=multiple)
+            structure = trace(self._network, example, keep=keep, multiple=multiple, branches=branches)
             needs = Needs(gram=True)
             for way in OURS.values():
                 needs |= signal_of(way.signal).needs
             loss = label_loss(self.subject.task, labels, temperature=4.0, seed=self._seed)
             found = collect_evidence(needs, self._network, structure, self._samples, loss, labels=labels)
-            self._found[labels, inner, multiple] = structure, found
-        return self._found[labels, inner, multiple]
+            self._found[key] = structure, found
+        return self._found[key]
 
 
 def peers() -> dict[str, Callable[[], Any]]:
