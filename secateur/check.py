@@ -61,7 +61,8 @@ def check(recipe: Recipe, *, beside: Path = Path()) -> Check:
         target = reachable = None
         if kind != "latency":
             cost = structure.cost_terms(kind)
-            whole, smallest = cost.total(cost.vector(structure.widths)), floor_cost(cost, structure.groups)
+            whole = cost.total(cost.vector(structure.widths))
+            smallest = floor_cost(structure.bare.cost_terms(kind), structure.bare.groups)
             target, reachable = smallest if keep is None else int(whole * keep), smallest / whole
         return Check(
             recipe=recipe,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from secateur.calibration.gram import GateGram
-from secateur.pipeline.allocation import Allocator
+from secateur.pipeline.allocation import Allocator, floor_cost
 from secateur.pipeline.costs import Cost
 from secateur.pipeline.structure import Structure
 
@@ -21,8 +21,9 @@ class Branching:
 
     Branches are tried in the order of what their removal loses for the cost that it saves. One goes where less is lost
     at the budget with it gone, in all: it saves everything that its layers cost, also that of the channels that a group
-    keeps otherwise, so that others may stay. ``losses`` are those of the branches, in the unit of the saliency, see
-    `branch_losses`. Floors hold for groups that are used; a branch that goes needs none.
+    keeps otherwise, so that others may stay. Where the floors cost more than the budget, branches go until they do not.
+    ``losses`` are those of the branches, in the unit of the saliency, see `branch_losses`. Floors hold for groups that
+    are used; a branch that goes needs none.
     """
 
     allocator: Allocator
@@ -42,14 +43,21 @@ class Branching:
                 self.losses[name] for name in removed
             )
 
+        def within_reach(removed: tuple[str, ...]) -> bool:
+            left = structure.without(removed)
+            return floor_cost(self.cost(left), left.groups, floors) <= budget
+
         def kept(removed: tuple[str, ...]) -> dict[str, Tensor]:
             left = structure.without(removed)
             return self.allocator(saliency, self.cost(left), budget, left.groups, floors)
 
+        waiting = sorted(self.losses, key=lambda name: self.losses[name] / max(1, saving(name)))
         gone: tuple[str, ...] = ()
+        while waiting and not within_reach(gone):
+            gone = (*gone, waiting.pop(0))
         best = kept(gone)
         least = lost(best, gone)
-        for name in sorted(self.losses, key=lambda name: self.losses[name] / max(1, saving(name))):
+        for name in waiting:
             trial = kept((*gone, name))
             loss = lost(trial, (*gone, name))
             if loss < least:

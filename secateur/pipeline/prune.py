@@ -105,22 +105,18 @@ class Prune:
         budget already comes back as a copy, without rounds.
 
         Raises LoadError for weights that are not finite and for the redundancy of another network, TraceError for
-        another network's latencies, BudgetError before anything is cut where the floors cost more than the budget,
-        EqualityError where a cut is not exact, TrainingError where a loss is not finite, DataError where there are no
-        teachers whose labels are wanted.
+        another network's latencies, BudgetError before anything is cut where the floors cost more than the budget even
+        with all branches gone that may go, EqualityError where a cut is not exact, TrainingError where a loss is not
+        finite, DataError where there are no teachers whose labels are wanted.
         """
         require_finite(model.module)
         start = self.trace(model)
         floors = floors_of(start, redundancy)
         limited = Limited(kind=self.kind, latencies=latencies)
         limited.require_layers_of(start)
-        whole = limited.whole(start)
-        final = (
-            floor_cost(limited.cost(start), start.groups, floors)
-            if self.keep is None
-            else math.floor(whole * self.keep)
-        )
-        require_floors_reachable(start, limited.cost(start), final, redundancy)
+        whole, cost = limited.whole(start), limited.cost(start.bare)
+        final = floor_cost(cost, start.bare.groups, floors) if self.keep is None else math.floor(whole * self.keep)
+        require_floors_reachable(start.bare, cost, final, redundancy)
         source = data.calibration if data.calibration is not None else data.train
         cut = Round(
             task=task, samples=list(batches(source, self.batch_size, limit=self.samples, seed=self.seed)),

@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from secateur.artifacts import Data, LatencyGrid, Metric, Model, Task
 from secateur.calibration.gram import collect_gate_gram
-from secateur.errors import TraceError
+from secateur.errors import BudgetError, TraceError
 from secateur.pipeline.allocation import ALLOCATORS
 from secateur.pipeline.branching import Branching, branch_losses
 from secateur.pipeline.budget import Limited
@@ -106,6 +106,32 @@ def test_a_worthless_branch_goes_and_a_dear_one_stays() -> None:
     )  # fmt: skip
     keep = branching(scores(0), budget, structure, {})
     assert structure.removed_at({name: int(mask.sum()) for name, mask in keep.items()}) == (two,)
+
+
+def test_branches_go_until_the_floors_fit_the_budget() -> None:
+    structure = traced()
+    one, two, three = (branch.name for branch in structure.branches)
+    left = structure.without([one, three]).cost_terms("macs")
+    budget = left.total(left.vector(structure.widths))
+    branching = Branching(
+        allocator=ALLOCATORS["hierarchical"], cost=lambda left: left.cost_terms("macs"),
+        losses={one: 1.0, two: 100.0, three: 1.0},
+    )  # fmt: skip
+    keep = branching(scores(0), budget, structure, structure.widths)
+    assert structure.removed_at({name: int(mask.sum()) for name, mask in keep.items()}) == (one, three)
+    with pytest.raises(BudgetError, match="smallest that these floors allow"):
+        branching(scores(0), structure.bare.macs() - 1, structure, structure.widths)
+
+
+def test_a_budget_below_all_floors_is_reached_without_branches() -> None:
+    module, inputs = build()
+    model, data = Model(module=module, example_inputs=inputs), Data(train=samples(), test=samples())
+    prune = partial(Prune, keep=0.3, rounds=2, samples=32, labels="true", multiple=8)
+    with pytest.raises(BudgetError, match="smallest that these floors allow"):
+        prune()(model, TASK, data)
+    small, result = prune(branches=True)(model, TASK, data)
+    assert any(done.removed for done in result.rounds)
+    assert trace(small.module, inputs).macs() == result.macs_after <= 0.3 * result.macs_before
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -132,6 +132,11 @@ class Structure(Joints):
             )
         return left
 
+    @functools.cached_property
+    def bare(self) -> "Structure":
+        """The structure of the network from which all branches are removed: itself where there are none."""
+        return self.without([branch.name for branch in self.branches])
+
     def _total(self, kind: Literal["macs", "parameters"], widths: Mapping[str, int]) -> int:
         for name in widths:
             self.group(name)
