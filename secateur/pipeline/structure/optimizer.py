@@ -78,8 +78,8 @@ def cut_state(
     """
     left, masks = plan.remainder(structure)
     first = canonical_names(module)
-    axes = {first[name]: indices for name, indices in surviving(left, masks).items()}
-    factors = {first[name]: by_axis for name, by_axis in root_factors(left, masks).items()}
+    axes = {first.get(name, name): indices for name, indices in surviving(left, masks).items()}
+    factors = {first.get(name, name): by_axis for name, by_axis in root_factors(left, masks).items()}
 
     def carried(name: str, key: str, value: Any) -> Any:
         if not isinstance(value, Tensor):
