@@ -151,8 +151,8 @@ class Finetune:
             readers = match_readers(student, teacher, student_groups, groups, importance or {}, self.num_readers)
             chosen, held_out = self._split(data)
             optimizer = build_optimizer(pupil, self.optimizer, self.weight_decay, self.momentum)
-            memory = Memory() if memory is None else memory
-            memory.recall(pupil, optimizer)
+            before = memory or Memory()
+            before.recall(pupil, optimizer)
             training = Training(
                 student=pupil,
                 norms=learning_norms(pupil, self.batch_norm, num_processes() * self.batch_size),
@@ -174,11 +174,11 @@ class Finetune:
                 average=WeightAverage.of(pupil, self.averaging) if self.averaging is not None else None,
                 part=chosen,
                 validation=held_out,
-                plan=self._plan(len(chosen), memory.num_steps),
+                plan=self._plan(len(chosen), before.num_steps),
                 checkpoint=Checkpoint(folder=checkpoint_folder) if checkpoint_folder is not None else None,
                 progress=progress or silent,
                 position=Position(
-                    step=memory.num_steps,
+                    step=before.num_steps,
                     fingerprint=self._fingerprint(
                         {"student": student, "teacher": teacher}
                         | {f"teacher {number}": model for number, model in enumerate(other_teachers, 2)},
@@ -187,13 +187,14 @@ class Finetune:
                         {f"importance.{name}": values for name, values in (importance or {}).items()}
                         | {f"fisher.{name}": values for name, values in (fisher or {}).items()}
                         | {f"mask.{name}": mask for name, mask in (masks or {}).items()}
-                        | {f"memory.{name}": values for name, values in memory.tensors.items()},
-                        memory.num_steps,
+                        | {f"memory.{name}": values for name, values in before.tensors.items()},
+                        before.num_steps,
                     ),
                 ),
             )
             result = training.run()
-            memory.keep(pupil, optimizer, training.position.step)
+            if memory is not None:
+                memory.keep(pupil, optimizer, training.position.step)
             pupil.zero_grad(set_to_none=True)
             return replace(student, module=pupil.to(student.device).eval()), result
 
