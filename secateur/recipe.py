@@ -83,6 +83,10 @@ class EstimateSettings(Section):
             raise ValueError("the tail is in nats: give matrix gate, or another estimator, for example energy")
         if self.estimator == "tail" and self.threshold is not None:
             raise ValueError("the tail's threshold is tau: leave threshold out")
+        if self.estimator != "tail" and self.tau != type(self).model_fields["tau"].default:
+            raise ValueError(f"tau is the tail's: give threshold for {self.estimator}, or estimator tail")
+        if self.estimator == "energy" and self.threshold is not None and self.threshold >= 1:
+            raise ValueError("threshold of energy is the share that is left out, below 1; as in 0.01")
         return self
 
 

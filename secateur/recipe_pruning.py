@@ -115,7 +115,9 @@ class PruneSettings(Section):
     branches: bool = False
     """Let residual branches go whole where that loses less; what stays of one is a constant for each channel."""
     recovery_steps: Annotated[int, Field(ge=0)] = 50
-    """Distillation steps after each round."""
+    """Distillation steps after each round, on the samples that come next."""
+    carry_optimizer: bool = False
+    """Let the optimiser of these steps go on from round to round, with its means of what a cut leaves."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> "PruneSettings":

@@ -35,7 +35,7 @@ from secateur.launched import Lessons, Others
 from secateur.listening import Listener
 from secateur.loading import Workload, hash_weights
 from secateur.pipeline.export import export
-from secateur.pipeline.finetune import Finetune
+from secateur.pipeline.finetune import Finetune, Memory
 from secateur.pipeline.prune import Prune
 from secateur.pipeline.quantize.module import FileModule
 from secateur.pipeline.redundancy import Estimate, with_latency
@@ -140,9 +140,17 @@ class Steps:
             seed=self.recipe.seed,
         )  # fmt: skip
         recovery = finetuning(self.recipe, num_steps=settings.recovery_steps, validation_share=0.0)
+        memory, last = Memory(), list[tuple[Model, Structure]]()
 
         def recover(model: Model) -> Model:
-            return self._heal(recovery, model, estimated, None)[0]
+            if last:
+                memory.follow(*last.pop(), model)
+            healed = self._heal(recovery, model, estimated, None, memory=memory)[0]
+            if settings.carry_optimizer:
+                last.append((healed, prune.trace(healed)))
+            else:
+                memory.forget()
+            return healed
 
         model, result = prune(
             self.workload.model, self.workload.task, self.workload.data,
@@ -258,6 +266,7 @@ class Steps:
         estimated: Path,
         checkpoints: Path | None,
         masks: Mapping[str, Tensor] | None = None,
+        memory: Memory | None = None,
     ) -> tuple[Model, FinetuneResult]:
         original, gram = self.workload.model, load_gate_gram(estimated / "gram.safetensors")
         fisher = load_parameter_fisher(estimated / PARAMETER_FISHER).fisher if finetune.weights.parameter else None
@@ -265,6 +274,6 @@ class Steps:
             model, original, self.workload.task, self.workload.data,
             groups=self.original.groups, student_groups=self.structure(model).groups,
             importance={name: gram.saliency(name) for name in gram.gram}, fisher=fisher,
-            other_teachers=self.workload.teachers, masks=masks, checkpoint_folder=checkpoints,
+            other_teachers=self.workload.teachers, masks=masks, memory=memory, checkpoint_folder=checkpoints,
             progress=self.listener.progress,
         )  # fmt: skip

@@ -70,6 +70,8 @@ def test_a_recipe_survives_its_own_json(tmp_path: Path) -> None:
         ("estimate: {tau: -1}", "estimate.tau.*greater than 0"),
         ("estimate: {matrix: activation}", "the tail is in nats: give matrix gate, or another estimator"),
         ("estimate: {threshold: 0.5}", "the tail's threshold is tau: leave threshold out"),
+        ("estimate: {estimator: energy, tau: auto}", "tau is the tail's: give threshold for energy, or estimator tail"),
+        ("estimate: {estimator: energy, threshold: 2}", "threshold of energy is the share that is left out, below 1"),
         ("estimate: {estimator: rank}", "estimate.estimator.*'participation'"),
         ("estimate: {matrix: hessian}", r"estimate.matrix \(line 7\) = 'hessian'; wanted 'gate', 'weight-gradient' or"),
         ("estimate: {tau: car}", r"estimate.tau \(line 7\) = 'car'; wanted a valid number, .*, or 'auto'"),

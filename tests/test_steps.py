@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch import nn
 
 import secateur
 from secateur import chain, recipe_objects, steps
@@ -18,7 +19,7 @@ from secateur.errors import RecipeError
 from secateur.listening import Silent
 from secateur.loading import importable, load
 from secateur.pipeline.allocation.theis import Theis
-from secateur.pipeline.finetune import Averaging, Finetune
+from secateur.pipeline.finetune import Averaging, Finetune, Memory
 from secateur.pipeline.prune import Prune
 from secateur.pipeline.signals import Combination
 from secateur.recipe import Recipe
@@ -105,6 +106,28 @@ def test_a_recipe_is_healed_as_it_says(
         assert (found.method, found.temperature) == (wanted.distillation.method, wanted.distillation.temperature)
         assert (found.targets.label_smoothing, found.targets.mixup) == (wanted.label_smoothing, wanted.mixup)
         assert found.averaging == (None if wanted.ema is None else Averaging(decay=wanted.ema))
+
+
+@pytest.mark.parametrize("carry", [True, False])
+def test_recovery_goes_on_through_the_rounds(project: Path, monkeypatch: pytest.MonkeyPatch, carry: bool) -> None:
+    """Every round trains on samples of its own, on request with the optimiser's means of the channels that are left."""
+    begun: list[int] = []
+    recall = Memory.recall
+
+    def noted(memory: Memory, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        recall(memory, module, optimizer)
+        begun.append(memory.num_steps)
+        assert len(optimizer.state) == (len(list(module.parameters())) if carry and begun[1:] else 0)
+        assert all(state["exp_avg"].shape == parameter.shape for parameter, state in optimizer.state.items())
+
+    monkeypatch.setattr(Memory, "recall", noted)
+    given = recipe_with({"batch_size": 8}).model_dump()
+    given["prune"] |= {"macs": 0.4, "rounds": 3, "carry_optimizer": carry}
+    recipe = Recipe.model_validate(given)
+    work = Steps(recipe=recipe, workload=load(recipe), listener=Silent())
+    work.estimate(project / "estimate")
+    work.prune(project / "estimate", project / "prune")
+    assert begun == [0, 3, 6]
 
 
 def test_what_a_recipe_says_of_labels_and_latency_reaches_the_estimate_and_the_cut(project: Path) -> None:

@@ -124,6 +124,8 @@ def test_a_gram_of_other_groups_is_refused() -> None:
         estimate(structure, GateGram(gram={"0": eye, "2": eye}, num_samples=1), 0.1)
     with pytest.raises(DataError, match=r"redundancy: found tau=-1\.0; wanted a tail of at least 0 nats"):
         estimate(structure, GateGram(gram={}, num_samples=1), -1.0)
+    with pytest.raises(DataError, match="redundancy, group 0: found a gate matrix that is not finite; wanted finite"):
+        estimate(structure, GateGram(gram={"0": eye / 0}, num_samples=1), 0.1)
 
 
 def estimated(tau: float) -> tuple[Structure, Redundancy]:

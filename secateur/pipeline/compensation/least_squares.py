@@ -25,6 +25,9 @@ from secateur.pipeline.structure.cut import along, root_factors, surviving, take
 CHUNK = 1 << 24
 """Entries of the largest matrix of patches that is made at once."""
 
+ROUNDING = 1e-12
+"""Of a mean square: a smaller variance is that of rounding."""
+
 Rows = tuple[Float64[Tensor, "rows groups entries"], Float64[Tensor, "rows groups outputs"]]
 
 
@@ -107,9 +110,11 @@ class LeastSquares:
         moments = _Moments.of(self._rows(application, wanted, generator))
         shifts = bias is not None or running_mean is not None
         covariance, cross = moments.central() if shifts else (moments.xx, moments.xy)
-        ridge = self.ridge * covariance.diagonal(dim1=1, dim2=2).mean(1)
-        if not ridge.all():
-            return  # a layer that reads constants only
+        spread = covariance.diagonal(dim1=1, dim2=2).mean(1)
+        # Of what is constant nothing can be learnt but a mean: these weights stay as they are.
+        constant = (spread <= ROUNDING * moments.xx.diagonal(dim1=1, dim2=2).mean(1))[:, None, None]
+        covariance, cross = covariance.masked_fill(constant, 0), cross.masked_fill(constant, 0)
+        ridge = torch.where(constant[:, 0, 0], 1, self.ridge * spread)
         left = covariance + ridge[:, None, None] * torch.eye(covariance.shape[1]).to(covariance)
         after = before + torch.linalg.solve(left, cross - covariance @ before)
         weight.copy_(after.mT.reshape(weight.shape))

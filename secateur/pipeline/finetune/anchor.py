@@ -16,7 +16,7 @@ from secateur.pipeline.structure.paths import covers
 from secateur.pipeline.structure.stand_in import stand_ins
 from secateur.pipeline.structure.structure import Joints
 
-__all__ = ["Anchor", "anchor_to"]
+__all__ = ["Anchor", "anchor_to", "channels_left"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,7 +54,7 @@ def anchor_to(
     module = teacher.module
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors(module).items()}
     joints = Joints(groups=tuple(groups), shapes=shapes)
-    masks = _masks(teacher, student, groups)
+    masks = channels_left(teacher, student, groups)
     first = canonical_names(module)
     weights = {name: tensor.detach() for name, tensor in module.named_parameters()}
     gone = tuple(stand_ins(student.module))
@@ -81,7 +81,7 @@ def anchor_to(
     )
 
 
-def _masks(teacher: Model, student: Model, groups: Sequence[Group]) -> dict[str, np.ndarray]:
+def channels_left(teacher: Model, student: Model, groups: Sequence[Group]) -> dict[str, np.ndarray]:
     """Return which of the teacher's channels the student still has, by group."""
     masks: dict[str, np.ndarray] = {}
     widths = {group.name: group.num_channels for group in groups}

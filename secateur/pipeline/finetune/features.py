@@ -187,7 +187,8 @@ def _distance(reader: MatchedReader, mine: Tensor, theirs: Tensor) -> Float[Tens
     error = (chosen - target).square().mean(dim=axes).view(reader.student_entries.shape).mean(dim=1)
     # Powers divide errors, so all processes must divide by the same ones; errors are averaged with the gradients.
     power = mean(target.square().mean(dim=axes).view(reader.teacher_entries.shape).mean(dim=1))
-    floor = LEAST_POWER * power.mean() + torch.finfo(power.dtype).tiny
+    # In a group that is silent in this batch there is nothing that errors are relative to: they count as they are.
+    floor = torch.where(power.mean() > 0, LEAST_POWER * power.mean() + torch.finfo(power.dtype).tiny, 1)
     return (reader.importance.to(error.device) * error / power.clamp_min(floor)).sum()
 
 

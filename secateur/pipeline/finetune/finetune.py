@@ -20,6 +20,7 @@ from secateur.pipeline.finetune.batch_norm import BatchNormMode, learning_norms
 from secateur.pipeline.finetune.checkpoint import Checkpoint, Position, fingerprint_of
 from secateur.pipeline.finetune.features import FeatureDistance, match_readers
 from secateur.pipeline.finetune.loss import DistillationLoss, DistillationMethod, DistillationWeights
+from secateur.pipeline.finetune.memory import Memory
 from secateur.pipeline.finetune.memory_layout import channels_last
 from secateur.pipeline.finetune.optimizer import OptimizerName, build_optimizer
 from secateur.pipeline.finetune.progress import Progress, silent
@@ -118,6 +119,7 @@ class Finetune:
         fisher: Mapping[str, Tensor] | None = None,
         other_teachers: Sequence[Model] = (),
         masks: Mapping[str, Tensor] | None = None,
+        memory: Memory | None = None,
         checkpoint_folder: Path | None = None,
         progress: Progress | None = None,
     ) -> tuple[Model, FinetuneResult]:
@@ -127,7 +129,8 @@ class Finetune:
         own structure; without them features are not compared. ``importance`` gives each group's channels, as they were
         before any cut, their worth (Fisher saliency); ``fisher`` gives each of the teacher's parameters its Fisher
         information, which the weight of the ``parameter`` term needs. ``other_teachers`` are distilled from as well.
-        Where ``masks``, by the student's parameters, are False, weights are zero after every step.
+        Where ``masks``, by the student's parameters, are False, weights are zero after every step. With a ``memory`` of
+        an earlier training this one goes on from it, and leaves its own there.
         With a ``checkpoint_folder`` a rerun goes on where the last one stopped.
 
         In processes that ``torchrun`` started, all of which make the same call, the training is that of one process
@@ -147,10 +150,13 @@ class Finetune:
             )
             readers = match_readers(student, teacher, student_groups, groups, importance or {}, self.num_readers)
             chosen, held_out = self._split(data)
+            optimizer = build_optimizer(pupil, self.optimizer, self.weight_decay, self.momentum)
+            before = memory or Memory()
+            before.recall(pupil, optimizer)
             training = Training(
                 student=pupil,
                 norms=learning_norms(pupil, self.batch_norm, num_processes() * self.batch_size),
-                optimizer=build_optimizer(pupil, self.optimizer, self.weight_decay, self.momentum),
+                optimizer=optimizer,
                 accelerator=accelerator,
                 loss=DistillationLoss(
                     task=task,
@@ -168,10 +174,11 @@ class Finetune:
                 average=WeightAverage.of(pupil, self.averaging) if self.averaging is not None else None,
                 part=chosen,
                 validation=held_out,
-                plan=self._plan(len(chosen)),
+                plan=self._plan(len(chosen), before.num_steps),
                 checkpoint=Checkpoint(folder=checkpoint_folder) if checkpoint_folder is not None else None,
                 progress=progress or silent,
                 position=Position(
+                    step=before.num_steps,
                     fingerprint=self._fingerprint(
                         {"student": student, "teacher": teacher}
                         | {f"teacher {number}": model for number, model in enumerate(other_teachers, 2)},
@@ -179,11 +186,15 @@ class Finetune:
                         data,
                         {f"importance.{name}": values for name, values in (importance or {}).items()}
                         | {f"fisher.{name}": values for name, values in (fisher or {}).items()}
-                        | {f"mask.{name}": mask for name, mask in (masks or {}).items()},
-                    )
+                        | {f"mask.{name}": mask for name, mask in (masks or {}).items()}
+                        | {f"memory.{name}": values for name, values in before.tensors.items()},
+                        before.num_steps,
+                    ),
                 ),
             )
             result = training.run()
+            if memory is not None:
+                memory.keep(pupil, optimizer, training.position.step)
             pupil.zero_grad(set_to_none=True)
             return replace(student, module=pupil.to(student.device).eval()), result
 
@@ -212,7 +223,7 @@ class Finetune:
         part = SeededItems(dataset=data.train, indices=train, seed=self.seed)
         return part, replace(part, indices=held_out) if held_out else None
 
-    def _plan(self, num_samples: int) -> Plan:
+    def _plan(self, num_samples: int, first: int) -> Plan:
         per_epoch = max(1, num_samples // (num_processes() * self.batch_size))
         share = min(self.batch_size, num_samples // num_processes())
         if share == 0:
@@ -223,6 +234,7 @@ class Finetune:
         num_steps = self.epochs * per_epoch if self.num_steps is None else self.num_steps
         return Plan(
             num_steps=num_steps,
+            first=first,
             steps_per_epoch=per_epoch,
             batch_size=self.batch_size,
             share=share,
@@ -233,7 +245,14 @@ class Finetune:
             seed=self.seed,
         )
 
-    def _fingerprint(self, models: Mapping[str, Model], task: Task, data: Data, worth: Mapping[str, Tensor]) -> str:
+    def _fingerprint(
+        self,
+        models: Mapping[str, Model],
+        task: Task,
+        data: Data,
+        worth: Mapping[str, Tensor],
+        first: int,
+    ) -> str:
         settings = {
             **{
                 name: value for name, value in asdict(self).items() if name not in ("num_workers", "checkpoint_every_s")
@@ -241,6 +260,7 @@ class Finetune:
             "task": task.name,
             "data": [data.fingerprint, data.description, len(data.train)],  # type: ignore[arg-type]
             "processes": num_processes(),
+            "first": first,
         }
         kept = {f"{who} kept.{name}": i for who, model in models.items() for name, i in model.kept.items()}
         modules = {who: model.module for who, model in models.items()}

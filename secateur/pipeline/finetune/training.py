@@ -35,10 +35,12 @@ PARTS = LossParts._fields
 class Plan:
     """What a training does: how many steps in which batches, and how often it is written down.
 
-    Every process takes ``share`` samples a step, ``batch_size`` where the set has so many.
+    Every process takes ``share`` samples a step, ``batch_size`` where the set has so many. Where the training goes on
+    from another one, that took the steps before ``first``, which is where this one's begin.
     """
 
     num_steps: int
+    first: int
     steps_per_epoch: int
     batch_size: int
     share: int
@@ -51,7 +53,12 @@ class Plan:
     @property
     def num_epochs(self) -> int:
         """The number of epochs, the last of which may be cut short."""
-        return math.ceil(self.num_steps / self.steps_per_epoch)
+        return math.ceil(self.last / self.steps_per_epoch)
+
+    @property
+    def last(self) -> int:
+        """The steps of this training and of those before it."""
+        return self.first + self.num_steps
 
 
 @dataclass(kw_only=True)
@@ -103,7 +110,7 @@ class Training:
         optimizer = self.accelerator.prepare(self.optimizer)
         if self.position.scaler and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(self.position.scaler)
-        while self.position.step < self.plan.num_steps:
+        while self.position.step < self.plan.last:
             self._epoch(optimizer)
         write_state(self.student, self.best)
         return FinetuneResult(epochs=self.position.epochs, best_epoch=self.position.best_epoch)
@@ -145,12 +152,12 @@ class Training:
         """Train to the end of the epoch under way, validate, and write the checkpoint."""
         plan, written = self.plan, time.monotonic()
         epoch = self.position.step // plan.steps_per_epoch + 1
-        last = min(epoch * plan.steps_per_epoch, plan.num_steps)
+        last = min(epoch * plan.steps_per_epoch, plan.last)
         rate = 0.0
         for batch in self._batches(epoch, last):
             step = self.position.step
             seed_step(plan.seed, step)
-            rate = plan.rate(step)
+            rate = plan.rate(step - plan.first)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             parts = self._step(batch, optimizer, f"fine-tuning, epoch {epoch}, step {step + 1}", rate)
@@ -165,7 +172,7 @@ class Training:
                 written = time.monotonic()
             if rank() == 0:
                 told = f"fine-tuning, epoch {epoch} of {plan.num_epochs}, loss {parts['total']:.4g}"
-                self.progress(told, step + 1, plan.num_steps)
+                self.progress(told, step + 1 - plan.first, plan.num_steps)
         means = {name: value / self.position.num_samples for name, value in self.position.sums.items()}
         self.position = self.position.model_copy(update={"sums": {}, "num_samples": 0})
         self._require_finite(f"fine-tuning, epoch {epoch}", rate)
@@ -220,7 +227,7 @@ class Training:
             for name, mask in self.masks.items():
                 self.student.get_parameter(name).mul_(mask)
         if self.average is not None:
-            self.average.update(self.student, self.position.step)
+            self.average.update(self.student, self.position.step - self.plan.first)
         return parts
 
     def _describe_epoch(self, epoch: int, means: dict[str, float], rate: float) -> None:

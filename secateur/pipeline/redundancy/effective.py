@@ -111,6 +111,11 @@ def _group_redundancy(group: Group, matrix: Matrix, effective: Effective) -> Gro
             "no Gram matrix" if gram is None else f"a Gram matrix of shape {list(gram.shape)}",
             f"one of shape {list(size)}", "Collect the gate gradients of this network's own groups.",
         )  # fmt: skip
+    if not torch.isfinite(gram).all():
+        raise DataError(
+            f"redundancy, group {group.name}", f"a {matrix.name} matrix that is not finite", "finite numbers",
+            "Look for a square root or a logarithm of zero in the network and the loss, and for extreme inputs.",
+        )  # fmt: skip
     values = spectrum(gram)
     return GroupRedundancy(
         name=group.name,

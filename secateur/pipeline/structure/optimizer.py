@@ -1,14 +1,14 @@
 """Carry an optimiser's state over a cut."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from secateur.errors import TraceError
-from secateur.pipeline.structure.copying import tensors
+from secateur.pipeline.structure.copying import canonical_names, tensors
 from secateur.pipeline.structure.cut import along, require_traced, root_factors, surviving, taken
 from secateur.pipeline.structure.plan import Plan
 from secateur.pipeline.structure.stand_in import VALUE
@@ -26,20 +26,18 @@ def cut_optimizer(
 ) -> Optimizer:
     """Return an optimiser of the same class and settings over the cut network, with the state of what survives.
 
-    ``optimizer`` trains ``module``, of which ``small`` is the cut by ``plan``; both are left as they were. State
-    tensors of a parameter's shape (momenta, second moments) lose the entries that the parameter lost; others (step
-    counts) are copied. The constant of a branch that was removed takes the place of the weight that made its channels,
-    without state. Where a cut scales entries to make up for a division by the root of a width, their gradients shrink
-    or grow the other way, and the means of these follow. Raises TraceError where the optimiser trains parameters
-    that are not the network's, or the networks and the plan do not belong together.
+    ``optimizer`` trains ``module``, of which ``small`` is the cut by ``plan``; both are left as they were. What becomes
+    of the state is told at `cut_state`. The constant of a branch that was removed takes the place of the weight that
+    made its channels, without state. Raises TraceError where the optimiser trains parameters that are not the
+    network's, or the networks and the plan do not belong together.
     """
     require_traced(module, structure)
-    left, masks = plan.remainder(structure)
-    axes, factors = surviving(left, masks), root_factors(left, masks)
+    left, _ = plan.remainder(structure)
     gone = structure.shapes.keys() - left.shapes.keys()
-    heirs = {made_by[0]: f"{path}.{VALUE}" for branch in structure.branches if branch.name in plan.removed
+    first = canonical_names(module)
+    heirs = {first[made_by[0]]: f"{path}.{VALUE}" for branch in structure.branches if branch.name in plan.removed
              for path, made_by in branch.writers.items()}  # fmt: skip
-    names = {id(tensor): name for name, tensor in tensors(module).items()}
+    names = {id(tensor): first[name] for name, tensor in tensors(module).items()}
     cut_ones = tensors(small)
 
     def name_of(parameter: Tensor) -> str:
@@ -63,18 +61,37 @@ def cut_optimizer(
     accepted = inspect.signature(type(optimizer)).parameters
     settings: dict[str, Any] = {key: value for key, value in optimizer.defaults.items() if key in accepted}
     result = type(optimizer)(groups, **settings)
+    state = {name_of(parameter): values for parameter, values in optimizer.state.items()}
+    for name, values in cut_state(state, module, structure, plan).items():
+        result.state[cut_ones[name]] = values
+    return result
 
-    def carried(name: str, key: str, value: Any, shape: torch.Size) -> Any:
+
+def cut_state(
+    state: Mapping[str, Mapping[str, Any]], module: nn.Module, structure: Structure, plan: Plan
+) -> dict[str, dict[str, Any]]:
+    """Return what is left of the state of an optimiser of ``module``, by the first names of parameters, after a cut.
+
+    Tensors of a parameter's shape (momenta, second moments) lose the entries that the parameter loses; others (step
+    counts) are copied. Where a cut scales entries to make up for a division by the root of a width, their gradients
+    shrink or grow the other way, and the means of these follow. Parameters that go as a whole leave nothing.
+    """
+    left, masks = plan.remainder(structure)
+    first = canonical_names(module)
+    axes = {first.get(name, name): indices for name, indices in surviving(left, masks).items()}
+    factors = {first.get(name, name): by_axis for name, by_axis in root_factors(left, masks).items()}
+
+    def carried(name: str, key: str, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        if value.shape != shape:
+        if tuple(value.shape) != tuple(structure.shapes[name]):
             return value.clone()
         for axis, factor in factors.get(name, {}).items():
             value = value / along(factor ** _POWERS.get(key, 0), value, axis)
         return taken(value, axes.get(name, {})).clone()
 
-    for parameter, state in optimizer.state.items():
-        name = name_of(parameter)
-        if name not in gone:
-            result.state[cut_ones[name]] = {k: carried(name, k, value, parameter.shape) for k, value in state.items()}
-    return result
+    return {
+        name: {key: carried(name, key, value) for key, value in values.items()}
+        for name, values in state.items()
+        if name not in structure.shapes.keys() - left.shapes.keys()
+    }

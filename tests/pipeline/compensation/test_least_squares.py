@@ -90,6 +90,26 @@ def test_the_mean_of_a_constant_channel_goes_into_the_running_mean():
     assert not torch.equal(fitted[3].running_mean, module[3].running_mean)
 
 
+@pytest.mark.parametrize("value", [0.0, 0.7])
+def test_a_constant_channel_does_not_keep_a_depth_wise_layer_from_being_fitted(value):
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 1), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 4, 1)
+    )
+    with torch.no_grad():
+        module[2].weight[4], module[2].bias[4] = 0, value
+    removal, x = removal_of(module, (3, 10, 10), num=16)
+    wide = next(group for group in removal.structure.groups if group.num_channels == 8)
+    removal = Removal(
+        module=module, structure=removal.structure, keep={wide.name: torch.arange(5)}, samples=removal.samples
+    )
+    fitted = LeastSquares()(removal)
+    changed = (fitted[4].weight - module[4].weight).flatten(1).norm(dim=1) > 1e-3
+    assert changed.tolist() == [True, True, True, True, False, True]
+    assert torch.equal(fitted[4].weight[4], module[4].weight[4])
+    assert distance(fitted, module, x) < distance(cut(module, removal.structure, removal.keep), module, x)
+
+
 NETWORKS = {
     "resnet20": (lambda: randomise_norms(resnet20()), (3, 32, 32)),
     "mobilenet_v2": (lambda: randomise_norms(models.mobilenet_v2(width_mult=0.25)), (3, 64, 64)),

@@ -104,6 +104,9 @@ def test_silent_channels_divide_by_a_floor_and_not_by_nothing():
     assert float(found) == pytest.approx(0.1**2 / (0.01 * 3) / 3, rel=1e-5)
     silent = Recording(inputs={"weight": [torch.zeros(2, 3)]})
     assert float(measure(silent, silent)) == 0
+    # A group that is silent as a whole: what begins to speak counts as it is, and no loss becomes infinite.
+    spoken = Recording(inputs={"weight": [torch.full((2, 3), 0.1)]})
+    assert float(measure(spoken, silent)) == pytest.approx(0.1**2)
 
 
 def test_several_entries_a_channel_are_averaged(teacher, student, groups):
