@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from gaze_baselines import AttentionCenter, mean_by_picture, other_viewers, spectral_residual, tinyhd_maps
-from gaze_curve import family_of
+from gaze_family import family_of
 from gaze_files import (
     INT8,
     exported,

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from gaze_pool import Pool, Views, half, recoloured, shuffled_batches
@@ -17,6 +18,10 @@ from secateur.workloads.gaze.network import GazeNetwork
 
 FIXATIONS, DENSITY = 0.1, 0.9
 """What the parts of the students' loss count (Theis et al. 2018, section 2.4)."""
+
+
+WHILE_CUTTING: dict[str, Any] = {"constant": True, "learning_rate": 2.5e-3, "weight_decay": 0.0}
+"""Settings of a training that goes on between removals (the same paper's)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +41,8 @@ class Limit:
 class Fit:
     """Settings of a training in place; ``warmup`` is in steps.
 
-    With ``tuned``, which pays off in long trainings, cuDNN tries its algorithms for every layer.
+    With ``tuned``, which pays off in long trainings, cuDNN tries its algorithms for every layer. Where the rate is
+    ``constant`` the optimiser is SGD with momentum 0.9, otherwise AdamW.
     """
 
     limit: Limit
@@ -44,6 +50,7 @@ class Fit:
     weight_decay: float = 0.02
     warmup: int = 20
     tuned: bool = False
+    constant: bool = False
     precision: torch.dtype = torch.bfloat16
 
     def __call__(
@@ -53,16 +60,20 @@ class Fit:
         torch.backends.cudnn.benchmark = self.tuned
         device = next(network.parameters()).device
         network.train().to(memory_format=torch.channels_last)
-        optimiser = torch.optim.AdamW(
-            groups or [{"params": network.parameters()}], lr=self.learning_rate, weight_decay=self.weight_decay
+        trained = groups or [{"params": network.parameters()}]
+        optimiser = (
+            torch.optim.SGD(trained, lr=self.learning_rate, momentum=0.9, weight_decay=self.weight_decay)
+            if self.constant
+            else torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
         )
         peaks = [group["lr"] for group in optimiser.param_groups]
         # On the device, so that no step waits for the one before it.
         recent = torch.zeros((), device=device)
         step, started = 0, time.perf_counter()
         while (done := self.limit.done(step, time.perf_counter() - started)) < 1:
+            share = min(1, (step + 1) / (self.warmup + 1)) * 0.5 * (1 + math.cos(math.pi * done))
             for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-                group["lr"] = peak * min(1, (step + 1) / (self.warmup + 1)) * 0.5 * (1 + math.cos(math.pi * done))
+                group["lr"] = peak if self.constant else peak * share
             with torch.autocast(device.type, self.precision, enabled=fast_in_half(device)):
                 value = loss()
             optimiser.zero_grad()
