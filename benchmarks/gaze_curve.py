@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from gaze_family import MOBILE, half_precision, multiply_adds, rebuilt, shapes_of
+from gaze_family import MOBILE, family_of, half_precision, multiply_adds, rebuilt, shapes_of
 from gaze_one_at_a_time import OneAtATime
 from gaze_pool import Views, whole_pictures
 from gaze_run import Run
-from gaze_training import WHILE_CUTTING, Fit, Limit, distil
+from gaze_training import TRUNK_RATES, WHILE_CUTTING, Fit, Limit, distil
 from gaze_ways import Cut, Given, Peer, Way, loss_on
 from torch import nn
 
@@ -72,7 +72,7 @@ def curve(run: Run, name: str, network: nn.Module, views: Views, size: tuple[int
                 continue
             task = Given(
                 network=current, budget=budget, samples=samples, judged=judged, size=size,
-                train=partial(_train_while_cutting, run, views, size), num_steps=given.steps,
+                train=partial(_train_while_cutting, run, name, views, size), num_steps=given.steps,
             )  # fmt: skip
             found = run.tried(row, partial(_cut, run, row, cut, task, views))
             if found is None:
@@ -118,7 +118,8 @@ def _cut(run: Run, row: str, way: Callable[[Given], Cut], task: Given, views: Vi
     cut = way(task)
     small = cut.network.requires_grad_(True)
     seconds, after_cut = time.perf_counter() - started, loss_on(small, task.samples)
-    fit = Fit(limit=Limit(steps=task.num_steps - cut.num_steps), learning_rate=given.learning_rate)
+    limit = Limit(steps=task.num_steps - cut.num_steps)
+    fit = Fit(limit=limit, learning_rate=given.learning_rate, trunk=TRUNK_RATES.get(family_of(row), 1.0))
     trained = distil(small, run.pool, views, task.size, given.batch_size, fit)
     small.to(memory_format=torch.contiguous_format)
     facts = {**cut.facts, "macs": multiply_adds(small, task.size), "budget": task.budget, "shapes": shapes_of(small)}
@@ -126,7 +127,9 @@ def _cut(run: Run, row: str, way: Callable[[Given], Cut], task: Given, views: Vi
     return small
 
 
-def _train_while_cutting(run: Run, views: Views, size: tuple[int, int], network: nn.Module, num_steps: int) -> None:
-    fit = Fit(limit=Limit(steps=num_steps), **WHILE_CUTTING)
+def _train_while_cutting(
+    run: Run, name: str, views: Views, size: tuple[int, int], network: nn.Module, num_steps: int
+) -> None:  # fmt: skip
+    fit = Fit(limit=Limit(steps=num_steps), trunk=TRUNK_RATES.get(name, 1.0), **WHILE_CUTTING)
     distil(network.requires_grad_(True), run.pool, views, size, run.arguments.batch_size, fit)
     network.to(memory_format=torch.contiguous_format)

@@ -20,6 +20,8 @@ FIXATIONS, DENSITY = 0.1, 0.9
 """What the parts of the students' loss count (Theis et al. 2018, section 2.4)."""
 
 
+TRUNK_RATES = {"squeezegaze": 0.03}
+"""The share of the rate at which a trained trunk without batch norms learns: at the whole, its channels die."""
 WHILE_CUTTING: dict[str, Any] = {"constant": True, "learning_rate": 2.5e-3, "weight_decay": 0.0}
 """Settings of a training that goes on between removals (the same paper's)."""
 
@@ -42,7 +44,8 @@ class Fit:
     """Settings of a training in place; ``warmup`` is in steps.
 
     With ``tuned``, which pays off in long trainings, cuDNN tries its algorithms for every layer. Where the rate is
-    ``constant`` the optimiser is SGD with momentum 0.9, otherwise AdamW.
+    ``constant`` the optimiser is SGD with momentum 0.9, otherwise AdamW. Layers in a ``trunk`` learn at that share of
+    the rate.
     """
 
     limit: Limit
@@ -51,6 +54,7 @@ class Fit:
     warmup: int = 20
     tuned: bool = False
     constant: bool = False
+    trunk: float = 1.0
     precision: torch.dtype = torch.bfloat16
 
     def __call__(
@@ -60,11 +64,12 @@ class Fit:
         torch.backends.cudnn.benchmark = self.tuned
         device = next(network.parameters()).device
         network.train().to(memory_format=torch.channels_last)
-        trained = groups or [{"params": network.parameters()}]
+        rate = self.learning_rate
+        trained = groups or _rates(network, lambda name: ".trunk." in f".{name}", self.trunk * rate, rate)
         optimiser = (
-            torch.optim.SGD(trained, lr=self.learning_rate, momentum=0.9, weight_decay=self.weight_decay)
+            torch.optim.SGD(trained, lr=rate, momentum=0.9, weight_decay=self.weight_decay)
             if self.constant
-            else torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
+            else torch.optim.AdamW(trained, lr=rate, weight_decay=self.weight_decay)
         )
         peaks = [group["lr"] for group in optimiser.param_groups]
         # On the device, so that no step waits for the one before it.
@@ -125,7 +130,9 @@ def mobile_teacher(
         views = _whole(picture, torch.rand(len(picture), device=device) < 0.5)
         return fixation_term(network(_laid(recoloured(views.pixels(pool, small)))), views.counts(pool))
 
-    return network, fit(network, loss, _rates(network, "stride", backbone_rate, fit.learning_rate))
+    return network, fit(
+        network, loss, _rates(network, lambda name: name.startswith("stride"), backbone_rate, fit.learning_rate)
+    )
 
 
 def load_squeezenet(network: DeepGaze, weights: Path) -> None:
@@ -199,11 +206,13 @@ def _teachers(teacher: GazeNetwork, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return (both - mean) * (variance + 1e-5).rsqrt(), teacher.from_features(fine, middle, coarse).float()
 
 
-def _rates(network: nn.Module, prefix: str, inner: float, outer: float) -> list[dict[str, object]]:
+def _rates(
+    network: nn.Module, is_inner: Callable[[str], bool], inner: float, outer: float
+) -> list[dict[str, object]]:  # fmt: skip
     named = list(network.named_parameters())
     return [
-        {"params": [p for name, p in named if name.startswith(prefix)], "lr": inner},
-        {"params": [p for name, p in named if not name.startswith(prefix)], "lr": outer},
+        {"params": [p for name, p in named if is_inner(name)], "lr": inner},
+        {"params": [p for name, p in named if not is_inner(name)], "lr": outer},
     ]
 
 

@@ -33,7 +33,7 @@ from gaze_family import FAMILY, MOBILE, half_precision, multiply_adds, shapes_of
 from gaze_gpu import latencies
 from gaze_pool import Views, half, log_densities
 from gaze_run import Run
-from gaze_training import Fit, Limit, distil, distil_features, load_squeezenet, mobile_teacher
+from gaze_training import TRUNK_RATES, Fit, Limit, distil, distil_features, load_squeezenet, mobile_teacher
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -126,7 +126,10 @@ def deep_network(run: Run, name: str, teacher: nn.Module, views: Views) -> nn.Mo
     if name == SQUEEZE:
         load_squeezenet(network, given.data / "models" / "squeezenet1_1_imagenet_fp16.pth")
     network.to(run.device)
-    fit = Fit(limit=Limit(seconds=given.seconds_per_stage), learning_rate=given.learning_rate, tuned=True)
+    fit = Fit(
+        limit=Limit(seconds=given.seconds_per_stage), learning_rate=given.learning_rate, tuned=True,
+        trunk=TRUNK_RATES.get(name, 1.0),
+    )  # fmt: skip
     first = distil_features(network, teacher, run.pool, views, run.size, 2 * given.batch_size, fit)
     half_way = run.score(f"{name}, half resolution", [network], half(run.size), trained=first)
     second = distil(network, run.pool, views, run.size, given.batch_size, fit)
