@@ -34,7 +34,7 @@ def given(curve: Any) -> Any:
     def train(network: nn.Module, num_steps: int) -> None:
         trained.append(num_steps)
 
-    budget = curve.budgets_of(network, SIZE, [2])[0]
+    budget = curve.budgets_of(network, SIZE, [1.5])[0]
     made = curve.Given(
         network=network, budget=budget, samples=pictures(8), judged=pictures(4), size=SIZE, train=train, num_steps=STEPS
     )
@@ -65,10 +65,10 @@ def test_the_price_of_flops_is_the_one_with_the_least_loss_on_pictures_that_noth
 @pytest.mark.parametrize("name", ["Fisher with FLOPs, one at a time", "Fisher, automatic beta, one at a time"])
 def test_one_at_a_time_spends_half_of_the_training_while_it_cuts(curve: Any, given: Any, name: str) -> None:
     made, trained = given
-    cut = curve.OneAtATime(allocator=curve.ONE_AT_A_TIME[name], multiple=2)(made)
+    cut = curve.OneAtATime(allocator=curve.ONE_AT_A_TIME[name], multiple=4)(made)
     assert curve.multiply_adds(cut.network, SIZE) <= made.budget
     assert cut.num_steps == sum(trained) == STEPS // 2
-    assert cut.facts["removals"] >= len(trained) > 3
+    assert cut.facts["removals"] >= len(trained) > 1
     assert ("beta" in cut.facts) == ("FLOPs" in name)
 
 
@@ -82,7 +82,7 @@ def test_one_at_a_time_trains_as_long_as_it_is_asked_to_after_every_removal(curv
 def test_a_trained_trunk_learns_at_its_own_rate_and_the_rest_at_the_whole(curve: Any, given: Any) -> None:
     training = importlib.import_module("gaze_training")
     network, (pictures, counts) = given[0].network, given[0].samples[0]
-    before = {name: tensor.clone() for name, tensor in network.named_parameters()}
+    before = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
     fit = training.Fit(limit=training.Limit(steps=1), learning_rate=1e-2, warmup=0, weight_decay=0.0, trunk=1e-3)
     fit(network, lambda: training.fixation_term(network(pictures), counts))
     moved = {name: float((tensor.detach() - before[name]).abs().max()) for name, tensor in network.named_parameters()}
