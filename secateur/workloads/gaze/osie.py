@@ -1,8 +1,9 @@
 """OSIE: 700 pictures with many objects, 15 viewers a picture (Xu et al. 2014).
 
 As it is published: ``data/stimuli/*.jpg`` and ``data/eye/fixations.mat`` with a cell array ``fixations``, an entry a
-picture: ``img``, its file's name, and ``subjects``, a cell a viewer with ``fix_x`` and ``fix_y`` in pixels from the upper left corner. A viewer's
-first fixation is dropped, as in other sets: it is where the viewer happened to look before the picture came.
+picture: ``img``, its file's name, and ``subjects``, a cell a viewer with ``fix_x`` and ``fix_y`` in pixels from the
+upper left corner. A viewer's first fixation is dropped, as in other sets: it is where the viewer happened to look
+before the picture came.
 """
 
 from pathlib import Path
