@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from gaze_baselines import AttentionCenter, mean_by_picture, other_viewers, spectral_residual, tinyhd_maps
-from gaze_curve import family_of
+from gaze_family import family_of
 from gaze_files import (
     INT8,
     exported,
@@ -57,6 +57,8 @@ RESULTS = Path(__file__).parent / "results" / "gaze.json"
 VGG19 = "deepgaze-vgg19"
 TEACHERS = {"vgg19": VGG19, "ensemble": "mobilenetv2 ensemble"}
 """What networks are compared with, picture by picture."""
+KEPT = ("macs", "trained", "cut_seconds", "loss_after_cut", "beta", "removals", "steps_between", "note")
+"""What is told of a network's making."""
 TINYHD, CENTER = "TinyHD", "attention-center"
 
 
@@ -82,7 +84,7 @@ def main() -> None:
     spent = {name: facts for name, facts in trained.items() if name.startswith(("seconds of", "settings of"))}
     found |= {"size": size, "trained_on": trained["device"], "training": spent, "networks": found.get("networks", {})}
     for row, facts in rows_of(trained):
-        kept = {key: facts[key] for key in ("macs", "trained", "cut_seconds", "loss_after_cut", "note") if key in facts}
+        kept = {key: facts[key] for key in KEPT if key in facts}
         scores = {m: facts[f"held-out, {m}"] for m in MEASURES if f"held-out, {m}" in facts}
         gpu = trained.get("gpu latency, ms", {}).get(row)
         found["networks"][row] = found["networks"].get(row, {}) | kept | scores | ({"gpu_ms": gpu} if gpu else {})

@@ -1,125 +1,40 @@
-"""Ways of cutting a trained gaze network to falling budgets, ours and others', for the benchmark of gaze prediction.
+"""The curve of gaze prediction: a trained network cut in every way to falling budgets, ours and others'.
 
-Each way starts at the same trained network and goes from budget to budget. After every cut all networks take the same
-number of steps of the same distillation. Torch-Pruning gets the largest global share that meets a budget, by bisection,
-and the mean loss's gradients, which its GroupTaylor reads; all ways have their batch statistics measured again where
-that lowers the loss.
+Each way starts at the same trained network and goes from budget to budget. To every budget all networks take the same
+number of steps of the same distillation: after the cut, or, in the ways that train while they cut, half of them on the
+way there.
 """
 
-import copy
+import argparse
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
-from networks import macs
-from pruning_ways import settled as better_statistics
-from torch import Tensor, nn
+from gaze_family import MOBILE, family_of, half_precision, multiply_adds, rebuilt, shapes_of
+from gaze_one_at_a_time import OneAtATime
+from gaze_pool import Views, whole_pictures
+from gaze_run import Run
+from gaze_training import TRUNK_RATES, WHILE_CUTTING, Fit, Limit, distil
+from gaze_ways import Cut, Given, Peer, Way, loss_on
+from torch import nn
 
 from secateur.artifacts import Batch
-from secateur.calibration.batches import mean_loss
-from secateur.calibration.labels import label_loss
-from secateur.pipeline.allocation import ALLOCATORS, Allocator
-from secateur.pipeline.allocation.theis import Theis
-from secateur.pipeline.compensation import Removal
-from secateur.pipeline.settling import Settle
-from secateur.pipeline.signals import collect_evidence, saliency, signal_of
-from secateur.pipeline.structure import trace
-from secateur.pipeline.structure.copying import tensors
-from secateur.pipeline.structure.resize import resized
-from secateur.workloads.gaze.backbones import BACKBONES
-from secateur.workloads.gaze.network import GazeNetwork
-from secateur.workloads.gaze.task import task
+from secateur.pipeline.allocation import ALLOCATORS
 
-TASK = task()
-MOBILE = "mobilenetv2"
-FAMILY: dict[str, Callable[..., nn.Module]] = {**BACKBONES, MOBILE: GazeNetwork}
-"""All networks by name; MobileNetV2's sees pictures at half the height and width."""
-BETAS = (6e-5, 6e-4, 6e-3, 6e-2)
-"""Prices in nats a giga-multiply-add that Fisher pruning with FLOPs chooses from, by the loss after the cut."""
+BATCH = 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class Way:
-    """A way of ours: which channels, how many of them where, and what makes up for them."""
-
-    signal: str = "fisher"
-    labels: str = "true"
-    allocators: Sequence[Allocator]
-    compensation: str = "none"
-    multiple: int = 1
-
-    def __call__(self, network: nn.Module, budget: int, samples: list[Batch], size: tuple[int, int]) -> nn.Module:
-        """Return the network cut to a budget in multiply-adds; of several allocators the one with the least loss."""
-        example = torch.zeros(2, 3, *size)
-        structure = trace(copy.deepcopy(network).cpu(), (example,), multiple=self.multiple)
-        signal = signal_of(self.signal)
-        loss = label_loss(TASK, self.labels, temperature=4.0)  # type: ignore[arg-type]
-        evidence = collect_evidence(signal.needs, network, structure, samples, loss, labels=self.labels)
-        scores, cost = saliency(signal, evidence, structure.groups), structure.cost_terms("macs")
-        found = []
-        for allocator in self.allocators:
-            keep = allocator(scores, cost, budget, structure.groups, {})
-            removal = Removal(
-                module=network, structure=structure, keep=keep, samples=samples, gate_gram=evidence.gate_gram
-            )
-            found.append(Settle(compensation=self.compensation)(removal, TASK.loss))
-        return min(found, key=lambda settled: settled.loss).module
-
-
-@dataclass(frozen=True, kw_only=True)
-class Peer:
-    """Torch-Pruning with one of its importances."""
-
-    importance: Callable[[], Any]
-
-    def __call__(self, network: nn.Module, budget: int, samples: list[Batch], size: tuple[int, int]) -> nn.Module:
-        """Return the network cut to the most that is within a budget in multiply-adds."""
-        import torch_pruning
-
-        device = next(network.parameters()).device
-        example = torch.zeros(1, 3, *size, device=device)
-        network = network.eval().requires_grad_(True)
-        # What GroupTaylor reads: the mean loss's gradients.
-        gradients = [torch.zeros_like(p) for p in network.parameters()]
-        for inputs, targets in samples:
-            loss = TASK.loss(network(inputs.to(device)), targets.to(device)).mean() / len(samples)
-            for total, part in zip(gradients, torch.autograd.grad(loss, list(network.parameters())), strict=True):
-                total += part
-        low, high, found = 0.0, 1.0, None
-        for _ in range(8):
-            middle = (low + high) / 2
-            small = copy.deepcopy(network)
-            pruner = torch_pruning.pruner.BasePruner(
-                small, example, importance=self.importance(), global_pruning=True, pruning_ratio=middle,
-                max_pruning_ratio=1.0, ignored_layers=[small.readout[-1]],
-            )  # fmt: skip
-            for parameter, gradient in zip(small.parameters(), gradients, strict=True):
-                parameter.grad = gradient.clone()
-            pruner.step()
-            small.zero_grad()
-            if multiply_adds(small, size) > budget:
-                low = middle
-            else:
-                high, found = middle, small
-        if found is None:
-            raise ValueError(f"no share of Torch-Pruning's has at most {budget:,} multiply-adds")
-        return better_statistics(found.eval(), samples, TASK.loss)
-
-
-def ways() -> dict[str, Callable[..., nn.Module]]:
-    """Return every way by its name, Torch-Pruning's where it is installed."""
-    own: dict[str, Callable[..., nn.Module]] = {
-        "ours": Way(
-            labels="sampled", allocators=[ALLOCATORS["hierarchical"]], compensation="least-squares", multiple=8
-        ),
-        "Fisher, automatic beta": Way(allocators=[ALLOCATORS["automatic"]]),
-        "Fisher with FLOPs": Way(allocators=[Theis(beta=beta) for beta in BETAS]),
-        "Fisher, beta = 0": Way(allocators=[ALLOCATORS["ranked"]]),
-        "uniform width": Way(signal="l2", allocators=[ALLOCATORS["uniform"]]),
-    }  # fmt: skip
+def ways() -> dict[str, Callable[[Given], Cut]]:
+    """Return every way that cuts at once by its name, Torch-Pruning's where it is installed."""
+    own: dict[str, Callable[[Given], Cut]] = {
+        "ours": Way(labels="sampled", allocator=ALLOCATORS["hierarchical"], compensation="least-squares", multiple=8),
+        "Fisher, automatic beta": Way(allocator=ALLOCATORS["automatic"]),
+        "Fisher with FLOPs": Way(),
+        "Fisher, beta = 0": Way(allocator=ALLOCATORS["ranked"]),
+        "uniform width": Way(signal="l2", allocator=ALLOCATORS["uniform"]),
+    }
     try:
         import torch_pruning
     except ImportError:
@@ -132,14 +47,41 @@ def ways() -> dict[str, Callable[..., nn.Module]]:
     }
 
 
-def multiply_adds(network: nn.Module, size: tuple[int, int]) -> int:
-    """Count a network's multiply-adds on one picture, without running it."""
-    return macs(copy.deepcopy(network).to("meta").eval(), (torch.zeros(1, 3, *size, device="meta"),))
+ONE_AT_A_TIME = {
+    "Fisher, automatic beta, one at a time": ALLOCATORS["automatic"],
+    "Fisher with FLOPs, one at a time": None,
+    "Fisher, beta = 0, one at a time": ALLOCATORS["ranked"],
+}
+"""The ways that train while they cut, by what decides between groups; without any it is `OneAtATime`'s choice."""
 
 
-def family_of(row: str) -> str:
-    """Return which network of `FAMILY` a row is about; those of the ensemble are numbered."""
-    return re.sub(r" \d+$", "", row.partition(",")[0])
+def curve(run: Run, name: str, network: nn.Module, views: Views, size: tuple[int, int]) -> None:
+    """Cut a network in every way to every budget, each from the one before, and train all of them equally."""
+    given = run.arguments
+    network.to(memory_format=torch.contiguous_format)
+    samples, judged = (_chosen(run, part, size) for part in ("train", "validation"))
+    left = {way: (cut, network) for way, cut in _asked(given).items()}
+    for ratio, budget in zip(given.ratios, budgets_of(network, size, given.ratios), strict=True):
+        for way, (cut, current) in list(left.items()):
+            row = f"{name}, {way}, 1/{ratio:g}"
+            if row in run.weights:
+                left[way] = cut, rebuilt(name, run.results[row]["shapes"], run.weights[row]).to(run.device)
+                continue
+            if time.perf_counter() - run.started > given.total_seconds:
+                run.note(row, {"skipped": f"after {given.total_seconds:g} s"})
+                continue
+            task = Given(
+                network=current, budget=budget, samples=samples, judged=judged, size=size,
+                train=partial(_train_while_cutting, run, name, views, size), num_steps=given.steps,
+            )  # fmt: skip
+            found = run.tried(row, partial(_cut, run, row, cut, task, views))
+            if found is None:
+                del left[way]
+                continue
+            left[way] = cut, found
+            if name == MOBILE or (way == "ours" and ratio >= 5):
+                run.weights[row] = half_precision(found)
+                run.write_weights()
 
 
 def budgets_of(network: nn.Module, size: tuple[int, int], ratios: Sequence[float]) -> list[int]:
@@ -148,35 +90,46 @@ def budgets_of(network: nn.Module, size: tuple[int, int], ratios: Sequence[float
     return [math.floor(whole / ratio) for ratio in ratios]
 
 
-def shapes_of(network: nn.Module) -> dict[str, list[int]]:
-    """Return the shapes of a network's tensors by name, from which one of equal latency can be built again."""
-    return {name: list(tensor.shape) for name, tensor in network.state_dict().items() if tensor.ndim}
+def _asked(given: argparse.Namespace) -> dict[str, Callable[[Given], Cut]]:
+    slow = {
+        name: OneAtATime(
+            allocator=allocator, multiple=given.maps_a_removal, num_samples=given.samples_a_removal,
+            num_steps=given.steps_a_removal,
+        )
+        for name, allocator in ONE_AT_A_TIME.items()
+    }  # fmt: skip
+    return {name: way for name, way in (ways() | slow).items() if name in given.ways}
 
 
-def rebuilt(name: str, shapes: Mapping[str, Sequence[int]], state: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """Return a cut network of `FAMILY` in evaluation mode: its shapes, and its weights where they were kept.
-
-    Without them it has those of a fresh network, which takes as long.
-    """
-    whole = FAMILY[name](log_prior=torch.zeros(*shapes["log_prior"]))
-    own = tensors(whole)
-    network = resized(whole, {key: own[key].detach()[tuple(slice(n) for n in shapes[key])].clone() for key in shapes})
-    if state is not None:
-        network.load_state_dict(single_precision(state))
-    return network.eval()
+def _chosen(run: Run, part: str, size: tuple[int, int]) -> list[Batch]:
+    """Return pictures from all over a part with their fixations, in whole batches."""
+    every = whole_pictures(run.pool, part)
+    number = min(run.arguments.samples, len(every))
+    some = every.of(torch.linspace(0, len(every) - 1, number).long().to(run.device))
+    pixels, counts = some.pixels(run.pool, size), some.counts(run.pool)
+    pairs = zip(pixels.split(BATCH), counts.split(BATCH), strict=True)
+    return [(pixels.contiguous(), counts) for pixels, counts in pairs if len(pixels) == min(BATCH, number)]
 
 
-def single_precision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors in single precision where they are not whole numbers."""
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+def _cut(run: Run, row: str, way: Callable[[Given], Cut], task: Given, views: Views) -> nn.Module:
+    """Cut a network, train what is left, and score it."""
+    given, started = run.arguments, time.perf_counter()
+    torch.manual_seed(given.seed)
+    cut = way(task)
+    small = cut.network.requires_grad_(True)
+    seconds, after_cut = time.perf_counter() - started, loss_on(small, task.samples)
+    limit = Limit(steps=task.num_steps - cut.num_steps)
+    fit = Fit(limit=limit, learning_rate=given.learning_rate, trunk=TRUNK_RATES.get(family_of(row), 1.0))
+    trained = distil(small, run.pool, views, task.size, given.batch_size, fit)
+    small.to(memory_format=torch.contiguous_format)
+    facts = {**cut.facts, "macs": multiply_adds(small, task.size), "budget": task.budget, "shapes": shapes_of(small)}
+    run.score(row, [small], task.size, trained=trained, cut_seconds=seconds, loss_after_cut=after_cut, **facts)
+    return small
 
 
-def half_precision(network: nn.Module) -> dict[str, Tensor]:
-    """Return a network's tensors on the processor, in half precision where they are not whole numbers."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-
-
-def loss_on(network: nn.Module, samples: list[Batch]) -> float:
-    """Return a network's mean loss on samples, nats a fixation."""
-    return mean_loss(network, TASK.loss, samples)
+def _train_while_cutting(
+    run: Run, name: str, views: Views, size: tuple[int, int], network: nn.Module, num_steps: int
+) -> None:  # fmt: skip
+    fit = Fit(limit=Limit(steps=num_steps), trunk=TRUNK_RATES.get(name, 1.0), **WHILE_CUTTING)
+    distil(network.requires_grad_(True), run.pool, views, size, run.arguments.batch_size, fit)
+    network.to(memory_format=torch.contiguous_format)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gaze_curve import MOBILE, family_of, rebuilt
+from gaze_family import MOBILE, family_of, rebuilt
 from gaze_pool import Pool, Views
 from safetensors.torch import load_file
 from tinyhd import tinyhd

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from gaze_curve import MOBILE, family_of, rebuilt
+from gaze_family import MOBILE, family_of, rebuilt
 from gaze_pool import half
 from torch import nn
 

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Train, cut and score the gaze networks, what can run side by side doing so; about six minutes on one H100.
+# Train, cut and score the gaze networks, what can run side by side doing so; the published schedule, which removes few
+# maps at a time, goes last and may take ten minutes more than the six that the rest takes on one H100.
 #
 #     benchmarks/gaze_networks.sh DATA OUT [further arguments of train_gaze_networks.py]
 set -u
@@ -32,16 +33,23 @@ student="--resume $work/trained --networks deepgaze-vgg19 fastgaze-vgg11"
     wait
 }
 part mobile "$@" --resume "$work/trained" --networks mobilenetv2 --curve mobilenetv2 --ratios 2 4 8 \
-    --ways "ours" "uniform width" "Fisher, automatic beta" "Torch-Pruning, GroupTaylor" --total-seconds 60
+    --ways "ours" "uniform width" "Fisher, automatic beta" "Fisher with FLOPs" "Torch-Pruning, GroupTaylor" \
+    --total-seconds 60
 part dense-cut "$@" --resume "$work/dense" --networks deepgaze-vgg19 densegaze --curve densegaze --ratios 2 4 8 \
     --ways "ours" "uniform width" --total-seconds 60
+part squeeze "$@" --resume "$work/trained" --networks deepgaze-vgg19 squeezegaze --curve squeezegaze --ratios 2 4 8 \
+    --ways "ours" "uniform width" "Fisher with FLOPs" --total-seconds 120
+part one-at-a-time "$@" --resume "$work/mobile" --networks mobilenetv2 --curve mobilenetv2 --ratios 2 4 8 \
+    --ways "Fisher, automatic beta, one at a time" "Fisher with FLOPs, one at a time" "Fisher, beta = 0, one at a time" \
+    --maps-a-removal 8 --total-seconds 600
+names="trained ours fisher peers dense mobile dense-cut squeeze one-at-a-time"
 folders=""
-for name in trained ours fisher peers dense mobile dense-cut; do
+for name in $names; do
     [ -f "$work/$name/gaze_networks.json" ] && folders="$folders $work/$name"
 done
 # shellcheck disable=SC2086
 part together "$@" --resume $folders --networks --curve --teachers 0 --gpu-latency --without deepgaze-vgg19
 cp "$work"/together/* "$out"
-cd "$out" && for name in trained ours fisher peers dense mobile dense-cut together; do
+cd "$out" && for name in $names together; do
     cut -c 1-2000 "$name.log" >>training.log && rm "$name.log"
 done

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from gaze_pool import Pool, Views, half, recoloured, shuffled_batches
@@ -17,6 +18,12 @@ from secateur.workloads.gaze.network import GazeNetwork
 
 FIXATIONS, DENSITY = 0.1, 0.9
 """What the parts of the students' loss count (Theis et al. 2018, section 2.4)."""
+
+
+TRUNK_RATES = {"squeezegaze": 0.03}
+"""The share of the rate at which a trained trunk without batch norms learns: at the whole, its channels die."""
+WHILE_CUTTING: dict[str, Any] = {"constant": True, "learning_rate": 2.5e-3, "weight_decay": 0.0}
+"""Settings of a training that goes on between removals (the same paper's)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +43,9 @@ class Limit:
 class Fit:
     """Settings of a training in place; ``warmup`` is in steps.
 
-    With ``tuned``, which pays off in long trainings, cuDNN tries its algorithms for every layer.
+    With ``tuned``, which pays off in long trainings, cuDNN tries its algorithms for every layer. Where the rate is
+    ``constant`` the optimiser is SGD with momentum 0.9, otherwise AdamW. Layers in a ``trunk`` learn at that share of
+    the rate.
     """
 
     limit: Limit
@@ -44,6 +53,8 @@ class Fit:
     weight_decay: float = 0.02
     warmup: int = 20
     tuned: bool = False
+    constant: bool = False
+    trunk: float = 1.0
     precision: torch.dtype = torch.bfloat16
 
     def __call__(
@@ -53,16 +64,21 @@ class Fit:
         torch.backends.cudnn.benchmark = self.tuned
         device = next(network.parameters()).device
         network.train().to(memory_format=torch.channels_last)
-        optimiser = torch.optim.AdamW(
-            groups or [{"params": network.parameters()}], lr=self.learning_rate, weight_decay=self.weight_decay
+        rate = self.learning_rate
+        trained = groups or _rates(network, lambda name: ".trunk." in f".{name}", self.trunk * rate, rate)
+        optimiser = (
+            torch.optim.SGD(trained, lr=rate, momentum=0.9, weight_decay=self.weight_decay)
+            if self.constant
+            else torch.optim.AdamW(trained, lr=rate, weight_decay=self.weight_decay)
         )
         peaks = [group["lr"] for group in optimiser.param_groups]
         # On the device, so that no step waits for the one before it.
         recent = torch.zeros((), device=device)
         step, started = 0, time.perf_counter()
         while (done := self.limit.done(step, time.perf_counter() - started)) < 1:
+            share = min(1, (step + 1) / (self.warmup + 1)) * 0.5 * (1 + math.cos(math.pi * done))
             for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-                group["lr"] = peak * min(1, (step + 1) / (self.warmup + 1)) * 0.5 * (1 + math.cos(math.pi * done))
+                group["lr"] = peak if self.constant else peak * share
             with torch.autocast(device.type, self.precision, enabled=fast_in_half(device)):
                 value = loss()
             optimiser.zero_grad()
@@ -114,7 +130,9 @@ def mobile_teacher(
         views = _whole(picture, torch.rand(len(picture), device=device) < 0.5)
         return fixation_term(network(_laid(recoloured(views.pixels(pool, small)))), views.counts(pool))
 
-    return network, fit(network, loss, _rates(network, "stride", backbone_rate, fit.learning_rate))
+    return network, fit(
+        network, loss, _rates(network, lambda name: name.startswith("stride"), backbone_rate, fit.learning_rate)
+    )
 
 
 def load_squeezenet(network: DeepGaze, weights: Path) -> None:
@@ -188,11 +206,13 @@ def _teachers(teacher: GazeNetwork, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return (both - mean) * (variance + 1e-5).rsqrt(), teacher.from_features(fine, middle, coarse).float()
 
 
-def _rates(network: nn.Module, prefix: str, inner: float, outer: float) -> list[dict[str, object]]:
+def _rates(
+    network: nn.Module, is_inner: Callable[[str], bool], inner: float, outer: float
+) -> list[dict[str, object]]:  # fmt: skip
     named = list(network.named_parameters())
     return [
-        {"params": [p for name, p in named if name.startswith(prefix)], "lr": inner},
-        {"params": [p for name, p in named if not name.startswith(prefix)], "lr": outer},
+        {"params": [p for name, p in named if is_inner(name)], "lr": inner},
+        {"params": [p for name, p in named if not is_inner(name)], "lr": outer},
     ]
 
 

@@ -3,15 +3,16 @@
     python benchmarks/lenet.py MNIST/mnist.npz.xz --kept FOLDER [--seeds 3] [--seconds 300]
 
 The network is Caffe's LeNet-5 (20 and 50 maps of 5 x 5, 500 hidden units). Every way starts at the same trained network
-and goes to the budgets in the same rounds, trained between them and afterwards for the same number of steps with the
-uncut network's predictions, by the product's optimiser, schedule, running average and distance. All train on every
-picture and five copies of it, shifted, turned and scaled a little. Cost counts multiplications, additions and biases,
-as the paper does. Published: error 0.80 % at the whole cost, 0.79 % at 10 %
-(Fisher, with the cost term), 0.86 % at 17 % (automatic), 0.84 % at 26 % (without).
+and goes to the budgets in the same rounds, or one channel after the other as the paper does, trained meanwhile and
+afterwards for the same number of steps with the uncut network's predictions, by the product's optimiser, schedule,
+running average and distance. All train on every picture and five copies of it, shifted, turned and scaled a little.
+Cost counts multiplications, additions and biases, as the paper does. Published: error 0.80 % at the whole cost, 0.79 %
+at 10 % (Fisher, with the cost term), 0.86 % at 17 % (automatic), 0.84 % at 26 % (without).
 
 Writes results/lenet.json row by row; a run goes on from what is there and from the uncut networks in FOLDER, and begins
-no further way after so many seconds. ``--validate`` holds the last 10,000 training pictures out and judges by them:
-settings are chosen so, never by the test pictures.
+no further way after so many seconds. What Fisher pruning with FLOPs pays for a multiply-add is chosen by the loss on
+10,000 training pictures that were held out from a network of their own. ``--validate`` holds these out and judges by
+them: settings are chosen so, never by the test pictures.
 """
 
 import argparse
@@ -21,55 +22,31 @@ import json
 import lzma
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lenet_ways import TASK, WAYS, betas, cut, cut_gradually
 from torch import Tensor, nn
 from torch.nn import functional
 
 from secateur.backends.machine import machine_facts
-from secateur.calibration.labels import LabelKind, label_loss
-from secateur.pipeline.allocation import ALLOCATORS, Allocator
 from secateur.pipeline.allocation.theis import Theis
-from secateur.pipeline.compensation import Removal
 from secateur.pipeline.finetune.averaging import Averaging, WeightAverage
 from secateur.pipeline.finetune.checkpoint import write_state
 from secateur.pipeline.finetune.optimizer import build_optimizer
 from secateur.pipeline.finetune.schedule import learning_rate
-from secateur.pipeline.settling import Settle
-from secateur.pipeline.signals import collect_evidence, saliency, signal_of
-from secateur.pipeline.structure import trace
-from secateur.workloads.classification import task
 
 RESULTS = Path(__file__).parent / "results" / "lenet.json"
-TASK = task(10)
 BUDGETS = (0.26, 0.17, 0.10, 0.05)
 """Shares of the cost: the paper's three, and half of its least."""
 BATCH, NUM_COPIES = 256, 5
 TEMPERATURE = 4.0
 LONGEST_GRADIENT = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Way:
-    """How channels are chosen, and what makes up for them."""
-
-    labels: LabelKind
-    allocator: Allocator
-    compensation: str = "none"
-
-
-WAYS = {
-    "ours": Way(labels="sampled", allocator=ALLOCATORS["hierarchical"], compensation="least-squares"),
-    "Fisher, automatic beta": Way(labels="true", allocator=ALLOCATORS["automatic"]),
-    # The classifier's losses are about a thousandth of a gaze network's, and so is its cost.
-    "Fisher with FLOPs": Way(labels="true", allocator=Theis(beta=0.3)),
-    "Fisher, beta = 0": Way(labels="true", allocator=ALLOCATORS["ranked"]),
-}
+ROUND = 0.7
+"""What a round leaves of a network's operations."""
+GRADUAL_RATE = 2.5e-3
 
 
 class LeNet(nn.Sequential):
@@ -100,18 +77,21 @@ def operations(network: nn.Module) -> int:
 
 
 def train(
-    network: nn.Module, data: dict[str, Tensor], num_steps: int, rate: float, wanted: Tensor | None = None
+    network: nn.Module, data: dict[str, Tensor], num_steps: int, rate: float, wanted: Tensor | None = None,
+    is_gradual: bool = False,
 ) -> None:  # fmt: skip
     """Train in place by AdamW in mixed precision; what stays is the running average of the weights.
 
-    With what a teacher says of every picture, ``wanted``, nine tenths of the loss are the distance to that.
+    With what a teacher says of every picture, ``wanted``, nine tenths of the loss are the distance to that. Gradually,
+    between removals, it is SGD with momentum at a constant rate, and the last weights stay.
     """
     network.train().to(memory_format=torch.channels_last)
-    optimiser = build_optimizer(network, "adamw", weight_decay=0.01, momentum=0.0)
+    name, momentum = ("sgd", 0.9) if is_gradual else ("adamw", 0.0)
+    optimiser = build_optimizer(network, name, weight_decay=0.0 if is_gradual else 0.01, momentum=momentum)
     average = WeightAverage.of(network, Averaging(decay=0.998))
     for step in range(num_steps):
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, num_steps, rate, warmup=0.05)
+            group["lr"] = rate if is_gradual else learning_rate(step, num_steps, rate, warmup=0.05)
         chosen = torch.randint(len(data["views"]), (BATCH,))
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(data["views"][chosen].float() / 255).float()
@@ -123,7 +103,8 @@ def train(
         nn.utils.clip_grad_norm_(network.parameters(), LONGEST_GRADIENT)
         optimiser.step()
         average.update(network, step)
-    write_state(network, average.state)
+    if not is_gradual:
+        write_state(network, average.state)
     network.eval()
 
 
@@ -143,40 +124,83 @@ def error(network: nn.Module, pictures: Tensor, labels: Tensor) -> float:
     return 100 * wrong / len(pictures)
 
 
-def cut(network: nn.Module, way: Way, share: float, samples: Sequence[tuple[Tensor, Tensor]]) -> nn.Module:
-    """Return the network cut so that at most ``share`` of the whole one's operations are left."""
-    structure = trace(network, (torch.zeros(2, 1, 28, 28),))
-    needs = signal_of("fisher").needs
-    loss = label_loss(TASK, way.labels, temperature=4.0)
-    evidence = collect_evidence(needs, network, structure, samples, loss, labels=way.labels)
-    scores, cost = saliency(signal_of("fisher"), evidence, structure.groups), structure.cost_terms("macs")
-    budget = math.floor(share * structure.macs())
-    keep = way.allocator(scores, cost, budget, structure.groups, {})
-    removal = Removal(module=network, structure=structure, keep=keep, samples=samples, gate_gram=evidence.gate_gram)
-    return Settle(compensation=way.compensation)(removal, TASK.loss).module
-
-
 def measure(
-    name: str, whole: nn.Module, wanted: Tensor, data: dict[str, Tensor], arguments: argparse.Namespace
+    name: str,
+    beta: float | None,
+    whole: nn.Module,
+    wanted: Tensor,
+    data: dict[str, Tensor],
+    arguments: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """Cut from budget to budget in rounds of at most a third, train in between, and tell the errors."""
     rows, current, cost = list[dict[str, Any]](), copy.deepcopy(whole), operations(whole)
-    samples = list(zip(data["x"][:512].split(64), data["y"][:512].split(64), strict=True))
     for budget in arguments.budgets:
         started = time.perf_counter()
-        while (now := operations(current) / cost) > budget:
-            target = max(budget, 0.7 * now)
-            current = cut(current, WAYS[name], 0.999 * target / now, samples)
-            train(current, data, arguments.round_steps, arguments.rate, wanted)
+        current = cut_to(current, budget * cost, name, beta, data, wanted, arguments)
         last = copy.deepcopy(current)
         train(last, data, arguments.steps, arguments.rate, wanted)
         widths = [layer.weight.shape[0] for layer in last if isinstance(layer, (nn.Conv2d, nn.Linear))]
         rows.append({
             "way": name, "budget": budget, "cost_share": operations(last) / cost, "widths": widths,
             "error_percent": error(last, data["x_test"], data["y_test"]), "seconds": time.perf_counter() - started,
-        })  # fmt: skip
+        } | ({} if beta is None else {"beta": beta}))  # fmt: skip
         print(rows[-1], flush=True)
     return rows
+
+
+def cut_to(
+    network: nn.Module, most: float, name: str, beta: float | None, data: dict[str, Tensor], wanted: Tensor,
+    arguments: argparse.Namespace,
+) -> nn.Module:  # fmt: skip
+    """Cut a network to at most so many operations, trained ``--round-steps`` for every three tenths that go."""
+    way, samples = WAYS[name], samples_of(data)
+    allocator = way.allocator if beta is None else Theis(beta=beta)
+    if way.is_gradual:
+        due = 0.0
+
+        def go_on(small: nn.Module, share: float) -> None:
+            nonlocal due
+            due += arguments.round_steps * math.log(share) / math.log(ROUND)
+            if (steps := int(due)) > 0:
+                train(small, data, steps, GRADUAL_RATE, wanted, is_gradual=True)
+                due -= steps
+
+        while (now := operations(network)) > most:
+            network = cut_gradually(network, allocator, 0.999 * most / now, samples, go_on)
+        return network
+    while (now := operations(network)) > most:
+        network = cut(network, way, allocator, 0.999 * max(most, ROUND * now) / now, samples)
+        train(network, data, arguments.round_steps, arguments.rate, wanted)
+    return network
+
+
+def beta_of(way: str, price: dict[str, Any]) -> float | None:
+    """Return the price of a way that has none of its own, None of one that needs none."""
+    return price.get("chosen") if way in WAYS and WAYS[way].allocator is None else None
+
+
+def samples_of(data: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Return the pictures that cuts are decided on."""
+    return list(zip(data["x"][:512].split(64), data["y"][:512].split(64), strict=True))
+
+
+def choose_beta(file: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the price of a giga-multiply-add under which held-out training pictures have the least loss.
+
+    Networks that never saw them are cut to the least budget, and trained while they are cut, not afterwards.
+    """
+    data, share = read(file, validate=True), min(arguments.budgets)
+    whole = trained(0, data, arguments, validate=True)
+    wanted, losses = said_by(whole, data["views"]), dict[float, float]()
+    for beta in betas(whole, share, samples_of(data)):
+        torch.manual_seed(0)
+        small = cut_to(
+            copy.deepcopy(whole), share * operations(whole), "Fisher with FLOPs", beta, data, wanted, arguments
+        )
+        with torch.no_grad():
+            losses[beta] = float(functional.cross_entropy(small(data["x_test"]), data["y_test"]))
+        print({"beta": beta, "loss": losses[beta]}, flush=True)
+    return {"chosen": min(losses, key=losses.__getitem__), "loss_by_beta": losses, "share": share}
 
 
 def read(file: Path, validate: bool) -> dict[str, Tensor]:
@@ -209,10 +233,10 @@ def varied(pictures: Tensor) -> Tensor:
     return torch.cat(copies)
 
 
-def trained(seed: int, data: dict[str, Tensor], arguments: argparse.Namespace) -> LeNet:
+def trained(seed: int, data: dict[str, Tensor], arguments: argparse.Namespace, validate: bool) -> LeNet:
     """Return the uncut network of a seed, from the folder where it is there."""
     torch.manual_seed(seed)
-    network, file = LeNet(), arguments.kept / f"lenet_{seed}{'_validated' if arguments.validate else ''}.pt"
+    network, file = LeNet(), arguments.kept / f"lenet_{seed}{'_validated' if validate else ''}.pt"
     if file.exists():
         network.load_state_dict(torch.load(file, weights_only=True))
         return network.eval()
@@ -244,12 +268,17 @@ def main() -> None:
         name: getattr(arguments, name) for name in ("whole_steps", "whole_rate", "round_steps", "steps", "rate")
     }
     before = json.loads(RESULTS.read_text()) if RESULTS.exists() and not arguments.validate else {}
-    rows: list[dict[str, Any]] = before["rows"] if before.get("settings") == settings else []
+    before = before if before.get("settings") == settings else {"rows": []}
+    price: dict[str, Any] = before.get("price", {})
+    if not price and any(WAYS[way].allocator is None for way in arguments.ways):
+        price = choose_beta(arguments.data, arguments)
+    # Rows at another price are of no use.
+    rows = [row for row in before["rows"] if row.get("beta") == beta_of(row["way"], price)]
     for seed in range(arguments.seeds):
         left = [way for way in arguments.ways if not any((row["seed"], row["way"]) == (seed, way) for row in rows)]
         if not left:
             continue
-        whole = trained(seed, data, arguments)
+        whole = trained(seed, data, arguments, arguments.validate)
         wanted = said_by(whole, data["views"])
         base = {"way": "uncut", "budget": 1.0, "cost_share": 1.0, "widths": [20, 50, 500, 10], "seed": seed}
         base["error_percent"] = error(whole, data["x_test"], data["y_test"])
@@ -259,9 +288,10 @@ def main() -> None:
             if time.perf_counter() - started > arguments.seconds:
                 return
             torch.manual_seed(seed)
-            rows += [row | {"seed": seed} for row in measure(name, whole, wanted, data, arguments)]
+            found = measure(name, beta_of(name, price), whole, wanted, data, arguments)
+            rows += [row | {"seed": seed} for row in found]
             if not arguments.validate:
-                content = {"rows": rows, "operations": operations(whole), "settings": settings,
+                content = {"rows": rows, "price": price, "operations": operations(whole), "settings": settings,
                            "machine": machine_facts().model_dump()}  # fmt: skip
                 RESULTS.write_text(json.dumps(content, indent=1) + "\n")
 

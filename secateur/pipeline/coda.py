@@ -171,13 +171,14 @@ class _Exchange:
     @torch.no_grad()
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors, in place, by their means over the processes."""
+        if num_processes() == 1:
+            return  # there is nobody to speak to
         flat = torch.cat([tensor.detach().float().flatten() for tensor in tensors])
         self.num_rounds += 1
         self.sent_bytes += flat.nbytes
-        if num_processes() > 1:
-            means = total(flat) / num_processes()
-            for tensor, mean in zip(tensors, torch.split(means, [t.numel() for t in tensors]), strict=True):
-                tensor.copy_(mean.view_as(tensor))
+        means = total(flat) / num_processes()
+        for tensor, mean in zip(tensors, torch.split(means, [t.numel() for t in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
 
 
 def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -113,3 +113,10 @@ def test_seldom_averaging_costs_rounds_less_and_area_nothing(tmp_path: Path) -> 
         assert mine["area"] > 0.85
     assert one[10]["bytes"] < one[1]["bytes"] / 5
     assert one[10]["area"] > one[1]["area"] - 0.02
+
+
+def test_one_process_alone_sends_nothing() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(8, 1), nn.Flatten(0))
+    result = Coda(num_stages=1, num_steps=3, interval=1)(module, drawn(0), weighed)
+    assert (result.num_steps, result.num_rounds, result.sent_bytes) == (3, 0, 0)

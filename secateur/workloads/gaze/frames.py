@@ -1,6 +1,7 @@
 """Frames: read from a film, a camera or pictures, and written as a film or as pictures."""
 
 import types
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 
 from secateur.errors import DataError, StorageError
 from secateur.workloads.gaze.recording import UNREADABLE
@@ -48,13 +49,22 @@ def open_frames(source: str) -> Iterator[Frames]:
         )
         if not files:
             raise DataError(source, "no pictures", f"files that end in {', '.join(PICTURES)}", "Name another folder.")
-        each = ((file.name, _picture(file)) for file in files)
+        stems = Counter(file.stem for file in files)
+        each = ((file.stem if stems[file.stem] == 1 else file.name, _picture(file)) for file in files)
         yield Frames(each=each, rate=Fraction(STILL_RATE), number=len(files))
     elif path.is_file():
         with _open_film(source) as film:
             yield film
     else:
         raise DataError(source, "nothing of that name", "a film, pictures or a camera's number", "Check the name.")
+
+
+def require_apart(source: str, out: Path | None) -> None:
+    """Raise StorageError where what is written would replace what is read."""
+    read = Path(source)
+    kept = {read.resolve(), read.parent.resolve()} if read.suffix.lower() in PICTURES else {read.resolve()}
+    if out is not None and out.resolve() in kept:
+        raise StorageError(str(out), f"the place that {source} is read from", "another place", "Give another --out.")
 
 
 @contextmanager
@@ -74,7 +84,7 @@ def open_sink(out: Path | None, rate: Fraction) -> Iterator[Callable[[str, Frame
         def write_picture(name: str, frame: Frame) -> None:
             try:
                 out.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(frame).save(out / f"{Path(name).stem}.png")
+                Image.fromarray(frame).save(out / f"{name}.png")
             except OSError as error:
                 raise _unwritable(out, error) from error
 
@@ -84,7 +94,8 @@ def open_sink(out: Path | None, rate: Fraction) -> Iterator[Callable[[str, Frame
 def _picture(path: Path) -> Frame:
     try:
         with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
+            # Upright, as cameras say they were held.
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except UNREADABLE as error:
         raise DataError(
             str(path), f"an unreadable picture ({error})", "an image file that Pillow can decode", "Replace the file."
@@ -109,7 +120,8 @@ def _open_film(name: str, **how: str) -> Iterator[Frames]:
 def _decoded(av: types.ModuleType, container: Any, name: str) -> Iterator[tuple[str, Frame]]:
     try:
         for number, frame in enumerate(container.decode(video=0)):
-            yield f"{number:06d}", frame.to_ndarray(format="rgb24")
+            # Phones store how they were held, in degrees against the clock.
+            yield f"{number:06d}", np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
     except (av.error.FFmpegError, OSError) as error:
         raise _unreadable(name, error) from error
 
@@ -120,33 +132,53 @@ def _film_sink(out: Path, rate: Fraction) -> Iterator[Callable[[str, Frame], Non
     streams: list[Any] = []
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with av.open(str(out), "w") as container:
+        with _opened(av, out) as container:
 
             def write(name: str, frame: Frame) -> None:
                 if not streams:
-                    streams.append(_add_stream(av, container, rate, frame))
-                stream = streams[0]
-                picture = np.zeros((stream.height, stream.width, 3), dtype=np.uint8)
-                # Pictures of a folder may differ in size; a film's may not.
-                seen = frame[: stream.height, : stream.width]
-                picture[: seen.shape[0], : seen.shape[1]] = seen
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+                    streams.append(_add_stream(av, container, out, rate, frame))
+                picture = av.VideoFrame.from_ndarray(_fitted(frame, streams[0]), format="rgb24")
+                container.mux(streams[0].encode(picture))
 
-            yield write
-            for stream in streams:
-                container.mux(stream.encode())
+            try:
+                yield write
+            finally:
+                # Whatever ended it: what is written so far is a whole film.
+                for stream in streams:
+                    container.mux(stream.encode())
     except (av.error.FFmpegError, OSError) as error:
         raise _unwritable(out, error) from error
 
 
-def _add_stream(av: types.ModuleType, container: Any, rate: Fraction, first: Frame) -> Any:
+def _opened(av: types.ModuleType, out: Path) -> Any:
+    try:
+        return av.open(str(out), "w")
+    except ValueError as error:  # an ending that no film has
+        raise _unwritable(out, error) from error
+
+
+def _add_stream(av: types.ModuleType, container: Any, out: Path, rate: Fraction, first: Frame) -> Any:
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    stream = container.add_stream(codec, rate=rate)
+    try:
+        stream = container.add_stream(codec, rate=rate)
+    except ValueError as error:  # a film of another kind
+        raise _unwritable(out, error) from error
     # Colours are stored for 2 x 2 pixels together: a film's sides are even.
     stream.height, stream.width = (side + side % 2 for side in first.shape[:2])
     stream.pix_fmt = "yuv420p"
     stream.bit_rate = 8_000_000
     return stream
+
+
+def _fitted(frame: Frame, stream: Any) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Return a frame on a picture of the film's size: pictures of a folder may differ in size, a film's may not."""
+    share = min(1.0, stream.height / frame.shape[0], stream.width / frame.shape[1])
+    if share < 1:
+        size = tuple(max(1, round(share * side)) for side in (frame.shape[1], frame.shape[0]))
+        frame = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR))
+    picture = np.zeros((stream.height, stream.width, 3), dtype=np.uint8)
+    picture[: frame.shape[0], : frame.shape[1]] = frame
+    return picture
 
 
 def _library() -> types.ModuleType:

@@ -1,7 +1,8 @@
 """How well a log-density predicts fixations: one value a picture, vectorised over the batch.
 
 Every function takes ``log_density`` [batch, rows, columns] in nats and ``counts`` [batch, rows, columns], the number
-of fixations in each cell, and returns [batch]. A picture without fixations gives nan in the measures that need them.
+of fixations in each cell, and returns [batch]. A picture without fixations gives nan in the measures that need them,
+and so does a map with nan. Cells of no density (-inf) count where somebody looked.
 Where only fixated cells count, ``counts`` may be sparse (COO, see `Fixations.sparse_counts`), which is much faster for
 large maps. The ``map_`` functions take any two maps instead, for example saliency and blurred fixations. Areas under
 ROC curves are in `roc`. Formulas after Judd et al. 2012, Bylinskii et al. 2016 (arXiv 1604.03605) and Kuemmerer et al.
@@ -62,11 +63,19 @@ def _mean_at(values: Float[Tensor, "_ cells"], counts: Maps) -> Scores:
     if not counts.is_sparse:
         numbers = counts.flatten(1)
         shared = len(values) == 1 and len(counts) > 1
-        return (numbers @ values[0] if shared else _products(values, numbers)) / numbers.sum(1)
+        found = numbers @ values[0] if shared else _products(values, numbers)
+        if bool(found.isnan().any()):
+            found = (numbers * _seen(values, numbers)).sum(1)
+        return found / numbers.sum(1)
     picture, cell, weights = places(counts)
     found = values[picture if len(values) > 1 else torch.zeros_like(picture), cell]
     sums = torch.stack([weights * found, weights.to(found)])
     return torch.div(*sums.new_zeros(2, len(counts)).index_add(1, picture, sums))
+
+
+def _seen(log_density: Tensor, numbers: Tensor) -> Tensor:
+    """Return a log-density whose cells of no density are 0 where nobody looked: nothing times them is nothing."""
+    return torch.where((log_density == -math.inf) & (numbers == 0), 0.0, log_density)
 
 
 def places(counts: Maps) -> tuple[Int64[Tensor, " fixated"], Int64[Tensor, " fixated"], Float[Tensor, " fixated"]]:
@@ -93,7 +102,7 @@ def similarity(log_density: Maps, counts: Maps) -> Scores:
 def divergence(log_density: Maps, counts: Maps) -> Scores:
     """Return KL(q || p) = sum q ln(q / p) in nats, q the fixations' shares and p the density; never negative."""
     shares = counts / counts.flatten(1).sum(1)[:, None, None]
-    return (torch.xlogy(shares, shares) - shares * log_density).flatten(1).sum(1)
+    return (torch.xlogy(shares, shares) - shares * _seen(log_density, counts)).flatten(1).sum(1)
 
 
 def map_correlation(saliency: Maps, reference: Maps) -> Scores:
@@ -151,7 +160,7 @@ def _correlation(first: Cells, second: Cells) -> Float64[Tensor, " batch"]:
         sums = _summed(lambda a, b, c, d: _five_sums(a - c, b - d), first, second, *origins) / num_cells
     scale = ((sums[2] - sums[0] ** 2).clamp_min(0) * (sums[3] - sums[1] ** 2).clamp_min(0)).sqrt()
     together = sums[4] - sums[0] * sums[1]
-    return torch.where(scale > 0, together / scale.clamp_min(1e-300), torch.zeros_like(scale))
+    return torch.where(scale == 0, torch.zeros_like(scale), together / scale.clamp_min(1e-300))
 
 
 def _five_sums(first: Cells, second: Cells) -> tuple[Tensor, ...]:
@@ -228,4 +237,4 @@ def _totals(first: Cells, second: Cells) -> tuple[Tensor, ...]:
 
 def _raised(values: Cells) -> Cells:
     raised = values - values.amin(1, keepdim=True).clamp_max(0)
-    return torch.where(raised.amax(1, keepdim=True) > 0, raised, torch.ones_like(raised))
+    return torch.where(raised.amax(1, keepdim=True) == 0, torch.ones_like(raised), raised)

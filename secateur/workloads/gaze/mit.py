@@ -1,9 +1,9 @@
 """MIT1003 and MIT300: natural pictures, 15 viewers a picture, and pictures whose fixations are kept back.
 
 MIT1003 (Judd et al. 2009) as it is published: ``ALLSTIMULI/<name>.jpeg``, and for every viewer ``DATA/<viewer>/
-<name>.mat`` with one struct whose field ``DATA.eyeData`` has a row a sample, 240 a second: x, y in pixels from one,
-and 0 while the eye stands still. A fixation is a run of such samples, its place their median; a viewer's first is
-dropped, as in the publication. MIT300 (Judd et al. 2012) is ``BenchmarkIMAGES/*.jpg``.
+<name>.mat`` with one struct whose field ``DATA.eyeData`` has a row a sample, 240 a second: x, y in pixels from one.
+Fixations are found in them as the publication does, see `fixated_places`; a viewer's first is dropped, as there.
+MIT300 (Judd et al. 2012) is ``BenchmarkIMAGES/*.jpg``.
 """
 
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from secateur.errors import DataError
+from secateur.workloads.gaze.eye_movements import fixated_places
 from secateur.workloads.gaze.fixations import Fixations
 from secateur.workloads.gaze.mat_file import read_mat
 from secateur.workloads.gaze.recording import Recording, picture_sizes, recording
@@ -55,18 +56,12 @@ def mit300_files(folder: Path) -> list[Path]:
 
 
 def _fixations(path: Path) -> Float64[np.ndarray, "fixations 2"]:
-    """Return the median x, y of every run of samples at which the eye stands still."""
+    """Return the x, y of every fixation."""
     structs = list(read_mat(path, "a struct with DATA.eyeData").values())
     try:
         samples = np.asarray(np.atleast_1d(structs[0]["DATA"].item())[0]["eyeData"], dtype=np.float64)
     except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(str(path), f"no samples ({error})", "a struct with DATA.eyeData", FETCH) from error
-    if samples.ndim != 2 or samples.shape[1] < 3:
-        raise DataError(
-            str(path), f"samples of shape {samples.shape}", "rows of x, y and an eye movement's kind", FETCH
-        )
-    still = samples[:, 2] == 0
-    start = np.flatnonzero(still & ~np.concatenate([[False], still[:-1]]))
-    stop = np.flatnonzero(still & ~np.concatenate([still[1:], [False]])) + 1
-    runs = [np.median(samples[first:last, :2], axis=0) for first, last in zip(start, stop, strict=True)]
-    return np.array(runs).reshape(-1, 2)
+    if samples.ndim != 2 or samples.shape[1] < 2:
+        raise DataError(str(path), f"samples of shape {samples.shape}", "rows of x, y", FETCH)
+    return fixated_places(samples[:, :2])

@@ -22,13 +22,14 @@ from secateur.workloads.gaze.kernel_density import gold_standard
 from secateur.workloads.gaze.mit import mit300_files, read_mit1003
 from secateur.workloads.gaze.network import GRID_SIZE, INPUT_SIZE, PREPARATION
 from secateur.workloads.gaze.npz_set import read_npz_set
+from secateur.workloads.gaze.osie import read_osie
 from secateur.workloads.gaze.plain_folder import read_folder
 from secateur.workloads.gaze.recording import Pictures, Recording, joined, read_picture, split_pictures
 from secateur.workloads.gaze.salicon import read_salicon
 from secateur.workloads.gaze.scores import scores_of
 
 SETS: dict[str, tuple[str, Callable[[Path], Recording]]] = {
-    "osie": ("OSIE", read_npz_set),
+    "osie": ("OSIE", read_osie),
     "eyecrowd": ("EyeCrowd", read_npz_set),
     "scene500": ("Scene500", read_npz_set),
     "cat2000": ("CAT2000", read_cat2000),

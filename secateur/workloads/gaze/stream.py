@@ -18,7 +18,7 @@ from secateur.backends.onnx_file import OnnxInput, read_facts, read_inputs
 from secateur.backends.protocol import BuildOptions, Engine, Progress, require, unheard
 from secateur.errors import BackendError, DataError, LoadError
 from secateur.workloads.gaze.drawing import draw_gaze
-from secateur.workloads.gaze.frames import Frame, open_frames, open_sink
+from secateur.workloads.gaze.frames import Frame, open_frames, open_sink, require_apart
 from secateur.workloads.gaze.scan_path import ScanPath
 
 
@@ -62,6 +62,7 @@ class Stream:
             LoadError: the network is no gaze network, or takes no pictures of the size that is asked for.
             StorageError: the frames cannot be written.
         """
+        require_apart(source, out)
         times = []
         with open_frames(source) as frames:
             began = time.perf_counter()

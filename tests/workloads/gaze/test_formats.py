@@ -1,6 +1,7 @@
 """Readers of published layouts: small sets written here as they are published, and every way they can be damaged."""
 
 import csv
+import itertools
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from scipy.io import savemat
 
 from secateur.errors import DataError
 from secateur.workloads.gaze import combined, mit300, osie, split_set, task_of
+from secateur.workloads.gaze.eye_movements import fixated_places
 from secateur.workloads.gaze.readers import read_set
 
 SIZE = (60, 80)
@@ -44,18 +46,40 @@ def write_cat2000(folder: Path) -> Path:
 
 
 def write_mit1003(folder: Path) -> Path:
-    """Two pictures, two viewers; each looks twice at each picture, with a saccade between."""
+    """Two pictures, two viewers; each looks twice at each picture, with a saccade between, as raw x, y at 240 Hz."""
     for picture, name in enumerate(["i05june05_static", "istatic_submitted"]):
         write_picture(folder / "ALLSTIMULI" / f"{name}.jpeg", picture)
         for viewer in ("ajs", "CNG"):
             x = 10.0 * (picture + 1) + (viewer == "ajs")
-            samples = (
-                [[40, 30, 0]] * 5 + [[30, 30, 1]] * 2 + [[x, 20, 0], [x + 1, 20, 0], [x + 50, 20, 0]] + [[0, 0, 2]]
-            )
-            data = {"eyeData": np.array(samples, dtype=np.float64), "calibrationData": np.zeros((3, 3))}
+            data = {"eyeData": samples((60, 50), (x, 20)), "calibrationData": np.zeros((3, 3))}
             path = folder / "DATA" / viewer / f"{name}.mat"
             path.parent.mkdir(parents=True, exist_ok=True)
             savemat(path, {name: {"DATA": data, "imgName": f"{name}.jpeg"}})
+    return folder
+
+
+def samples(*places, num=60, between=4, noise=0.0) -> np.ndarray:
+    """Return the samples of an eye that stays at places, and takes so many samples from one to the next."""
+    path = [np.repeat([places[0]], num, axis=0)]
+    for before, after in itertools.pairwise(places):
+        path += [np.linspace(before, after, between + 2)[1:-1], np.repeat([after], num, axis=0)]
+    found = np.concatenate(path).astype(np.float64)
+    return found + noise * np.random.default_rng(0).standard_normal(found.shape)
+
+
+def write_osie(folder: Path) -> Path:
+    """Two pictures, two viewers; the second looks once at the first picture, and not at all at the other."""
+    looks = [[[(1, 1), (79.5, 59.5), (10.5, 20.5)], [(5, 5)]], [[(2, 2), (40.5, 30.5)], []]]
+    entries = np.zeros(2, dtype=object)
+    for picture, viewers in enumerate(looks):
+        write_picture(folder / "data" / "stimuli" / f"{1001 + picture}.jpg", picture)
+        subjects = np.zeros((2, 1), dtype=object)
+        for viewer, points in enumerate(viewers):
+            x, y = np.array(points, dtype=np.float64).reshape(-1, 2).T
+            subjects[viewer, 0] = {"fix_x": x, "fix_y": y, "fix_duration": np.full(len(x), 200.0)}
+        entries[picture] = {"img": f"{1001 + picture}.jpg", "subjects": subjects}
+    (folder / "data" / "eye").mkdir()
+    savemat(folder / "data" / "eye" / "fixations.mat", {"fixations": entries})
     return folder
 
 
@@ -111,11 +135,42 @@ def test_cat2000_marks_are_where_the_matrix_has_ones(tmp_path):
         assert places(found) == [(0, 5.5, 3.5), (0, 20.5, 10.5), (1, 79.5, 59.5)]
 
 
-def test_mit1003_fixations_are_medians_of_still_samples_without_the_first(tmp_path):
+def test_mit1003_fixations_are_found_in_raw_samples_and_the_first_is_dropped(tmp_path):
     found = read_set("mit1003", write_mit1003(tmp_path))
-    # Viewers in order of name: CNG before ajs. Medians of x, x + 1, x + 50; pixels count from one.
-    assert places(found) == [(0, 10.5, 19.5), (0, 11.5, 19.5), (1, 20.5, 19.5), (1, 21.5, 19.5)]
+    # Viewers in order of name: CNG before ajs. Pixels count from one.
+    assert places(found) == [(0, 9.5, 19.5), (0, 10.5, 19.5), (1, 19.5, 19.5), (1, 20.5, 19.5)]
     assert found.fixations.viewer.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.7])
+def test_fixations_are_where_the_eye_stayed_whatever_the_noise(noise):
+    stays = [(400, 300), (100, 50), (700, 500), (650, 450)]
+    found = fixated_places(samples(*stays, noise=noise))
+    np.testing.assert_allclose(found, stays, atol=4 * noise / np.sqrt(20) + 1e-9)
+
+
+def test_drift_is_no_saccade_and_a_short_stay_no_fixation():
+    drifting = samples((100, 100)) + np.linspace(0, 20, 60)[:, None]
+    np.testing.assert_allclose(fixated_places(drifting), [[110, 110]])
+    short = np.concatenate([samples((400, 300), (100, 50)), samples((300, 50), num=8), samples((700, 500))])
+    np.testing.assert_allclose(fixated_places(short), [(400, 300), (100, 50), (700, 500)])
+
+
+def test_samples_without_an_eye_count_for_no_place():
+    blinking = samples((400, 300), (100, 50))
+    blinking[80:85] = np.nan
+    np.testing.assert_allclose(fixated_places(blinking), [(400, 300), (100, 50)])
+    assert np.isnan(fixated_places(np.full((50, 2), np.nan))).tolist() == [[True, True]]
+    assert fixated_places(np.zeros((0, 2))).shape == (0, 2)
+    assert fixated_places(np.ones((3, 2))).tolist() == [[1.0, 1.0]]
+
+
+def test_osie_is_read_as_it_is_published_without_first_fixations(tmp_path):
+    for folder in (write_osie(tmp_path), tmp_path / "data"):
+        found = read_set("osie", folder)
+        assert [file.name for file in found.files] == ["1001.jpg", "1002.jpg"]
+        assert places(found) == [(0, 79.5, 59.5), (0, 10.5, 20.5), (1, 40.5, 30.5)]
+        assert found.fixations.viewer.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("kind", ["mat", "json"])
@@ -156,9 +211,12 @@ def test_mit300_is_pictures_alone(tmp_path):
          r"no fixation inside picture 001\.jpg"),
         ("mit1003", write_mit1003, "DATA/ajs/i05june05_static.mat", b"", "unreadable MATLAB file"),
         ("mit1003", write_mit1003, "DATA/ajs/i05june05_static.mat", {"s": {"other": 1}}, "found no samples"),
-        ("mit1003", write_mit1003, "DATA/ajs/i05june05_static.mat", {"s": {"DATA": {"eyeData": np.zeros((4, 2))}}},
-         r"samples of shape \(4, 2\)"),
+        ("mit1003", write_mit1003, "DATA/ajs/i05june05_static.mat", {"s": {"DATA": {"eyeData": np.zeros(4)}}},
+         r"samples of shape \(4,\)"),
         ("mit1003", write_mit1003, "ALLSTIMULI/i05june05_static.jpeg", b"no jpeg", "found an unreadable picture"),
+        ("osie", write_osie, "data/eye/fixations.mat", {"fixations": np.zeros(3)}, "found no fixations"),
+        ("osie", write_osie, "data/eye/fixations.mat", {"other": 1}, "found no fixations"),
+        ("osie", write_osie, "data/stimuli/1001.jpg", None, r"1001\.jpg: found an unreadable picture"),
         ("salicon", lambda f: write_salicon(f, "mat"), "fixations/train/COCO_train2014_000000000009.mat", None,
          "unreadable MATLAB file"),
         ("salicon", lambda f: write_salicon(f, "mat"), "fixations/train/COCO_train2014_000000000009.mat", {"gaze": 3},

@@ -12,7 +12,10 @@ from secateur.workloads.gaze.metrics import (
     divergence,
     information_gain,
     log_likelihood,
+    map_correlation,
+    map_divergence,
     map_nss,
+    map_similarity,
     nss,
     similarity,
 )
@@ -135,3 +138,24 @@ def test_a_map_of_four_cells_by_hand():
     covariance = sum(a * b for a, b in centred)
     scale = math.sqrt(sum(a * a for a, _ in centred) * sum(b * b for _, b in centred))
     assert correlation(density.log(), counts).item() == pytest.approx(covariance / scale)
+
+
+@pytest.mark.parametrize("measure", [map_nss, map_correlation, map_similarity, map_divergence])
+def test_a_map_with_nan_has_no_value(measure):
+    saliency, counts = torch.rand(2, 3, 4), torch.ones(2, 3, 4)
+    counts[:, 0, 0] = 2
+    saliency[0, 1, 1] = torch.nan
+    assert measure(saliency, counts).isnan().tolist() == [True, False]
+    assert measure(torch.full((1, 3, 4), torch.nan), counts[:1]).isnan().all()
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_cells_of_no_density_count_where_somebody_looked_alone(sparse):
+    log_density = torch.tensor([[[0.5, 0.5], [0.0, 0.0]]] * 2).log()
+    counts = torch.tensor([[[1.0, 1.0], [0.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]])
+    numbers = counts.to_sparse() if sparse else counts
+    assert log_likelihood(log_density, numbers).tolist() == [pytest.approx(1.0), -torch.inf]
+    gain = information_gain(log_density, numbers, torch.full((2, 2), 0.25).log())
+    assert gain.tolist() == [pytest.approx(1.0), -torch.inf]
+    assert information_gain(log_density, numbers, log_density[0])[0] == pytest.approx(0.0)
+    assert divergence(log_density, counts).tolist() == [pytest.approx(0.0), torch.inf]

@@ -112,6 +112,56 @@ def test_an_odd_film_is_made_even_and_smaller_pictures_are_padded(tmp_path):
     assert second[30, 5].max() < 80
 
 
+def test_larger_pictures_are_fitted_into_a_film_whole(tmp_path):
+    pytest.importorskip("av")
+    large = np.full((80, 60, 3), 20, dtype=np.uint8)
+    large[60:, 40:] = 250
+    with open_sink(tmp_path / "fitted.mp4", Fraction(5)) as write:
+        write("0", np.full((40, 60, 3), 90, dtype=np.uint8))
+        write("1", large)
+    _, fitted = read(tmp_path / "fitted.mp4")
+    assert fitted.shape == (40, 60, 3)
+    assert fitted[36, 25].min() > 180  # the lower right corner, at half the size
+
+
+def test_what_was_written_before_an_error_is_a_whole_film(pictures, engine, tmp_path):
+    pytest.importorskip("av")
+    (pictures / "4.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"4\.png: found an unreadable picture"):
+        Stream()(str(pictures), engine, tmp_path / "seen.mp4")
+    assert len(read(tmp_path / "seen.mp4")) == 4
+
+
+def test_frames_are_upright(film, tmp_path):
+    image = Image.fromarray(scene(0))
+    held = image.getexif()
+    held[0x0112] = 6  # a quarter turn clockwise makes it upright
+    image.save(tmp_path / "held.png", exif=held)
+    assert read(tmp_path / "held.png")[0].tolist() == np.rot90(scene(0), -1).tolist()
+    content = film.read_bytes()
+    place = content.index(b"tkhd") + 44
+    quarter = np.array([0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30], dtype=">i4").tobytes()
+    film.write_bytes(content[:place] + quarter + content[place + 36 :])
+    turned = read(film)[0]
+    assert turned.shape == (WIDTH, HEIGHT, 3)
+    assert np.abs(turned.astype(int) - np.rot90(scene(0), -1)).mean() < 6
+
+
+def test_pictures_that_differ_in_their_endings_alone_are_all_written(pictures, engine, tmp_path):
+    Image.fromarray(scene(0)).save(pictures / "0.bmp")
+    Stream()(str(pictures), engine, tmp_path / "seen")
+    names = {file.name for file in (tmp_path / "seen").iterdir()}
+    assert names == {"0.bmp.png", "0.png.png", *(f"{number}.png" for number in range(1, NUM_FRAMES))}
+
+
+def test_what_is_read_is_never_written_over(pictures, film, engine, tmp_path):
+    before = film.read_bytes()
+    for source, out in ((film, film), (pictures, pictures), (pictures / "0.png", pictures)):
+        with pytest.raises(StorageError, match=r"found the place that .* is read from"):
+            Stream()(str(source), engine, out)
+    assert film.read_bytes() == before
+
+
 def test_a_film_goes_through_into_a_film(film, engine, tmp_path):
     out = tmp_path / "made" / "seen.mp4"
     pace = Stream(scan_path=ScanPath(num_fixations=1))(str(film), engine, out)
@@ -245,6 +295,10 @@ def test_other_networks_backends_and_outputs_are_named(tmp_path, pictures, engin
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="found an output that cannot be written"):
         Stream()(str(pictures), engine, tmp_path / "file" / "seen")
+    pytest.importorskip("av")
+    for name in ("seen.xyz", "seen.gif"):  # no film's ending, and that of films of another kind
+        with pytest.raises(StorageError, match="found an output that cannot be written"):
+            Stream()(str(pictures), engine, tmp_path / name)
 
 
 def test_without_pyav_films_say_what_to_install(tmp_path, engine, monkeypatch, pictures):
