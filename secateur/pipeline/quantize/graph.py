@@ -66,6 +66,12 @@ class Graph:
         values = (*graph.input, *graph.value_info, *graph.output)
         return {value.name: value.type.tensor_type.elem_type for value in values}
 
+    def lengths(self, name: str) -> tuple[int, ...]:
+        """Return the lengths of a tensor's axes, 0 for those that are open; none where its shape is not known."""
+        values = (*self.proto.graph.input, *self.proto.graph.value_info, *self.proto.graph.output)
+        found = next((value.type.tensor_type.shape.dim for value in values if value.name == name), ())
+        return tuple(dim.dim_value for dim in found)
+
     def array(self, name: str) -> np.ndarray:
         """Return a constant's values."""
         return numpy_helper.to_array(self.constants[name])

@@ -27,20 +27,23 @@ class Target:
     both summands and the sum are quantised; otherwise only the shortcut is, and the layer in front of the sum adds it
     to its float32 result before it rounds. ``layer_outputs``: a convolution is computed in integers only where its
     result is rounded at once. ``int_bias``: biases are wanted as 32-bit integers; otherwise these are refused, and
-    float32 is wanted.
+    float32 is wanted. ``guard_floats``: the weights of a layer that stays in float32 between rounded tensors would be
+    rounded too, with one scale for all, as ONNX Runtime's WeightBiasQuantization does. It leaves layers alone that read
+    a tensor by one scale for each entry of an axis, so these are written, all equal.
     """
 
     grid: Grid
     whole_sums: bool
     layer_outputs: bool
     int_bias: bool
+    guard_floats: bool = False
     weights: Grid = INT8
 
 
 TARGETS: dict[str, Target] = {
     "tensorrt": Target(grid=INT8, whole_sums=False, layer_outputs=False, int_bias=False),
     "tensorrt_float8": Target(grid=FLOAT8, whole_sums=False, layer_outputs=False, int_bias=False, weights=FLOAT8),
-    "cpu": Target(grid=UINT8, whole_sums=True, layer_outputs=True, int_bias=True),
+    "cpu": Target(grid=UINT8, whole_sums=True, layer_outputs=True, int_bias=True, guard_floats=True),
 }
 """TensorRT and its relatives; these in floats of eight bits, for GPUs from Ada and Hopper on; ONNX Runtime and OpenVINO
 on a processor."""

@@ -11,6 +11,9 @@ from secateur.pipeline.quantize.grid import INT8, Grid, Steps
 from secateur.pipeline.quantize.placement import Placement, Target
 from secateur.pipeline.quantize.weights import Weights, bias_of, quantize_weights
 
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm")
+"""Layers whose float32 weights ONNX Runtime rounds by itself."""
+
 
 def rewritten(
     graph: Graph, placement: Placement, steps: Mapping[str, Steps], target: Target, layers: Mapping[str, Weights]
@@ -19,7 +22,8 @@ def rewritten(
 
     Weights and int32 biases are kept as they are rounded, with a DequantizeLinear behind them; tensors get a
     QuantizeLinear and a DequantizeLinear. ``layers`` are the weights by what each layer writes: constants that several
-    share are there for each.
+    share are there for each. Where the target asks for it, layers that stay in float32 read a rounded tensor through a
+    DequantizeLinear of their own, see `Target`.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(graph.proto)
@@ -37,10 +41,14 @@ def rewritten(
             node.input[2] = _constant(added, front, node.input[2], integers, scales, 0)
     body: list[onnx.NodeProto] = []
     renamed: dict[str, str] = {}
+    eight_bits = {node.output[0] for node in placement.layers}
     for value in proto.graph.input:
         body += _pair(added, value.name, placement, steps, target.grid, renamed)
     for node in proto.graph.node:
+        data = node.input[0] if node.input else ""
         node.input[:] = [renamed.get(name, name) for name in node.input]
+        if target.guard_floats and node.op_type in WEIGHTED and data in renamed and node.output[0] not in eight_bits:
+            body += _guard(added, graph, node, data, steps[placement.scales[data]], target.grid)
         body.append(node)
         for name in node.output:
             body += _pair(added, name, placement, steps, target.grid, renamed)
@@ -62,10 +70,14 @@ def layer_weights(
 
 
 class _Added:
-    """The constants that are written beside a graph's own, under names that are free; those of equal content once."""
+    """The constants that are written beside a graph's own, under names that are free; those of equal content once.
+
+    ``integers`` tells what a rounded tensor's integers are called, by its own name.
+    """
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         self._proto = proto
+        self.integers: dict[str, str] = {}
         graph = proto.graph
         self._names = {name for node in graph.node for name in (*node.input, *node.output)}
         self._tensors: dict[str, onnx.TensorProto] = {}
@@ -127,9 +139,27 @@ def _pair(
         added.zero_point(np.array(found.zero_point, dtype=grid.dtype)),
     ]
     integers, renamed[name] = added.name(f"{name}_quantized"), added.name(f"{name}_dequantized")
+    added.integers[name] = integers
     return [
         helper.make_node("QuantizeLinear", [name, *constants], [integers], name=added.name(f"{name}_quantize")),
         helper.make_node(
             "DequantizeLinear", [integers, *constants], [renamed[name]], name=added.name(f"{name}_dequantize")
         ),
     ]
+
+
+def _guard(
+    added: _Added, graph: Graph, node: onnx.NodeProto, data: str, steps: Steps, grid: Grid
+) -> list[onnx.NodeProto]:
+    """Let a layer read a rounded tensor by equal scales along an axis; return the node that makes it."""
+    lengths = graph.lengths(data)
+    axis = next((axis for axis, length in enumerate(lengths) if axis and length > 1), None)
+    if axis is None:
+        return []
+    constants = [
+        added.constant(f"{data}_scales", np.full(lengths[axis], steps.scale, dtype=np.float32)),
+        added.zero_point(np.full(lengths[axis], steps.zero_point, dtype=grid.dtype)),
+    ]
+    rounded, node.input[0] = added.integers[data], added.name(f"{data}_float")
+    name = added.name(f"{data}_float_dequantize")
+    return [helper.make_node("DequantizeLinear", [rounded, *constants], [node.input[0]], name=name, axis=axis)]

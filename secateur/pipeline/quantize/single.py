@@ -96,11 +96,10 @@ def single_layer(
 
 def _size(graph: Graph, name: str) -> tuple[int, ...]:
     """Return the lengths of a tensor's axes behind the batch."""
-    values = (*graph.proto.graph.input, *graph.proto.graph.value_info, *graph.proto.graph.output)
-    found = next((value.type.tensor_type.shape.dim for value in values if value.name == name), None)
-    if not found or any(not dim.dim_value for dim in found[1:]):
+    found = graph.lengths(name)
+    if not found or not all(found[1:]):
         raise ExportError(
             f"timing of a layer, tensor {name}", "a shape that is open or unknown",
             "one that only leaves the batch open", "Export the network with fixed sizes, or budget bytes.",
         )  # fmt: skip
-    return tuple(dim.dim_value for dim in found[1:])
+    return found[1:]
