@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from networks import macs
+from published import macs
 from torch import Tensor, nn
 
 from secateur.pipeline.structure.copying import tensors

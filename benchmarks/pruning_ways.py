@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torchvision
-from networks import macs
+from published import macs
 from torch import Tensor, nn
 
 from secateur.artifacts import Batch, Task

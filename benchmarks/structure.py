@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 import torchvision
-from networks import build, in_a_process, macs, pinned_channels, relative_error, torchvision_names
+from published import build, in_a_process, macs, pinned_channels, relative_error, torchvision_names
 from torch import Tensor, nn
 
 from secateur.backends.machine import machine_facts

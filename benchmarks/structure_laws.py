@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from networks import (
+from published import (
     LARGE,
     build,
     cifar_names,
