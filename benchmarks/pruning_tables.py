@@ -93,7 +93,7 @@ def pruning_healed() -> list[str]:
         f"Networks after the same fine-tuning ({', '.join(tuned)}), with distillation from the uncut network, each way"
         " at the learning rate that was best for it on held-out training images"
         f" (`benchmarks/pruning_healed.py`, on {', '.join(devices)}): accuracy in per cent on"
-        f" {max(row['num_test'] for row in rows):,} test images, mean and half the range over seeds. Uncut:"
+        f" {max(row.get('num_test', 0) for row in rows):,} test images, mean and half the range over seeds. Uncut:"
         f" {uncut(rows)}.",
         "",
         *accuracies([row for row in rows if not row.get("ablation")]),
