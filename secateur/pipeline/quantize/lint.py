@@ -202,16 +202,16 @@ class _Linter:
         dequantizers = [r for r in self.graph.readers[node.output[0]] if r.op_type == "DequantizeLinear"]
         return [reader for entry in dequantizers for reader in self.graph.readers[entry.output[0]]]
 
-    def _steps(self, node: onnx.NodeProto | None) -> tuple[float, np.integer] | None:
+    def _steps(self, node: onnx.NodeProto | None) -> tuple[float, np.ndarray] | None:
         if node is None or any(name not in self.graph.constants for name in node.input[1:]):
             return None
         scale = self.graph.array(node.input[1])
         zero_point = self.graph.array(node.input[2]) if len(node.input) > 2 else np.zeros((), dtype=np.uint8)
         alike = scale.size and (scale == scale.flat[0]).all() and (zero_point == zero_point.flat[0]).all()
-        return (float(scale.flat[0]), zero_point.flat[0]) if alike else None
+        return (float(scale.flat[0]), zero_point.ravel()[:1].reshape(())) if alike else None
 
 
-def _same(a: tuple[float, np.integer] | None, b: tuple[float, np.integer] | None) -> bool:
+def _same(a: tuple[float, np.ndarray] | None, b: tuple[float, np.ndarray] | None) -> bool:
     if a is None or b is None:
         return False
     return abs(a[0] - b[0]) <= COMPUTED_AS_ONE * max(a[0], b[0]) and bool(np.array_equal(a[1], b[1]))
