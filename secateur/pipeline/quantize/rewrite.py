@@ -40,18 +40,18 @@ def rewritten(
             integers = np.rint(graph.array(node.input[2]) / scales.astype(np.float64)).astype(np.int32)
             node.input[2] = _constant(added, front, node.input[2], integers, scales, 0)
     body: list[onnx.NodeProto] = []
-    renamed: dict[str, str] = {}
+    rounded: dict[str, onnx.NodeProto] = {}
     eight_bits = {node.output[0] for node in placement.layers}
     for value in proto.graph.input:
-        body += _pair(added, value.name, placement, steps, target.grid, renamed)
+        body += _pair(added, value.name, placement, steps, target.grid, rounded)
     for node in proto.graph.node:
         data = node.input[0] if node.input else ""
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        if target.guard_floats and node.op_type in WEIGHTED and data in renamed and node.output[0] not in eight_bits:
-            body += _guard(added, graph, node, data, steps[placement.scales[data]], target.grid)
+        node.input[:] = [rounded[name].output[0] if name in rounded else name for name in node.input]
+        if target.guard_floats and node.op_type in WEIGHTED and data in rounded and node.output[0] not in eight_bits:
+            body += _guard(added, graph, node, data, rounded[data].input[0], steps[placement.scales[data]], target.grid)
         body.append(node)
         for name in node.output:
-            body += _pair(added, name, placement, steps, target.grid, renamed)
+            body += _pair(added, name, placement, steps, target.grid, rounded)
     del proto.graph.node[:]
     proto.graph.node.extend([*front, *body])
     added.finish()
@@ -70,14 +70,10 @@ def layer_weights(
 
 
 class _Added:
-    """The constants that are written beside a graph's own, under names that are free; those of equal content once.
-
-    ``integers`` tells what a rounded tensor's integers are called, by its own name.
-    """
+    """The constants that are written beside a graph's own, under names that are free; those of equal content once."""
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         self._proto = proto
-        self.integers: dict[str, str] = {}
         graph = proto.graph
         self._names = {name for node in graph.node for name in (*node.input, *node.output)}
         self._tensors: dict[str, onnx.TensorProto] = {}
@@ -127,9 +123,10 @@ def _constant(
 
 
 def _pair(
-    added: _Added, name: str, placement: Placement, steps: Mapping[str, Steps], grid: Grid, renamed: dict[str, str]
-) -> list[onnx.NodeProto]:
-    """Return the nodes that round a tensor, and note under which name it is read from then on."""
+    added: _Added, name: str, placement: Placement, steps: Mapping[str, Steps], grid: Grid,
+    rounded: dict[str, onnx.NodeProto],
+) -> list[onnx.NodeProto]:  # fmt: skip
+    """Return the nodes that round a tensor, and note the one through which it is read from then on."""
     scale = placement.scales.get(name)
     if scale is None:
         return []
@@ -138,18 +135,17 @@ def _pair(
         added.constant(f"{name}_scale", np.array(found.scale, dtype=np.float32)),
         added.zero_point(np.array(found.zero_point, dtype=grid.dtype)),
     ]
-    integers, renamed[name] = added.name(f"{name}_quantized"), added.name(f"{name}_dequantized")
-    added.integers[name] = integers
-    return [
-        helper.make_node("QuantizeLinear", [name, *constants], [integers], name=added.name(f"{name}_quantize")),
-        helper.make_node(
-            "DequantizeLinear", [integers, *constants], [renamed[name]], name=added.name(f"{name}_dequantize")
-        ),
-    ]
+    integers = added.name(f"{name}_quantized")
+    output = added.name(f"{name}_dequantized")
+    quantizer = helper.make_node("QuantizeLinear", [name, *constants], [integers], name=added.name(f"{name}_quantize"))
+    rounded[name] = helper.make_node(
+        "DequantizeLinear", [integers, *constants], [output], name=added.name(f"{name}_dequantize")
+    )
+    return [quantizer, rounded[name]]
 
 
 def _guard(
-    added: _Added, graph: Graph, node: onnx.NodeProto, data: str, steps: Steps, grid: Grid
+    added: _Added, graph: Graph, node: onnx.NodeProto, data: str, integers: str, steps: Steps, grid: Grid
 ) -> list[onnx.NodeProto]:
     """Let a layer read a rounded tensor by equal scales along an axis; return the node that makes it."""
     lengths = graph.lengths(data)
@@ -160,6 +156,6 @@ def _guard(
         added.constant(f"{data}_scales", np.full(lengths[axis], steps.scale, dtype=np.float32)),
         added.zero_point(np.full(lengths[axis], steps.zero_point, dtype=grid.dtype)),
     ]
-    rounded, node.input[0] = added.integers[data], added.name(f"{data}_float")
+    node.input[0] = added.name(f"{data}_float")
     name = added.name(f"{data}_float_dequantize")
-    return [helper.make_node("DequantizeLinear", [rounded, *constants], [node.input[0]], name=name, axis=axis)]
+    return [helper.make_node("DequantizeLinear", [integers, *constants], [node.input[0]], name=name, axis=axis)]

@@ -77,6 +77,7 @@ def cut_state(
     shrink or grow the other way, and the means of these follow. Parameters that go as a whole leave nothing.
     """
     left, masks = plan.remainder(structure)
+    gone = structure.shapes.keys() - left.shapes.keys()
     first = canonical_names(module)
     axes = {first.get(name, name): indices for name, indices in surviving(left, masks).items()}
     factors = {first.get(name, name): by_axis for name, by_axis in root_factors(left, masks).items()}
@@ -93,5 +94,5 @@ def cut_state(
     return {
         name: {key: carried(name, key, value) for key, value in values.items()}
         for name, values in state.items()
-        if name not in structure.shapes.keys() - left.shapes.keys()
+        if name not in gone
     }
