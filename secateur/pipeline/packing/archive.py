@@ -6,28 +6,27 @@ import lzma
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from secateur.errors import DataError, StorageError
-from secateur.pipeline.packing.entropy import Stream
 from secateur.pipeline.packing.files import KINDS, Stored
-from secateur.pipeline.packing.forms import FORMS, Code
+from secateur.pipeline.packing.forms import CODERS, FORMS, Code
 from secateur.pipeline.packing.product import CodedMatrix
 from secateur.storage import read, write
 
-MAGIC = b"SECATEUR PACK 1\n"
+MAGIC = b"SECATEUR PACK 2\n"
 SHA256_BYTES, LENGTH_BYTES = 32, 8
+NAMES = {coder: name for name, coder in CODERS.items()}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Archive:
     """Coded tensors with their types, and the rest of the file that they were in.
 
-    The file is `MAGIC`, the SHA-256 of all that follows, the length of the head, the head (JSON, compressed) and the
-    code words and tables of all tensors in the head's order. ``sha256`` is that of the tensors' bits, so that tensors
-    that are decoded otherwise than they were coded are found out.
+    The file is `MAGIC`, the SHA-256 of all that follows, the length of the head, the head (the rest and, in JSON, what
+    is known of the tensors, compressed) and the codes of all tensors in the head's order. ``sha256`` is that of the
+    tensors' bits, so that tensors that are decoded otherwise than they were coded are found out.
     """
 
     kind: str
@@ -64,18 +63,17 @@ class Archive:
 
     def write(self, path: Path) -> int:
         """Write the archive, whole or not at all; return its size in bytes."""
-        payload = b"".join(
-            part.tobytes() for code in self.codes.values() for s in code.streams for part in (s.kinds, s.table, s.words)
-        )
+        payload = b"".join(stream.code for code in self.codes.values() for stream in code.streams)
         described = {
-            "kind": self.kind, "sha256": self.sha256, "rest": self.rest.hex(),
+            "kind": self.kind, "sha256": self.sha256,
             "tensors": [
                 [name, self.dtypes[name], code.form, code.shape,
-                 [[s.kinds.dtype.str, len(s.kinds), s.table.dtype.str, len(s.words)] for s in code.streams]]
+                 [[NAMES[type(stream)], len(stream.code), *stream.facts] for stream in code.streams]]
                 for name, code in self.codes.items()
             ],
         }  # fmt: skip
-        head = lzma.compress(json.dumps(described, separators=(",", ":")).encode(), preset=9)
+        text = json.dumps(described, separators=(",", ":")).encode()
+        head = lzma.compress(self.rest + text + len(text).to_bytes(LENGTH_BYTES, "little"), preset=9)
         body = len(head).to_bytes(LENGTH_BYTES, "little") + head + payload
         content = MAGIC + hashlib.sha256(body).digest() + body
         write(path, content)
@@ -95,21 +93,19 @@ def read_archive(path: Path) -> Archive:
     if hashlib.sha256(body).digest() != content[len(MAGIC) :][:SHA256_BYTES]:
         raise _damaged(path, "content that is not what was written: cut short or damaged", "Fetch or pack it again.")
     length = int.from_bytes(body[:LENGTH_BYTES], "little")
-    head = json.loads(lzma.decompress(body[LENGTH_BYTES : LENGTH_BYTES + length]))
+    told = lzma.decompress(body[LENGTH_BYTES : LENGTH_BYTES + length])
+    size = int.from_bytes(told[-LENGTH_BYTES:], "little")
+    rest, head = told[: -LENGTH_BYTES - size], json.loads(told[-LENGTH_BYTES - size : -LENGTH_BYTES])
     codes, dtypes, start = {}, {}, LENGTH_BYTES + length
     for name, dtype, form, shape, streams in head["tensors"]:
         if form not in FORMS:
             raise _damaged(path, f"tensors in the form {form!r}", "Unpack with the version that packed it.")
         parts = []
-        for kinds_dtype, num_kinds, counts_dtype, num_words in streams:
-            kinds, start = _taken(body, start, kinds_dtype, num_kinds)
-            counts, start = _taken(body, start, counts_dtype, num_kinds)
-            words, start = _taken(body, start, "<u4", num_words)
-            parts.append(Stream(kinds=kinds, counts=counts.astype(np.int64), words=words.astype(np.uint32)))
+        for coder, num_bytes, *facts in streams:
+            parts.append(CODERS[coder].from_code(body[start : start + num_bytes], *facts))
+            start += num_bytes
         codes[name], dtypes[name] = Code(form=form, shape=tuple(shape), streams=tuple(parts)), dtype
-    return Archive(
-        kind=head["kind"], rest=bytes.fromhex(head["rest"]), codes=codes, dtypes=dtypes, sha256=head["sha256"]
-    )
+    return Archive(kind=head["kind"], rest=rest, codes=codes, dtypes=dtypes, sha256=head["sha256"])
 
 
 def digest(tensors: Mapping[str, Stored]) -> str:
@@ -119,11 +115,6 @@ def digest(tensors: Mapping[str, Stored]) -> str:
         total.update(f"{name} {tensor.dtype} {tensor.bits.shape}".encode())
         total.update(np.ascontiguousarray(tensor.bits).tobytes())
     return total.hexdigest()
-
-
-def _taken(body: bytes, start: int, dtype: str, size: int) -> tuple[Any, int]:
-    end = start + size * np.dtype(dtype).itemsize
-    return np.frombuffer(body[start:end], dtype=dtype), end
 
 
 def _damaged(path: Path, found: str, remedy: str) -> StorageError:

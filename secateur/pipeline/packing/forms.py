@@ -7,8 +7,12 @@ from math import prod
 import numpy as np
 from jaxtyping import Shaped
 
-from secateur.pipeline.packing.entropy import AT_A_TIME, Stream
+from secateur.pipeline.packing.dictionary import LzmaStream
+from secateur.pipeline.packing.entropy import AT_A_TIME, AnsStream, entropy_bits
 
+Stream = AnsStream | LzmaStream
+CODERS: dict[str, type[Stream]] = {"ans": AnsStream, "lzma": LzmaStream}
+"""What codes a sequence of values; that which takes the least room does."""
 FAR = 255
 """The gap that stands for so many zeros with no value behind them."""
 MOST_KINDS = 2**12
@@ -39,7 +43,7 @@ class Code:
     @property
     def num_bytes(self) -> int:
         """What the code takes, tables included."""
-        return sum(stream.num_bytes for stream in self.streams)
+        return sum(len(stream.code) for stream in self.streams)
 
     def bits(self) -> Shaped[np.ndarray, "..."]:
         """Decode the whole tensor."""
@@ -50,7 +54,7 @@ class Code:
 class Form:
     """A way to code a tensor's bits, and back."""
 
-    encode: Callable[[Shaped[np.ndarray, " values"]], tuple[Stream, ...]]
+    parts: Callable[[Shaped[np.ndarray, " values"]], tuple[Shaped[np.ndarray, " some"], ...]]
     decode: Callable[[Code], Shaped[np.ndarray, " values"]]
     suits: Callable[[Shaped[np.ndarray, " values"]], bool]
 
@@ -59,14 +63,21 @@ def coded(bits: Shaped[np.ndarray, "..."], form: str = "auto") -> Code:
     """Code a tensor's bits, unsigned integers, in the form named or the one that takes the least room."""
     flat = np.ascontiguousarray(bits).reshape(-1)
     names = [name for name in FORMS if FORMS[name].suits(flat)] if form == "auto" else [form]
-    codes = [Code(form=name, shape=bits.shape, streams=FORMS[name].encode(flat)) for name in names]
+    codes = [
+        Code(form=name, shape=bits.shape, streams=tuple(map(_shortest, FORMS[name].parts(flat)))) for name in names
+    ]
     return min(codes, key=lambda code: code.num_bytes)
+
+
+def entropy_bytes(bits: Shaped[np.ndarray, "..."], form: str) -> float:
+    """Return the entropy of the single values that a form codes, without tables."""
+    return sum(map(entropy_bits, FORMS[form].parts(np.ascontiguousarray(bits).reshape(-1)))) / 8
 
 
 def chunks(code: Code, at_a_time: int = AT_A_TIME) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Decode the values of a sparse code that are not zero bit by bit: their places in C order, and their bits."""
     gaps, values = code.streams
-    place, waiting, reader = 0, np.zeros(0, dtype=values.kinds.dtype), values.read(at_a_time)
+    place, waiting, reader = 0, np.zeros(0, dtype=values.dtype), values.read(at_a_time)
     for some in gaps.read(at_a_time):
         ends = place + np.cumsum(np.where(some == FAR, FAR, some.astype(np.int64) + 1))
         place = int(ends[-1])
@@ -77,37 +88,45 @@ def chunks(code: Code, at_a_time: int = AT_A_TIME) -> Iterator[tuple[np.ndarray,
         waiting = waiting[len(places) :]
 
 
-def _encode_dense(flat: Shaped[np.ndarray, " values"]) -> tuple[Stream, ...]:
-    return (Stream.of(flat),)
+def _shortest(values: Shaped[np.ndarray, " values"]) -> Stream:
+    return min((coder.of(values) for coder in CODERS.values()), key=lambda stream: len(stream.code))
+
+
+def _whole(stream: Stream) -> Shaped[np.ndarray, " values"]:
+    return np.concatenate([*stream.read(), np.zeros(0, dtype=stream.dtype)])
+
+
+def _all_of(flat: Shaped[np.ndarray, " values"]) -> tuple[Shaped[np.ndarray, " some"], ...]:
+    return (flat,)
 
 
 def _decode_dense(code: Code) -> Shaped[np.ndarray, " values"]:
-    return np.concatenate([*code.streams[0].read(), np.zeros(0, dtype=code.streams[0].kinds.dtype)])
+    return _whole(code.streams[0])
 
 
-def _encode_sparse(flat: Shaped[np.ndarray, " values"]) -> tuple[Stream, ...]:
+def _gaps_and_values(flat: Shaped[np.ndarray, " values"]) -> tuple[Shaped[np.ndarray, " some"], ...]:
     places = np.flatnonzero(flat)
     gaps = np.diff(places, prepend=-1) - 1
     far = gaps // FAR
     # Each value is announced by as many far gaps as fit, then by what is left.
     symbols = np.full(len(places) + int(far.sum()), FAR, dtype=np.uint8)
     symbols[np.arange(len(places)) + np.cumsum(far)] = gaps % FAR
-    return Stream.of(symbols), Stream.of(flat[places])
+    return symbols, flat[places]
 
 
 def _decode_sparse(code: Code) -> Shaped[np.ndarray, " values"]:
-    result = np.zeros(code.num_values, dtype=code.streams[1].kinds.dtype)
+    result = np.zeros(code.num_values, dtype=code.streams[1].dtype)
     for places, values in chunks(code):
         result[places] = values
     return result
 
 
-def _encode_planes(flat: Shaped[np.ndarray, " values"]) -> tuple[Stream, ...]:
-    return tuple(Stream.of(plane) for plane in flat.view(np.uint8).reshape(-1, flat.itemsize).T)
+def _bytes_by_place(flat: Shaped[np.ndarray, " values"]) -> tuple[Shaped[np.ndarray, " some"], ...]:
+    return tuple(np.ascontiguousarray(flat.view(np.uint8).reshape(-1, flat.itemsize).T))
 
 
 def _decode_planes(code: Code) -> Shaped[np.ndarray, " values"]:
-    planes = [np.concatenate([*stream.read(), np.zeros(0, dtype=np.uint8)]) for stream in code.streams]
+    planes = [_whole(stream) for stream in code.streams]
     return np.ascontiguousarray(np.stack(planes, axis=1)).view(f"u{len(planes)}").reshape(-1)
 
 
@@ -124,8 +143,8 @@ def _always(flat: Shaped[np.ndarray, " values"]) -> bool:
 
 
 FORMS: dict[str, Form] = {
-    "ham": Form(encode=_encode_dense, decode=_decode_dense, suits=_is_shared),
-    "sham": Form(encode=_encode_sparse, decode=_decode_sparse, suits=_is_sparse),
-    "planes": Form(encode=_encode_planes, decode=_decode_planes, suits=_always),
+    "ham": Form(parts=_all_of, decode=_decode_dense, suits=_is_shared),
+    "sham": Form(parts=_gaps_and_values, decode=_decode_sparse, suits=_is_sparse),
+    "planes": Form(parts=_bytes_by_place, decode=_decode_planes, suits=_always),
 }
 """Every value; the gaps between values that are not zero, and these; each byte of the values by itself."""

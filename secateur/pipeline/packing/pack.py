@@ -9,7 +9,7 @@ from secateur.artifacts import PackedTensor, PackResult
 from secateur.errors import DataError
 from secateur.pipeline.packing.archive import Archive, digest, read_archive
 from secateur.pipeline.packing.files import Stored, read_file
-from secateur.pipeline.packing.forms import FORMS, coded
+from secateur.pipeline.packing.forms import FORMS, coded, entropy_bytes
 from secateur.pipeline.packing.sharing import SHARINGS, shared
 from secateur.storage import write
 
@@ -59,7 +59,7 @@ class Pack:
                 name: PackedTensor(
                     dtype=tensor.dtype, shape=tensor.bits.shape, form=codes[name].form, dense_bytes=tensor.bits.nbytes,
                     coded_bytes=codes[name].num_bytes,
-                    entropy_bytes=sum(stream.entropy_bits for stream in codes[name].streams) / 8,
+                    entropy_bytes=entropy_bytes(tensor.bits, codes[name].form),
                     zeros=float(np.mean(tensor.bits == 0)) if tensor.bits.size else 0.0,
                     distinct=len(np.unique(tensor.bits)), sharing_error=_error(tensors[name], tensor),
                 )
