@@ -32,7 +32,7 @@ from secateur.calibration.batches import batches
 from secateur.errors import BackendError
 from secateur.listening import Listener
 from secateur.loading import Workload
-from secateur.quantization import TARGET_OF_ALL, read_result, unreadable
+from secateur.quantization import kind_of, read_result, unreadable
 from secateur.recipe import Recipe
 from secateur.report.gates import COMPRESSED, ORIGINAL, judge, quantities_of, with_defaults
 from secateur.report.write import write_report
@@ -80,13 +80,13 @@ class Deployment:
         """Refuse, before anything is computed, a run whose engines could not be timed here."""
         name = self.recipe.measure.backend
         missing = self._backend(name).unable_to_run()
-        settings = self.recipe.quantize
+        wanted, settings = "a runtime that runs here", self.recipe.quantize
         if missing is None and settings is not None:
-            chosen = settings.precision == "int8" and settings.target != "auto"
-            missing = unreadable(self._backend(name), settings.target if chosen else TARGET_OF_ALL)
+            missing = unreadable(self._backend(name), kind_of(settings))
+            wanted = "a runtime that reads the quantised network"
         if missing is not None:
             raise BackendError(
-                f"measure.backend: {name}", missing.found, "a runtime that runs here",
+                f"measure.backend: {name}", missing.found, wanted,
                 f"{missing.remedy} `secateur doctor` lists the runtimes.",
             )  # fmt: skip
 
@@ -99,8 +99,8 @@ class Deployment:
             self._build_all(network, exported / f"{network}.onnx", folder, options, {})
         if quantized is not None and self.recipe.quantize is not None:
             found = read_result(quantized)
-            target = found.target if isinstance(found, QuantizeResult) else TARGET_OF_ALL
-            refused = {backend.name: unreadable(backend, target) for backend in self._backends()}
+            kind = found.target if isinstance(found, QuantizeResult) else found.dtype
+            refused = {backend.name: unreadable(backend, kind) for backend in self._backends()}
             looser = replace(options, tolerance=self.recipe.quantize.tolerance)
             self._build_all(QUANTIZED, quantized / f"{QUANTIZED}.onnx", folder, looser, refused)
 

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from secateur.artifacts import QUANTIZED, Exported, FinetuneResult, HalveResult, Model, QuantizeResult
 from secateur.backends import Backend
 from secateur.backends.machine import sums_products_in_16_bits
-from secateur.backends.onnxruntime import OnnxRuntime
+from secateur.backends.onnxruntime import CPU, OnnxRuntime
 from secateur.backends.protocol import Missing
 from secateur.backends.torch import Torch
 from secateur.calibration.batches import evaluate
@@ -41,6 +41,8 @@ UNFUSED = ("none", "basic")
 TARGET_OF_ALL = "tensorrt"
 """The target that every runtime of ONNX files reads."""
 CHECKPOINT = "checkpoint"
+ERRORS = {"float16": 0.001, "bfloat16": 0.008}
+"""The change of the outputs that half precision may make where the recipe does not say: as their steps, 1 to 8."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +97,9 @@ class Quantization:
             f"calibrating on {len(samples.indices)} samples ({samples.num_shared} of the test set left out)"
         )
         source = exported / f"{COMPRESSED}.onnx"
-        if settings.precision == "float16":
+        if settings.precision != "int8":
             result: QuantizeResult | HalveResult
-            written, result = self._halved(source, samples, folder)
+            written, result = self._halved(settings.precision, source, samples, folder)
         else:
             written, result = self._rounded(source, samples, compressed, folder)
         module = FileModule(written.path, compressed)
@@ -107,13 +109,14 @@ class Quantization:
         write(folder, RESULT, result)
         write(folder, EVALUATION, evaluation)
 
-    def _halved(self, source: Path, samples: Samples, folder: Path) -> tuple[Exported, HalveResult]:
+    def _halved(self, dtype: str, source: Path, samples: Samples, folder: Path) -> tuple[Exported, HalveResult]:
         """Write the file in half precision."""
         path = folder / f"{QUANTIZED}.onnx"
-        halve = Halve(dtype="float16", tolerance=self.settings.error, keep=tuple(self.settings.skip))
+        error = ERRORS[dtype] if self.settings.error == "auto" else self.settings.error
+        halve = Halve(dtype=dtype, tolerance=error, keep=tuple(self.settings.skip))
         result = halve(source, samples, path)
         self.listener.message(
-            f"{result.num_converted} nodes in float16, {len(result.kept)} given back to float32: "
+            f"{result.num_converted} nodes in {dtype}, {len(result.kept)} given back to float32: "
             f"outputs change by {result.error:.2g}"
         )
         content = path.read_bytes()
@@ -174,19 +177,35 @@ def read_result(folder: Path) -> QuantizeResult | HalveResult:
     return TypeAdapter(QuantizeResult | HalveResult).validate_json(content)
 
 
-def unreadable(backend: Backend, target: str) -> Missing | None:
-    """Say why a runtime cannot read a file that is quantised for a target, or None."""
+def kind_of(settings: QuantizeSettings) -> str:
+    """Name what runtimes must read: the target that integers are for, or half precision's type."""
+    if settings.precision != "int8":
+        return settings.precision
+    return TARGET_OF_ALL if settings.target == "auto" else settings.target
+
+
+def unreadable(backend: Backend, kind: str) -> Missing | None:
+    """Say why a runtime cannot read a file that is quantised for a target, or in a type of half precision, or None.
+
+    ONNX Runtime on GPUs has arithmetic in bfloat16 for some operators, convolutions and products among them: whether
+    for all of a network, opening it says.
+    """
     if isinstance(backend, Torch):
         return Missing(
             found="a quantised network, which is an ONNX file alone",
             remedy="Use another runtime for it: onnxruntime, openvino, tensorrt or tensorrt_rtx.",
         )
-    if target == "tensorrt_float8" and isinstance(backend, OnnxRuntime) and backend.optimisation not in UNFUSED:
+    if kind == "bfloat16" and isinstance(backend, OnnxRuntime) and backend.provider == CPU:
+        return Missing(
+            found="a network in bfloat16, in which the runtime has no arithmetic on the processor",
+            remedy="Use openvino, tensorrt or tensorrt_rtx for it, or set quantize.precision to float16.",
+        )
+    if kind == "tensorrt_float8" and isinstance(backend, OnnxRuntime) and backend.optimisation not in UNFUSED:
         return Missing(
             found="floats of eight bits, which the runtime's optimiser fuses into operators that take none",
             remedy=f"Set build.options.{backend.name}.optimisation to basic.",
         )
-    if target != "cpu" or backend.name in PROCESSOR_BACKENDS:
+    if kind != "cpu" or backend.name in PROCESSOR_BACKENDS:
         return None
     return Missing(
         found="activations rounded to uint8 with a zero point, which the runtime does not read",

@@ -56,8 +56,9 @@ class QatSettings(Section):
 class QuantizeSettings(Section):
     """Quantisation of the compressed network: one more file that is evaluated, built and timed."""
 
-    precision: Literal["int8", "float16"] = "int8"
-    """Eight bits for weights and activations, or half precision, of which skip, tolerance and samples count."""
+    precision: Literal["int8", "float16", "bfloat16"] = "int8"
+    """Eight bits for weights and activations, or half precision, of which skip, error, tolerance and samples count.
+    OpenVINO, TensorRT and ONNX Runtime on GPUs read bfloat16; ONNX Runtime on the processor does not."""
     target: Literal["auto", "tensorrt", "tensorrt_float8", "cpu"] = "auto"
     """The runtimes whose fusions tensors are rounded for; auto is that of measure.backend. What is rounded for
     tensorrt runs everywhere, what is rounded for cpu in ONNX Runtime and OpenVINO only; tensorrt_float8 has floats of
@@ -81,8 +82,9 @@ class QuantizeSettings(Section):
     """A precision for every layer in place of eight bits for all; absent for these."""
     qat: QatSettings | None = None
     """Training of the rounded network; absent for none, {} for its defaults."""
-    error: Annotated[float, Field(gt=0)] = 1e-3
-    """Of float16: largest change of the outputs, root mean square over theirs; what changes them more stays float32."""
+    error: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    """Of half precision: largest change of the outputs, root mean square over theirs; what changes them more stays
+    float32. auto is 0.001 of float16 and 0.008 of bfloat16, whose numbers lie eight times as far apart."""
     tolerance: Annotated[float, Field(gt=0)] = 0.1
     """Largest difference of an engine's outputs to the quantised file's, relative to their largest value: integers on
     the border between two are rounded either way."""
@@ -91,6 +93,6 @@ class QuantizeSettings(Section):
     def _one_precision(self) -> "QuantizeSettings":
         if self.target == "tensorrt_float8" and (self.mixed or self.qat or "adaround" in self.corrections):
             raise ValueError("mixed, qat and adaround are of integers: take them or target tensorrt_float8 out")
-        if self.precision == "float16" and (self.mixed is not None or self.qat is not None):
-            raise ValueError("mixed and qat are of eight bits: take them or precision float16 out")
+        if self.precision != "int8" and (self.mixed is not None or self.qat is not None):
+            raise ValueError(f"mixed and qat are of eight bits: take them or precision {self.precision} out")
         return self

@@ -111,3 +111,20 @@ def test_torch_is_not_asked_for_integers() -> None:
     rounded = asked.recipe.model_copy(update={"quantize": QuantizeSettings()})
     with pytest.raises(BackendError, match=r"measure\.backend: torch: found a quantised network"):
         replace(asked, recipe=rounded).require_runtime()
+
+
+def test_a_type_without_arithmetic_is_refused_before_work_starts() -> None:
+    for measured, precision, refused in [
+        ("onnxruntime", "bfloat16", True), ("openvino", "bfloat16", False), ("onnxruntime", "float16", False),
+    ]:  # fmt: skip
+        asked = deployment(measured, [])
+        recipe = asked.recipe.model_copy(update={"quantize": QuantizeSettings(precision=precision)})
+        if not refused:
+            replace(asked, recipe=recipe).require_runtime()
+            continue
+        with pytest.raises(
+            BackendError,
+            match=r"measure\.backend: onnxruntime: found a network in bfloat16, .*wanted a runtime that reads the "
+            r"quantised network\. Use openvino",
+        ):
+            replace(asked, recipe=recipe).require_runtime()

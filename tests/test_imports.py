@@ -11,7 +11,7 @@ ROOT = Path(secateur.__file__).parent
 ORDER = [
     {"errors"},
     {"artifacts", "provenance", "storage"},
-    {"equality", "onnx_reading"},
+    {"bfloat16", "equality", "onnx_reading"},
     {"calibration"},
     {"pipeline", "backends", "report"},
     {"workloads"},

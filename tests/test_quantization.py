@@ -199,10 +199,46 @@ def test_half_precision_is_a_step_like_eight_bits(run: tuple[Summary, Path], tmp
     assert ("Nodes in half precision", f"{found.num_converted}, float16") in told.rows
 
 
+def test_bfloat16_goes_through_a_run_on_a_runtime_that_reads_it(run: tuple[Summary, Path], tmp_path: Path) -> None:
+    if (missing := BACKENDS["openvino"].unable_to_run()) is not None:
+        pytest.skip(str(missing))
+    summary, folder = again(
+        run, tmp_path, "measure.backend=openvino", "build.backends=[onnxruntime, openvino, tensorrt_rtx]",
+        "quantize={precision: bfloat16, samples: 32, skip: [stem.0]}",
+    )  # fmt: skip
+    found = summary.quantization
+    assert isinstance(found, HalveResult)
+    assert found.dtype == "bfloat16"
+    assert found.kept == {}
+    assert 0 < found.error <= 0.008
+    assert summary.exports[QUANTIZED].opset >= 22
+    assert summary.exports[QUANTIZED].size_bytes < 0.7 * summary.exports["compressed"].size_bytes
+    assert summary.exports[QUANTIZED].parity.worst_relative > 0
+    assert summary.evaluations[QUANTIZED].metrics["top1"] >= summary.evaluations["compressed"].metrics["top1"] - 0.2
+    engines = {engine.backend: engine for engine in summary.engines[QUANTIZED]}
+    parity = engines["openvino"].parity
+    assert parity is not None
+    assert parity.worst_relative < parity.tolerance == 0.1
+    assert engines["onnxruntime"].status == "skipped"
+    assert "bfloat16, in which the runtime has no arithmetic" in engines["onnxruntime"].reason
+    if BACKENDS["tensorrt_rtx"].unavailable() is None:
+        assert engines["tensorrt_rtx"].status == "built"
+    assert summary.quantized_comparison is not None
+    assert summary.quantized_comparison.samples_s["candidate"]
+    for name in ("report.md", "report.html"):
+        assert f"{found.num_converted}, bfloat16" in (folder / name).read_text()
+    deployed = deploy_run(folder, tmp_path / "deployed", network=QUANTIZED)
+    assert deployed.lineage["network"] == "compressed"
+    proofs = [a for a in verify(folder, beside=folder.parents[1]).arrows if a.what == "quantized: openvino = ONNX"]
+    assert [arrow.state for arrow in proofs] == ["holds"]
+
+
 @pytest.mark.parametrize(
     ("wanted", "told"),
     [
         ({"precision": "float16", "qat": {}}, "mixed and qat are of eight bits"),
+        ({"precision": "bfloat16", "mixed": {"bytes": 0.5}}, "take them or precision bfloat16 out"),
+        ({"precision": "bfloat16", "error": "none"}, "error"),
         ({"qat": {"stages": [4, 6]}}, "stages fall"),
         ({"qat": {"stages": [2]}}, "greater than or equal to 3"),
     ],
@@ -228,6 +264,13 @@ def test_what_cannot_be_read_is_said() -> None:
     missing = unreadable(BACKENDS["onnxruntime"], "tensorrt_float8")
     assert missing is not None
     assert missing.remedy == "Set build.options.onnxruntime.optimisation to basic."
+    missing = unreadable(BACKENDS["onnxruntime"], "bfloat16")
+    assert missing is not None
+    assert missing.remedy.endswith("or set quantize.precision to float16.")
+    for name in ("onnxruntime_cuda", "openvino", "tensorrt", "tensorrt_rtx"):
+        assert unreadable(BACKENDS[name], "bfloat16") is None
+    assert unreadable(BACKENDS["torch"], "bfloat16") is not None
+    assert unreadable(BACKENDS["onnxruntime"], "float16") is None
     for reading in (replace(BACKENDS["onnxruntime"], optimisation="basic"), BACKENDS["openvino"], BACKENDS["tensorrt"]):
         assert unreadable(reading, "tensorrt_float8") is None
 

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx.version_converter
@@ -51,7 +52,7 @@ class Halve:
         path = source.path if isinstance(source, Exported) else source
         proto = read_onnx(path)
         if self.dtype == "bfloat16" and max(e.version for e in proto.opset_import if e.domain == "") < BFLOAT16_OPSET:
-            proto = onnx.version_converter.convert_version(proto, BFLOAT16_OPSET)
+            proto = raised(proto)
         graph = Graph(proto=onnx.shape_inference.infer_shapes(proto))
         named = {name for node in graph.proto.graph.node for name in graph.names(node)}
         if unknown := [name for name in self.keep if name not in named]:
@@ -109,6 +110,16 @@ class Errors:
         return error if np.isfinite(error) else np.inf
 
 
+def raised(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph in the operator set of bfloat16; nodes still tell what modules they come from."""
+    found = onnx.version_converter.convert_version(proto, BFLOAT16_OPSET)
+    told = {node.output[0]: node.metadata_props for node in proto.graph.node if node.output}
+    for node in found.graph.node:
+        if node.output and not node.metadata_props:
+            node.metadata_props.extend(told.get(node.output[0], ()))
+    return found
+
+
 def convertible(graph: Graph, node: onnx.NodeProto) -> bool:
     """Say whether a node computes float32 numbers from float32 numbers, and nothing else."""
     if node.op_type in MOVERS or node.domain not in ("", "ai.onnx"):
@@ -134,8 +145,11 @@ def halved(graph: Graph, chosen: Collection[str], dtype: str, *, emulate: bool =
         """Return a tensor in half precision, or what it is rounded to, made where it is first asked for."""
         if name not in cast:
             cast[name] = f"{name}_{dtype}"
-            if name in graph.constants and not emulate:
-                constants[cast[name]] = _constant(graph.array(name), cast[name], kind)
+            if name in graph.constants:
+                held = f"{name}_narrow" if emulate else cast[name]
+                constants[held] = _constant(graph.array(name), held, kind)
+                if emulate:
+                    nodes.append(helper.make_node("Cast", [held], [cast[name]], to=TensorProto.FLOAT))
             elif emulate:
                 nodes.append(helper.make_node("Cast", [name], [f"{name}_narrow"], to=kind))
                 nodes.append(helper.make_node("Cast", [f"{name}_narrow"], [cast[name]], to=TensorProto.FLOAT))
@@ -181,5 +195,5 @@ def _is_float(graph: Graph, name: str) -> bool:
 def _constant(values: np.ndarray, name: str, kind: int) -> TensorProto:
     """Round a constant to half precision; what is too large becomes the largest."""
     dtype = helper.tensor_dtype_to_np_dtype(kind)
-    largest = float(np.finfo(np.float16).max) if kind == TensorProto.FLOAT16 else float(np.finfo(np.float32).max)
+    largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
     return numpy_helper.from_array(values.clip(-largest, largest).astype(dtype), name)

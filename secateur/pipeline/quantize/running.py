@@ -11,6 +11,7 @@ from onnx import helper
 from torch import Tensor
 
 from secateur.artifacts import as_tuple
+from secateur.bfloat16 import emulated
 from secateur.errors import BackendError, DataError, first_line
 
 Samples = Iterable[Tensor | tuple[Tensor, ...]]
@@ -22,7 +23,8 @@ LEAST_SAMPLES = 2
 class Running:
     """A graph with some of its tensors, which need not be its outputs, read after every call.
 
-    No optimisation is made, so that what is computed is what the file says, rounding for rounding.
+    No optimisation is made, so that what is computed is what the file says, rounding for rounding; what it says of
+    bfloat16 is computed in float32, since ONNX Runtime has no arithmetic for it on the CPU.
     """
 
     def __init__(self, proto: onnx.ModelProto, tensors: Sequence[str]) -> None:
@@ -33,7 +35,7 @@ class Running:
                 "quantisation", "no onnxruntime", "onnxruntime, which calibrates", "pip install 'secateur[cpu]'."
             ) from error
         looked_at = onnx.ModelProto()
-        looked_at.CopyFrom(proto)
+        looked_at.CopyFrom(emulated(proto))
         del looked_at.graph.output[:]
         inputs = {value.name for value in proto.graph.input}
         self._tensors = list(tensors)
