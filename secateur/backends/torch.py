@@ -117,8 +117,10 @@ class Torch:
 
     def _open(self, content: bytes, where: str, num_threads: int) -> "TorchEngine":
         from secateur.backends.torch_engine import TorchEngine, load_program
+        from secateur.backends.torch_memory import given_back
 
-        program = load_program(content, where)
-        return TorchEngine(
-            program, name=self.name, device=self.device, mode=self.mode, tf32=self.tf32, num_threads=num_threads
-        )
+        with given_back():
+            return TorchEngine(
+                load_program(content, where),
+                name=self.name, device=self.device, mode=self.mode, tf32=self.tf32, num_threads=num_threads,
+            )  # fmt: skip

@@ -189,7 +189,8 @@ def test_memory_stays_where_it_was(backend: Backend, built: Built) -> None:
         inputs = (np.zeros((64, 3, 24, 24), np.float32),)
         weight = inputs[0].nbytes
         assert grown(lambda: engine.run(inputs), 20) < 12 * weight, "calls leave their inputs or activations behind"
-    assert grown(lambda: backend.load(result, folder).close(), 3) < 64 * 2**20
+    times, most = (3, 64 * 2**20) if backend.name in ON_GPU else (20, 20 * 8_000)
+    assert grown(lambda: backend.load(result, folder).close(), times) < most, "closed engines leave parts behind"
 
 
 @backends
