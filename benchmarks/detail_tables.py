@@ -197,7 +197,7 @@ def quantisation(found: dict[str, Any]) -> list[str]:
         " metric, in per cent, is below the float32 network of the same state, with 95 % intervals. Speed-up: over"
         " that network, and of pruned float32 networks over the whole one; one thread, one sample.",
         "",
-        "| network | precision by | size, packed | " + " | ".join(
+        "| network | precision by | size | " + " | ".join(
             f"{title}: lost | speed-up" for title in RUNTIMES.values()) + " |",
         "|---|---|---|" + "---|---|" * len(RUNTIMES),
     ]  # fmt: skip
@@ -210,10 +210,10 @@ def quantisation(found: dict[str, Any]) -> list[str]:
             cells.append(at_all if row["by"] == "float32" else "{:.2f} ({:.2f} to {:.2f})".format(*percent))
             latency = timed.get((row["file"], runtime))
             cells.append("" if latency is None else f"{latency['speedup']['value']:.2f}")
-        sizes = f"{row['size_bytes'] / 1e3:,.0f} kB, {row['packed_bytes'] / 1e3:,.0f} kB"
+        size = f"{row['size_bytes'] / 1e3:,.0f} kB"
         named = f"{NAMES[row['network']]}, {row['state']}"
         by = row["by"] if row["by"].startswith(("secateur", "float")) else f"{row['by']} {row['version']}"
-        lines.append(f"| {named} | {by} | {sizes} | {' | '.join(cells)} |")
+        lines.append(f"| {named} | {by} | {size} | {' | '.join(cells)} |")
     return lines
 
 

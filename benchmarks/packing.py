@@ -1,13 +1,13 @@
 """How small pruned and quantised networks get on disk, and what products on the coded form cost.
 
 The networks of `pruned`, whole and pruned: as they are exported, with weights of each layer shared, and quantised with
-eight-bit and four-bit weights, as `quantisation` does it: files that it left in ``--files`` are taken. Every file is
-packed and measured against zstd (level 19) of the whole file and of its tensors' bytes alone, and against the entropy
-of the values. Accuracy is that of the unpacked file in ONNX Runtime, without training after sharing, on the first
-``--test`` test samples. ``ratio_of_weights`` is comparable with what Marinò et al. (2021, arXiv 2108.12704) report: the
-room that matrices and kernels take over that of the uncut network's in float32. Products: one matrix at several shares
-of zeros, dense in numpy, sparse in scipy, and on the coded form by blocks, called in turns; ``--products`` measures
-these only. Writes results/packing.json.
+eight-bit and four-bit weights and bits that fall with depth, as `quantisation` does it: files that it left in
+``--files`` are taken. Every file is packed and measured against zstd (level 19) of the whole file and of its tensors'
+bytes alone, and against the entropy of the values. Accuracy is that of the unpacked file in ONNX Runtime, without
+training after sharing or rounding, on the first ``--test`` test samples. ``ratio_of_weights`` is comparable with what
+Marinò et al. (2021, arXiv 2108.12704) report: the room that matrices and kernels take over that of the uncut network's
+in float32. Products: one matrix at several shares of zeros, dense in numpy, sparse in scipy, and on the coded form by
+blocks, called in turns; ``--products`` measures these only. Writes results/packing.json.
 
     python benchmarks/packing.py --files /tmp/quantised --weights cifar10_resnet_akamaster --data cifar10
 """
@@ -43,7 +43,9 @@ SHARED = {
     "uniform, 32 levels": Pack(sharing="uniform", levels=32),
     "entropy, 32 levels": Pack(sharing="entropy", levels=32),
 }
-QUANTISED = {"int8": OURS, "four-bit weights": "secateur, four bits"}
+QUANTISED = {
+    "int8": OURS, "four-bit weights": "secateur, four bits", "bits that fall with depth": "secateur, falling bits"
+}  # fmt: skip
 PUBLISHED = {
     "whole network, least": 0.0544, "fully connected layers, least": 0.006,
     "source": "Marino et al. 2021, arXiv 2108.12704, abstract; their networks, with training after sharing",

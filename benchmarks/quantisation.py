@@ -38,7 +38,7 @@ from pruned import SUBJECTS, Subject, pruned
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from secateur import Mixed, Qat, Quantize, bench, pack
+from secateur import Mixed, Qat, Quantize, bench
 from secateur.artifacts import Data, Model, Task
 from secateur.backends import BACKENDS as RUNTIMES
 from secateur.backends.compare import Compare
@@ -217,10 +217,9 @@ def accuracies(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]
         for way, by_version, path in files:
             found = base if way == FLOAT else judged(path, task, data, arguments)
             by_ours = found if way == OURS else by_ours
-            archive = pack(path, arguments.files / f"{path.stem}.pack")
             rows.append({
                 "network": name, "state": state, "by": way, "version": by_version, "file": path.name,
-                "metric": task.primary, "size_bytes": path.stat().st_size, "packed_bytes": archive.archive_bytes,
+                "metric": task.primary, "size_bytes": path.stat().st_size,
                 "quality": {backend: float(values.mean()) for backend, values in found.items()},
                 "lost": {b: difference(base[b], found[b]) for b in BACKENDS},
                 "lost_of_whole": {b: difference(whole[b], found[b]) for b in BACKENDS},
