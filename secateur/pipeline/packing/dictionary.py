@@ -3,43 +3,30 @@
 import lzma
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 
 from secateur.pipeline.packing.entropy import AT_A_TIME
+from secateur.pipeline.packing.plain import PlainStream
 
 LEAST_MEMORY, LARGEST_MEMORY = 2**12, 2**26
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LzmaStream:
+class LzmaStream(PlainStream):
     """A sequence of values as LZMA codes their bytes: by what was seen before, and by the byte in front.
 
     Neighbours in a kernel, and channels that are rounded by scales of their own, tell something of one another, which
-    goes below the entropy of single values. Bytes that nothing can be told of stay as they are, at a few bytes in all.
+    goes below the entropy of single values.
     """
 
-    dtype: np.dtype
-    num_values: int
-    code: bytes
-
-    @staticmethod
-    def of(values: Shaped[np.ndarray, " values"]) -> "LzmaStream":
+    @classmethod
+    def of(cls, values: Shaped[np.ndarray, " values"]) -> "PlainStream":
         """Code values."""
-        code = lzma.compress(values.tobytes(), format=lzma.FORMAT_RAW, filters=_filters(values.dtype, len(values)))
-        return LzmaStream(dtype=values.dtype, num_values=len(values), code=code)
-
-    @property
-    def facts(self) -> list[Any]:
-        """What `from_code` needs to know beside the code."""
-        return [self.dtype.str, self.num_values]
-
-    @staticmethod
-    def from_code(code: bytes, dtype: str, num_values: int) -> "LzmaStream":
-        """Take the code as it is."""
-        return LzmaStream(dtype=np.dtype(dtype), num_values=num_values, code=code)
+        filters = _filters(values.dtype, len(values))
+        code = lzma.compress(values.tobytes(), format=lzma.FORMAT_RAW, filters=filters)
+        return cls(dtype=values.dtype, num_values=len(values), code=code)
 
     def read(self, at_a_time: int = AT_A_TIME) -> Iterator[Shaped[np.ndarray, " some"]]:
         """Decode the values in their order; the last portion may be smaller."""

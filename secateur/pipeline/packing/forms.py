@@ -9,10 +9,12 @@ from jaxtyping import Shaped
 
 from secateur.pipeline.packing.dictionary import LzmaStream
 from secateur.pipeline.packing.entropy import AT_A_TIME, AnsStream, entropy_bits
+from secateur.pipeline.packing.plain import PlainStream
 
-Stream = AnsStream | LzmaStream
-CODERS: dict[str, type[Stream]] = {"ans": AnsStream, "lzma": LzmaStream}
-"""What codes a sequence of values; that which takes the least room does."""
+Stream = AnsStream | PlainStream
+CODERS: dict[str, type[Stream]] = {"ans": AnsStream, "lzma": LzmaStream, "plain": PlainStream}
+"""What codes a sequence of values; what takes the least room for the first `TRIED` of them is taken."""
+TRIED = 2**18
 FAR = 255
 """The gap that stands for so many zeros with no value behind them."""
 MOST_KINDS = 2**12
@@ -89,7 +91,8 @@ def chunks(code: Code, at_a_time: int = AT_A_TIME) -> Iterator[tuple[np.ndarray,
 
 
 def _shortest(values: Shaped[np.ndarray, " values"]) -> Stream:
-    return min((coder.of(values) for coder in CODERS.values()), key=lambda stream: len(stream.code))
+    tried = min((coder.of(values[:TRIED]) for coder in CODERS.values()), key=lambda stream: len(stream.code))
+    return tried if len(values) <= TRIED else type(tried).of(values)
 
 
 def _whole(stream: Stream) -> Shaped[np.ndarray, " values"]:
