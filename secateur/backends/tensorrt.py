@@ -23,9 +23,7 @@ from secateur.storage import read, write
 
 Package = Literal["tensorrt", "tensorrt_rtx"]
 
-FLAGS = {
-    "version_compatible": "VERSION_COMPATIBLE", "refittable": "REFIT", "stripped": "STRIP_PLAN",
-}  # fmt: skip
+FLAGS = {"version_compatible": "VERSION_COMPATIBLE", "refittable": "REFIT", "stripped": "STRIP_PLAN"}
 """Fields that are flags of the builder."""
 EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
 
