@@ -4,7 +4,8 @@ ONNX Runtime's CPU engine, one thread and one picture, in rounds over all networ
 runs. Accuracies are those after fine-tuning, means over seeds; latencies are those of the first seed's networks.
 Between ours at two budgets, or the uncut network, accuracy is taken to change in proportion to the logarithm of the
 latency. The speed-up over a peer's network, for each way in `OWN`, is its latency over that which ours needs for its
-accuracy, the median of all rounds with the middle 95 % of them. Writes results/pruning_healed.json and .png.
+accuracy, the median of all rounds with the middle 95 % of them. Writes results/pruning_healed.json and .png; what is
+there of networks that are in none of the folders stays.
 
     python benchmarks/pruning_latency.py /tmp/healed
 """
@@ -134,6 +135,21 @@ def draw(found: dict[str, Any]) -> None:
     figure.savefig(RESULTS.with_suffix(".png"), dpi=110)
 
 
+def rest(networks: set[str]) -> dict[str, Any]:
+    """Return the results that are there, of other networks only."""
+    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    kept = {
+        part: [row for row in found.get(part, []) if row["network"] not in networks]
+        for part in ("rows", "rates", "at_equal_accuracy")
+    }
+    files = {Job(network=r["network"], way=r["way"], ratio=r["ratio"], seed=0).file for r in kept["rows"]}
+    return kept | {
+        "runs": [run for run in found.get("runs", []) if set(run["networks"]) - networks],
+        "latency_ms": {name: ms for name, ms in found.get("latency_ms", {}).items() if name in files},
+        "latency_machines": {n: m for n, m in found.get("latency_machines", {}).items() if n not in networks},
+    }
+
+
 def main() -> None:
     """Time, compare, write, and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,20 +157,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--round-s", type=float, default=0.3)
     arguments = parser.parse_args()
-    found: dict[str, Any] = {"rows": [], "runs": [], "latency_machine": machine_facts().model_dump()}
+    made = [(place, read_rows(place / "rows.jsonl")) for place in arguments.folders]
+    found = rest({row["network"] for _, rows in made for row in rows})
+    fresh: list[dict[str, Any]] = []
     times: dict[str, list[float]] = {}
-    for place in arguments.folders:
-        made = read_rows(place / "rows.jsonl")
-        found["runs"].append(json.loads((place / "facts.json").read_text()))
-        found["rows"] += [row for row in made if "tuning" not in row and "failed" not in row]
-        found.setdefault("rates", []).extend(row for row in made if "tuning" in row)
+    for place, rows in made:
+        networks = sorted({row["network"] for row in rows})
+        found["runs"].append(json.loads((place / "facts.json").read_text()) | {"networks": networks})
+        found["latency_machines"] |= dict.fromkeys(networks, machine_facts().model_dump())
+        fresh += [row for row in rows if "tuning" not in row and "failed" not in row]
+        found["rates"] += [row for row in rows if "tuning" in row]
         with tempfile.TemporaryDirectory() as folder:
-            files = exported(found["rows"], place / "networks.tar", Path(folder))
+            files = exported(fresh, place / "networks.tar", Path(folder))
             times |= latencies(files, arguments.rounds, arguments.round_s)
     order = ["uncut", *COMPARED, *peers(), *ABLATION]
+    found["rows"] += fresh
     found["rows"].sort(key=lambda row: (row["network"], order.index(row["way"]), row["ratio"], row["seed"]))
-    found["latency_ms"] = {name: statistics.median(values) for name, values in times.items()}
-    found["at_equal_accuracy"] = at_equal_accuracy(found["rows"], times)
+    found["latency_ms"] |= {name: statistics.median(values) for name, values in times.items()}
+    found["at_equal_accuracy"] += at_equal_accuracy(fresh, times)
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     draw(found)
 
