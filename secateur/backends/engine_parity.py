@@ -39,10 +39,8 @@ def engine_parity(name: str, engine: Engine, onnx_file: Path, options: BuildOpti
     whole = read_whole(onnx_file)
     if whole.weights:
         settings.add_session_config_entry(WEIGHTS_FOLDER, str(onnx_file.parent))
-    proto = onnx.load_from_string(whole.content)
-    content = whole.content if (computed := emulated(proto)) is proto else computed.SerializeToString()
     try:
-        session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(_computable(whole.content), settings, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BackendError(
             f"parity of {name}", f"a refusal by ONNX Runtime ({first_line(error)})", "a file that it can open",
@@ -65,3 +63,10 @@ def engine_parity(name: str, engine: Engine, onnx_file: Path, options: BuildOpti
         )
         for position, batch in enumerate(batches)
     )
+
+
+def _computable(content: bytes) -> bytes:
+    """Return a file that ONNX Runtime computes on the processor; the parsed one is not held while engines run."""
+    proto = onnx.load_from_string(content)
+    found = emulated(proto)
+    return content if found is proto else found.SerializeToString()

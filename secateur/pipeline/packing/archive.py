@@ -98,8 +98,9 @@ def read_archive(path: Path) -> Archive:
     rest, head = told[: -LENGTH_BYTES - size], json.loads(told[-LENGTH_BYTES - size : -LENGTH_BYTES])
     codes, dtypes, start = {}, {}, LENGTH_BYTES + length
     for name, dtype, form, shape, streams in head["tensors"]:
-        if form not in FORMS:
-            raise _damaged(path, f"tensors in the form {form!r}", "Unpack with the version that packed it.")
+        unknown = [form] * (form not in FORMS) + [coder for coder, *_ in streams if coder not in CODERS]
+        if unknown:
+            raise _damaged(path, f"tensors in the form {unknown[0]!r}", "Unpack with the version that packed it.")
         parts = []
         for coder, num_bytes, *facts in streams:
             parts.append(CODERS[coder].from_code(body[start : start + num_bytes], *facts))

@@ -23,6 +23,7 @@ from secateur.cli import app
 from secateur.errors import DataError, StorageError
 from secateur.pipeline.export import export
 from secateur.pipeline.packing import FORMS, SHARINGS, CodedMatrix, read_archive
+from secateur.pipeline.packing.archive import NAMES
 from secateur.pipeline.packing.entropy import AnsStream
 from secateur.pipeline.packing.forms import CODERS, coded, entropy_bytes
 from secateur.pipeline.packing.sharing import shared
@@ -256,6 +257,21 @@ def test_a_coder_that_decodes_otherwise_is_found_out(file: Path, tmp_path: Path)
             kind=archive.kind, rest=archive.rest, codes={**archive.codes, name: broken}, dtypes=archive.dtypes,
             sha256=archive.sha256,
         ).file()  # fmt: skip
+
+
+def test_archives_of_a_later_version_are_refused(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "network.pack"
+    secateur.pack(file, target)
+    archive = read_archive(target)
+    name, code = next(iter(archive.codes.items()))
+    replace(archive, codes={**archive.codes, name: replace(code, form="later")}).write(target)
+    with pytest.raises(StorageError, match="tensors in the form 'later'"):
+        secateur.unpack(target, tmp_path / "again.onnx")
+    monkeypatch.setitem(NAMES, AnsStream, "newer")
+    archive.write(target)
+    with pytest.raises(StorageError, match="tensors in the form 'newer'"):
+        secateur.unpack(target, tmp_path / "again.onnx")
+    assert not (tmp_path / "again.onnx").exists()
 
 
 def test_bad_requests_are_refused(file: Path, tmp_path: Path) -> None:
